@@ -1,0 +1,164 @@
+"""The model as optkit holds it: an `onnx_ir.Model`, checked and brought to one form when it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from optkit.errors import ModelError, OptkitError
+from optkit.onnx_file import external_files, read_proto
+from optkit.opset import MINIMUM_OPSET, check_operators, raise_opset
+from optkit.shapes import bind_shapes, parse_shape
+from optkit.tidy import check_model, forget_shapes, infer_shapes, name_nodes, one_line, strip_paths
+
+__all__ = [
+    "MINIMUM_OPSET",
+    "bind_shapes",
+    "check_model",
+    "infer_shapes",
+    "load_model",
+    "model_sha256",
+    "name_nodes",
+    "parse_shape",
+    "save_model",
+    "strip_paths",
+    "to_proto",
+]
+
+# Protobuf cannot hold a message of 2 GiB; the rest of the model needs some room too.
+_INLINE_LIMIT = 1_800_000_000
+
+
+def load_model(path: str | os.PathLike[str]) -> ir.Model:
+    """Read, check and normalize an ONNX model.
+
+    Normalized means: operators of opset 18 or newer (older models are converted; where that is not
+    possible the reason is kept in `metadata_props["optkit.opset"]`), initializers are no inputs,
+    functions are inlined, every node has a unique name, shapes are inferred, and no path of the
+    exporting machine is left. Weights of models past 1.8 GB stay memory-mapped.
+
+    Raises ModelError in one line for everything that is wrong with the file, naming node or tensor.
+    """
+    source = Path(path)
+    proto = read_proto(source)
+    try:
+        model = ir.serde.deserialize_model(proto)
+    except Exception as error:  # onnx_ir raises many kinds for malformed graphs
+        raise ModelError(f"{source}: not a valid ONNX graph: {one_line(error)}") from error
+    ir.external_data.set_base_dir(model.graph, source.parent.resolve())
+    if _weight_bytes(model) < _INLINE_LIMIT:
+        # In memory, so that the file may be replaced while we work.
+        ir.external_data.load_to_model(model)
+    try:
+        _normalize(model)
+    except OptkitError as error:
+        raise type(error)(f"{source}: {error}") from error
+    return model
+
+
+def _normalize(model: ir.Model) -> None:
+    common.RemoveInitializersFromInputsPass()(model)
+    check_operators(model)
+    if model.functions:
+        common.InlinePass()(model)
+        common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+    strip_paths(model)
+    raise_opset(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    common.NameFixPass()(model)
+    name_nodes(model)
+    try:
+        check_model(model)
+    except ModelError:
+        # Exporters leave stale intermediate shapes behind; only what inference itself finds counts.
+        forget_shapes(model)
+        check_model(model)
+    infer_shapes(model)
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model as a ModelProto; memory-mapped weights (past 1.8 GB) stay external references."""
+    return ir.serde.serialize_model(model)
+
+
+def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
+    """Write `model` to `path`, atomically; past 1.8 GB of weights into `<path>.data` beside it.
+
+    Paths of this or the exporting machine are stripped from `model` first. The same model gives the
+    same bytes. Raises OptkitError where the file cannot be written; nothing half-written stays.
+    """
+    target = Path(path)
+    strip_paths(model)
+    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            if _weight_bytes(model) < _INLINE_LIMIT:
+                part.write_bytes(_inline(model).SerializeToString(deterministic=True))
+            else:
+                _save_external(model, part, target)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise OptkitError(f"cannot write {target}: {error.strerror or error}; choose another path") from error
+
+
+def _inline(model: ir.Model) -> onnx.ModelProto:
+    """A ModelProto that holds every tensor itself; `model` is not changed."""
+    swapped: list[tuple[ir.Value, ir.TensorProtocol]] = []
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                swapped.append((value, tensor))
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+    try:
+        return ir.serde.serialize_model(model)
+    finally:
+        for value, tensor in swapped:
+            value.const_value = tensor
+
+
+def _save_external(model: ir.Model, part: Path, target: Path) -> None:
+    data = target.with_name(target.name + ".data")
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path).resolve() == data.resolve():
+                raise OptkitError(f"{data} holds the weights being read; choose another output path")
+    existed = data.exists()
+    try:
+        ir.save(model, part, external_data=data.name)
+    except BaseException:
+        if not existed:
+            data.unlink(missing_ok=True)
+        raise
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    return sum(
+        value.const_value.nbytes
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def model_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256, in hex, of the model file followed by its external data files in order of location.
+
+    A model with no external data hashes like the plain file (`sha256sum`).
+    """
+    source = Path(path)
+    digest = hashlib.sha256()
+    files = external_files(read_proto(source), source.parent)
+    for file in (source, *(files[location] for location in sorted(files))):
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
