@@ -1,0 +1,143 @@
+"""manifest.json: what an artifact holds, for what machine, from what, made with what; schema version 1."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optkit.artifact.spec import TensorSpec, numpy_dtype
+from optkit.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+ALIGNMENT = 64
+"""Bytes; of weights.bin within the file and of every tensor in it: a cache line, an AVX-512 vector."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Digest and unpacked size of one file inside the artifact."""
+
+    sha256: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    """Where one weight lies in weights.bin; `offset` and `nbytes` are bytes, C order, little endian."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The manifest of an artifact. It holds no time and no measured figure: equal builds give equal bytes.
+
+    Attributes:
+        inputs, outputs: in call order.
+        weights: passed to the entry function after the inputs, in this order.
+        target: `name`, `device`, `isa` (what the machine must offer) and the target's numbers.
+        verification: `status` is "passed", "not_run" (with `reason`) or "skipped" (--no-verify).
+        kernels: names of the kernels; details are in kernels.json.
+        runtime: libraries the artifact carries, in loading order; none if it relies on an installed TVM.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    weights: tuple[WeightEntry, ...]
+    members: Mapping[str, Member]
+    target: Mapping[str, Any]
+    device: str = "cpu"
+    flavour: str = "vm"
+    entry: str = "main"
+    pipeline: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    source_sha256: str = ""
+    tuning_records: tuple[Mapping[str, Any], ...] = ()
+    verification: Mapping[str, Any] = field(default_factory=lambda: {"status": "skipped"})
+    kernels: tuple[str, ...] = ()
+    runtime: tuple[str, ...] = ()
+    schema: int = SCHEMA_VERSION
+
+    def to_json(self) -> bytes:
+        """Canonical JSON: sorted keys, UTF-8, a line feed at the end."""
+        text = json.dumps(
+            dataclasses.asdict(self), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
+        )
+        return text.encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> Manifest:
+        """Parse and check a manifest; `where` names the artifact in errors.
+
+        Raises:
+            ArtifactError: not JSON, another schema version, a field missing or of the wrong kind.
+        """
+        try:
+            raw = json.loads(data)
+        except ValueError as e:
+            raise ArtifactError(f"{where}: manifest.json is not JSON ({e}); the artifact is damaged") from e
+        if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
+            raise ArtifactError(f"{where}: no schema version in manifest.json; this is no artifact of optkit")
+        if raw["schema"] != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{where}: schema version {raw['schema']}, this optkit reads {SCHEMA_VERSION}; "
+                "load it with the optkit that wrote it, or compile the model again"
+            )
+        try:
+            known = {f.name for f in dataclasses.fields(cls)}
+            values = {k: v for k, v in raw.items() if k in known}
+            values["inputs"] = tuple(_spec(s) for s in raw["inputs"])
+            values["outputs"] = tuple(_spec(s) for s in raw["outputs"])
+            values["weights"] = tuple(_weight(w) for w in raw["weights"])
+            values["members"] = {str(k): _member(v) for k, v in raw["members"].items()}
+            for name in ("tuning_records", "kernels", "runtime"):
+                values[name] = tuple(raw[name])
+            manifest = cls(**values)
+            for name in ("device", "flavour", "entry", "pipeline", "source_sha256"):
+                _need(isinstance(getattr(manifest, name), str), name)
+            for name in ("target", "options", "versions", "verification"):
+                _need(isinstance(getattr(manifest, name), dict), name)
+        except ArtifactError as e:
+            raise ArtifactError(f"{where}: manifest.json: {e}") from e
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            message = f"{where}: manifest.json does not follow schema {SCHEMA_VERSION} ({e!r})"
+            raise ArtifactError(message) from e
+        return manifest
+
+
+def _need(condition: bool, what: object) -> None:
+    if not condition:
+        raise ArtifactError(f"wrong value for {what}")
+
+
+def _spec(raw: Mapping[str, Any]) -> TensorSpec:
+    spec = TensorSpec(raw["name"], raw["dtype"], raw["shape"])
+    _need(isinstance(spec.name, str), "a tensor's name")
+    _need(all(isinstance(d, str) or d >= 0 for d in spec.shape), f"the shape of {spec.name}")
+    numpy_dtype(spec.dtype)
+    return spec
+
+
+def _member(raw: Mapping[str, Any]) -> Member:
+    member = Member(str(raw["sha256"]), raw["nbytes"])
+    _need(isinstance(member.nbytes, int) and member.nbytes >= 0, "a member's size")
+    return member
+
+
+def _weight(raw: Mapping[str, Any]) -> WeightEntry:
+    entry = WeightEntry(str(raw["name"]), raw["dtype"], tuple(raw["shape"]), raw["offset"], raw["nbytes"])
+    numbers = (*entry.shape, entry.offset, entry.nbytes)
+    _need(all(isinstance(n, int) and n >= 0 for n in numbers), f"weight {entry.name}")
+    _need(entry.offset % ALIGNMENT == 0, f"the offset of weight {entry.name}")
+    size = math.prod(entry.shape) * numpy_dtype(entry.dtype).itemsize
+    _need(size == entry.nbytes, f"the size of weight {entry.name}")
+    return entry

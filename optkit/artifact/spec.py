@@ -1,0 +1,59 @@
+"""Names, element types and shapes of an artifact's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from optkit.errors import ArtifactError
+
+_INTEGERS = [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+_NUMPY = frozenset(["bool", *_INTEGERS, "float16", "float32", "float64"])
+_ML_DTYPES = frozenset(["bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"])
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """The numpy dtype of an element type's name; the types numpy lacks come from ml_dtypes.
+
+    Raises:
+        ArtifactError: the name is none that artifacts hold.
+    """
+    if name in _NUMPY:
+        return np.dtype(name)
+    if name in _ML_DTYPES:
+        import ml_dtypes
+
+        custom: np.dtype = np.dtype(getattr(ml_dtypes, name))
+        return custom
+    raise ArtifactError(f"unknown element type {name!r}; known: {', '.join(sorted(_NUMPY | _ML_DTYPES))}")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a model.
+
+    Attributes:
+        name: as in the source model.
+        dtype: element type, by numpy's or ml_dtypes' name.
+        shape: one entry a dimension: an extent, or the name of one that is free. A name that occurs
+            twice stands for one extent.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __init__(self, name: str, dtype: str, shape: Iterable[int | str]) -> None:
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "dtype", str(dtype))
+        object.__setattr__(self, "shape", tuple(d if isinstance(d, str) else int(d) for d in shape))
+
+    @property
+    def numpy(self) -> np.dtype:
+        """Element type as numpy has it."""
+        return numpy_dtype(self.dtype)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
