@@ -65,6 +65,7 @@ def export(
     traced = tuple(_widen(tensor, axes.get(name, {})) for name, tensor in zip(names, tensors, strict=True))
     shapes = tuple(dict(axes.get(name, {})) or None for name in names) if axes else None
     with _eval_mode(module), _quiet():
+        _try_out(module, tensors)
         try:
             program = torch.onnx.export(
                 module,
@@ -155,18 +156,29 @@ def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's progress lines and deprecation warnings; errors still raise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Silence what the exporter logs and warns while it tries one strategy after the other; errors raise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
+
+
+def _try_out(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+    """Run the module once: its own error says more than the one that tracing it would end in."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            module(*args)
+    except Exception as error:  # the user's own code
+        shapes = ", ".join(str(list(getattr(t, "shape", ()))) for t in args)
+        raise ModelError(
+            f"{type(module).__name__} does not run on inputs of shape {shapes}: {error}"
+        ) from error
 
 
 def _explain(error: BaseException, module: torch.nn.Module) -> str:

@@ -1,0 +1,89 @@
+"""`optkit inspect`: what a model or an artifact holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from optkit.cli.output import console, count_text, json_option, print_json, size_text, table
+
+
+@click.command(short_help="Show what a model or an artifact holds.")
+@click.argument("path", type=click.Path())
+@json_option
+def command(path: str, as_json: bool) -> None:
+    """Show what PATH, an ONNX model or an artifact, holds.
+
+    A model: inputs, outputs, operators, parameters, multiply-accumulates (MACs). An artifact: the same
+    kind of thing from its manifest, and each kernel's template, parameters, arithmetic and MACs.
+    """
+    from optkit.inspection import inspect_file
+
+    found = inspect_file(path)
+    if as_json:
+        print_json(found)
+    elif found["kind"] == "model":
+        _print_model(found)
+    else:
+        _print_artifact(found)
+
+
+def _print_model(found: dict[str, Any]) -> None:
+    out = console()
+    out.print(f"{found['path']}: ONNX, opset {found['opset']}, {size_text(found['bytes'])}", markup=False)
+    _print_tensors(found)
+    parameters, macs = count_text(found["parameters"]), count_text(found["macs"])
+    out.print(f"{parameters} parameters, {macs} MACs, {found['nodes']} nodes")
+    out.print(table(["operator", ">nodes"], found["operators"].items()))
+    for note in found["notes"]:
+        out.print(f"note: {note}", markup=False)
+
+
+def _print_artifact(found: dict[str, Any]) -> None:
+    out = console()
+    verification = found["verification"]
+    reason = f" ({verification['reason']})" if verification.get("reason") else ""
+    out.print(f"{found['path']}: artifact, {found['flavour']}, {size_text(found['bytes'])}", markup=False)
+    for label, text in (
+        ("target", f"{found['target'].get('name', '?')}, device {found['device']}"),
+        ("pipeline", found["pipeline"] or "(none)"),
+        ("verification", f"{verification['status']}{reason}"),
+        ("source", f"sha256 {found['source_sha256']}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
+    ):
+        out.print(f"{label + ':':14}{text}", markup=False)
+    _print_tensors(found)
+    share = ", ".join(f"{name or '?'} {count_text(n)}" for name, n in found["macs_by_compute"].items())
+    out.print(f"{len(found['kernels'])} kernels, {count_text(found['macs'])} MACs ({share or 'none'})")
+    out.print(
+        table(["kernel", "template", "parameters", "compute", "layout", ">MACs"], map(_row, found["kernels"]))
+    )
+
+
+def _print_tensors(found: dict[str, Any]) -> None:
+    rows = [
+        (kind[:-1], tensor["name"], tensor["dtype"], _shape_text(tensor["shape"]))
+        for kind in ("inputs", "outputs")
+        for tensor in found[kind]
+    ]
+    console().print(table(["", "name", "type", "shape"], rows))
+
+
+def _row(kernel: dict[str, Any]) -> tuple[object, ...]:
+    rule, template = kernel.get("rule", ""), kernel.get("template", "")
+    parameters = " ".join(f"{key}={value}" for key, value in (kernel.get("params") or {}).items())
+    return (
+        kernel["name"],
+        template if template == rule or not rule else f"{rule}/{template}",
+        parameters,
+        kernel.get("compute", ""),
+        kernel.get("layout", ""),
+        count_text(kernel["macs"]) if kernel.get("macs") else "",
+    )
+
+
+def _shape_text(shape: list[int | str] | None) -> str:
+    if shape is None:
+        return "unknown"
+    return f"[{', '.join(map(str, shape))}]" if shape else "scalar"
