@@ -30,6 +30,11 @@ def numpy_dtype(name: str) -> np.dtype:
     raise ArtifactError(f"unknown element type {name!r}; known: {', '.join(sorted(_NUMPY | _ML_DTYPES))}")
 
 
+def numpy_has(name: str) -> bool:
+    """Whether an element type is numpy's own, and not one of ml_dtypes."""
+    return name in _NUMPY
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """An input or output of a model.

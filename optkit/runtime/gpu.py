@@ -1,0 +1,57 @@
+"""Which NVIDIA GPUs there are, asked of the driver alone."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterable
+
+from optkit.errors import ArtifactError
+
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR}
+
+
+def compute_capabilities() -> list[tuple[int, int]]:
+    """Compute capability of every GPU, in the driver's order; empty without a driver or a device."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    found = []
+    for index in range(count.value):
+        device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+        if driver.cuDeviceGet(ctypes.byref(device), index):
+            continue
+        driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+        driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+        found.append((major.value, minor.value))
+    return found
+
+
+def needed_capability(isa: Iterable[str]) -> tuple[int, int]:
+    """The compute capability that an `sm_..` word of `isa` names; (0, 0) without one.
+
+    >>> needed_capability(("x86_64", "sm_90"))
+    (9, 0)
+    """
+    for word in isa:
+        if match := re.fullmatch(r"sm_(\d+)(\d)a?", word):
+            return int(match[1]), int(match[2])
+    return 0, 0
+
+
+def check_gpu(isa: Iterable[str], where: str) -> None:
+    """Refuse an artifact for a GPU where the first one does not do.
+
+    Raises:
+        ArtifactError: one line with the capability needed and what was found.
+    """
+    need = needed_capability(isa)
+    found = compute_capabilities()
+    if found and found[0] >= need:
+        return
+    here = f"this one has {found[0][0]}.{found[0][1]}" if found else "none found here"
+    raise ArtifactError(f"{where}: needs an NVIDIA GPU (compute capability ≥ {need[0]}.{need[1]}): {here}")

@@ -1,0 +1,140 @@
+"""A loaded model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from optkit.artifact.manifest import Manifest
+from optkit.artifact.spec import TensorSpec
+from optkit.errors import OptkitError, UsageError
+from optkit.runtime.binding import bind_names, check_shapes
+from optkit.runtime.tensors import TensorBridge
+from optkit.runtime.threads import checked, configure, default_threads
+
+
+class Runner:
+    """Runs one artifact. Made by `optkit.load`; may be shared between threads, which then take turns.
+
+    Attributes:
+        manifest: what the artifact says about itself.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        ffi: Any,
+        vm: Any,
+        bridge: TensorBridge,
+        weights: Sequence[Any],
+        threads: int | None,
+    ) -> None:
+        self.manifest = manifest
+        self._ffi = ffi
+        self._vm = vm
+        self._entry = vm[manifest.entry]
+        self._bridge = bridge
+        self._weights = tuple(weights)
+        self._kept = {w.data_ptr() for w in weights}
+        self._threads = default_threads() if threads is None else checked(threads)
+        self._lock = threading.Lock()
+        self._own_thread: ThreadPoolExecutor | None = None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs in order."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs in order."""
+        return self.manifest.outputs
+
+    @property
+    def threads(self) -> int:
+        """Threads that one run uses; may be set between runs."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        self._threads = checked(count)
+
+    def __call__(self, *positional: Any, **named: Any) -> dict[str, np.ndarray]:
+        """Run with inputs in order or by name; see `run`."""
+        return self._run(positional, named)
+
+    def run(self, feed: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Run the model once.
+
+        Args:
+            feed: input name to numpy array, or to anything that exports DLPack (torch tensors). Not
+                copied if contiguous, 64-byte aligned and on the artifact's device.
+
+        Returns:
+            Output name to an array of its own memory.
+
+        Raises:
+            DataError: a wrong name, rank, shape or element type.
+            OptkitError: the model itself failed, for example out of memory.
+        """
+        return self._run((), feed)
+
+    def _run(self, positional: Sequence[Any], named: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        values = bind_names(self.inputs, positional, named)
+        tensors = [
+            self._bridge.from_input(spec, value) for spec, value in zip(self.inputs, values, strict=True)
+        ]
+        check_shapes(self.inputs, [t.shape for t in tensors])
+        with self._lock:
+            results = self._invoke(tensors)
+        # What a model passes through is the caller's memory or the weights': the caller gets a copy.
+        shared = self._kept | {t.data_ptr() for t in tensors}
+        outputs = {}
+        for spec, tensor in zip(self.outputs, results, strict=True):
+            array = self._bridge.to_array(tensor)
+            address = tensor.data_ptr()
+            outputs[spec.name] = array.copy() if address in shared else array
+            shared.add(address)
+        return outputs
+
+    def _invoke(self, tensors: list[Any]) -> list[Any]:
+        if self._own_thread is not None:
+            return self._own_thread.submit(self._call, tensors).result()
+        if configure(self._ffi, self._threads) < self._threads:
+            # Something else in this thread made a smaller pool of TVM's, which cannot grow any more.
+            self._own_thread = ThreadPoolExecutor(1, thread_name_prefix="optkit-runner")
+            return self._invoke(tensors)
+        return self._call(tensors)
+
+    def _call(self, tensors: list[Any]) -> list[Any]:
+        if self._vm is None:
+            raise UsageError("the runner is closed; load the artifact again")
+        configure(self._ffi, self._threads)
+        try:
+            result = self._entry(*tensors, *self._weights)
+        except Exception as e:
+            lines = str(e).strip().splitlines()
+            raise OptkitError(f"running the model failed: {lines[-1] if lines else type(e).__name__}") from e
+        return [result] if isinstance(result, self._ffi.Tensor) else list(result)
+
+    def close(self) -> None:
+        """Release the weights and the virtual machine; outputs stay valid. Closing twice is fine."""
+        with self._lock:
+            self._vm = self._entry = None
+            self._weights = ()
+            if self._own_thread is not None:
+                self._own_thread.shutdown()
+                self._own_thread = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,122 @@
+"""Between arrays of the caller and tensors of the TVM runtime, without copies where that is possible."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from optkit.artifact.manifest import ALIGNMENT
+from optkit.artifact.spec import TensorSpec, numpy_dtype, numpy_has
+from optkit.errors import DataError
+
+_CPU = 1  # kDLCPU
+_UNSIGNED: dict[int, np.dtype] = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16)}
+
+
+class TensorBridge:
+    """Converts arrays to tensors on one device and back."""
+
+    def __init__(self, ffi: Any, device: Any) -> None:
+        self._ffi = ffi
+        self.device = device
+        self.on_cpu = device.dlpack_device_type() == _CPU
+        self._view = ffi.get_global_func("runtime.TVMTensorCreateView")
+        self._copy = ffi.get_global_func("runtime.TVMTensorCopyFromTo")
+        self._allocate = ffi.get_global_func("runtime.TVMTensorAllocWithScope")
+
+    def from_array(self, array: np.ndarray) -> Any:
+        """A tensor on the CPU over the array's own memory, which must be contiguous and 64-byte aligned."""
+        dtype = array.dtype
+        if numpy_has(dtype.name):
+            return self._ffi.from_dlpack(array)
+        # numpy exports no type of ml_dtypes; the bits travel as unsigned integers of their size.
+        bits = self._ffi.from_dlpack(array.view(_UNSIGNED[dtype.itemsize]))
+        return self._view(bits, self._ffi.Shape(array.shape), self._ffi.dtype(dtype.name), 0)
+
+    def to_array(self, tensor: Any) -> np.ndarray:
+        """An array over the tensor's memory (copied from a device), writable, keeping it alive."""
+        if tensor.__dlpack_device__()[0] != _CPU:
+            host = self._allocate(
+                self._ffi.Shape(tensor.shape), tensor.dtype, self._ffi.device("cpu", 0), None
+            )
+            self._copy(tensor, host)
+            tensor = host
+        dtype = numpy_dtype(str(tensor.dtype))
+        if numpy_has(dtype.name):
+            return np.from_dlpack(tensor)
+        bits = self._view(
+            tensor, self._ffi.Shape(tensor.shape), self._ffi.dtype(_UNSIGNED[dtype.itemsize].name), 0
+        )
+        return np.from_dlpack(bits).view(dtype)
+
+    def to_device(self, tensor: Any) -> Any:
+        """The tensor itself if it lies on this device, else a copy there."""
+        if tensor.device == self.device:
+            return tensor
+        copy = self._allocate(self._ffi.Shape(tensor.shape), tensor.dtype, self.device, None)
+        self._copy(tensor, copy)
+        return copy
+
+    def from_input(self, spec: TensorSpec, value: Any) -> Any:
+        """A tensor on this bridge's device with what the caller passed for an input.
+
+        numpy arrays and whatever exports DLPack are used where they lie if they are contiguous, aligned
+        and on the device; else they are copied.
+
+        Raises:
+            DataError: no array, or an element type other than the input's.
+        """
+        if isinstance(value, np.generic):
+            value = np.asarray(value)
+        if isinstance(value, np.ndarray):
+            _check_dtype(spec, value.dtype.name)
+            if not value.flags.c_contiguous or not value.flags.writeable or not value.dtype.isnative:
+                value = _aligned_copy(value)
+            tensor = self.from_array(value)
+            return self.to_device(self._aligned(tensor, value))
+        if not hasattr(value, "__dlpack__"):
+            raise DataError(
+                f"input {spec.name!r} must be an array (numpy, or anything with DLPack), "
+                f"not {type(value).__name__}"
+            )
+        try:
+            tensor = self._ffi.from_dlpack(value)
+        except Exception as e:
+            raise DataError(f"input {spec.name!r}: its memory cannot be shared through DLPack: {e}") from e
+        _check_dtype(spec, str(tensor.dtype))
+        device = tensor.device
+        if device != self.device and device.dlpack_device_type() != _CPU:
+            raise DataError(
+                f"input {spec.name!r} is on {device}, the artifact runs on {self.device}; copy it"
+            )
+        if not tensor.is_contiguous():
+            if device.dlpack_device_type() != _CPU or not numpy_has(spec.dtype):
+                raise DataError(f"input {spec.name!r} is not contiguous; make it so")
+            tensor = self.from_array(_aligned_copy(np.from_dlpack(tensor)))
+        return self.to_device(self._aligned(tensor, None))
+
+    def _aligned(self, tensor: Any, array: np.ndarray | None) -> Any:
+        """Kernels use aligned vector loads: a tensor on the CPU that is not aligned is copied."""
+        if tensor.data_ptr() % ALIGNMENT == 0 or tensor.device.dlpack_device_type() != _CPU:
+            return tensor
+        return self.from_array(_aligned_copy(self.to_array(tensor) if array is None else array))
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialized array whose first byte is 64-byte aligned."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _aligned_copy(array: np.ndarray) -> np.ndarray:
+    copy = aligned_empty(array.shape, numpy_dtype(array.dtype.name))
+    copy[...] = array
+    return copy
+
+
+def _check_dtype(spec: TensorSpec, found: str) -> None:
+    if found != spec.dtype:
+        raise DataError(f"input {spec.name!r} must be {spec.dtype}, got {found}")
