@@ -1,0 +1,59 @@
+"""The named pipelines: visible lists of passes, with the reason for their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from optkit.pipeline import Pipeline
+from optkit.transform import Pass
+from optkit_passes.fold import Fold
+from optkit_passes.fusion import Fuse
+from optkit_passes.precision.bf16 import Bf16
+from optkit_passes.precision.fp16 import Fp16
+
+
+def _float32() -> tuple[Pass, ...]:
+    # Folding first: fusions look for constants, which exporters compute. Folding again: fusions leave equal
+    # constants and branches behind.
+    return (Fold(), Fuse(), Fold())
+
+
+def _int8() -> tuple[Pass, ...]:
+    # Imported when asked for: calibration needs onnxruntime, which other pipelines do not.
+    from optkit_passes.quantize import Quantize
+
+    # Last: scales are measured on the tensors that remain after fusion, and nothing may fold what it writes.
+    return (*_float32(), Quantize())
+
+
+@dataclass(frozen=True)
+class Default(Pipeline):
+    """Float32: fold constants and fuse operators."""
+
+    name: ClassVar[str] = "default"
+    passes: tuple[Pass, ...] = field(default_factory=_float32)
+
+
+@dataclass(frozen=True)
+class Int8(Pipeline):
+    """Fold, fuse, and quantize weights and activations to 8 bits."""
+
+    name: ClassVar[str] = "int8"
+    passes: tuple[Pass, ...] = field(default_factory=_int8)
+
+
+@dataclass(frozen=True)
+class Fp16Pipeline(Pipeline):
+    """Fold, fuse, and convert to float16 what its range allows."""
+
+    name: ClassVar[str] = "fp16"
+    passes: tuple[Pass, ...] = field(default_factory=lambda: (*_float32(), Fp16()))
+
+
+@dataclass(frozen=True)
+class Bf16Pipeline(Pipeline):
+    """Fold, fuse, and compute convolutions and matrix products in bfloat16."""
+
+    name: ClassVar[str] = "bf16"
+    passes: tuple[Pass, ...] = field(default_factory=lambda: (*_float32(), Bf16()))
