@@ -1,0 +1,1 @@
+"""ONNX -> Relax -> kernels -> code."""

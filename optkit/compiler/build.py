@@ -1,0 +1,156 @@
+"""ONNX model to machine code, top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import tvm
+from tvm import relax
+
+from optkit.compiler.constants import lift_constants
+from optkit.compiler.lower import NodeRecord, lower
+from optkit.compiler.schedule import Kernel, schedule_module
+from optkit.errors import CompileError
+from optkit.target import Target
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Name, element type and shape of a model input or output; symbolic axes are names."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass
+class Built:
+    """What came out of the compiler.
+
+    Attributes:
+        executable: TVM's VM executable; `main` takes the inputs in order, then the weights.
+        weights: name and value of every weight, in call order.
+        kernels: the scheduled functions, with rule, parameters and how often each is called.
+        nodes: arithmetic of every convolution and matrix product.
+        relax_text, tir_text: the module after fusion, and its scheduled kernels.
+        assembly: the host's assembly text, made when asked.
+    """
+
+    executable: Any
+    weights: list[tuple[str, np.ndarray]]
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    kernels: list[Kernel]
+    nodes: list[NodeRecord]
+    module: Any
+    target: Target
+
+    @property
+    def relax_text(self) -> str:
+        """The Relax function after fusion."""
+        return str(tvm.IRModule({"main": self.module["main"]}).script(show_meta=False))
+
+    @property
+    def tir_text(self) -> str:
+        """The scheduled kernels."""
+        return str(self.module.script(show_meta=False))
+
+    def assembly(self) -> str:
+        """Assembly of the kernels for the target's host."""
+        text: Callable[[str], Any]
+        for module in (self.executable.mod, *self.executable.mod.imports):
+            text = module.inspect_source if hasattr(module, "inspect_source") else module.get_source
+            try:
+                return str(text("asm"))
+            except (ValueError, RuntimeError, AttributeError):
+                continue
+        raise CompileError("no module of this build can print assembly")
+
+
+def legalize(module: Any) -> Any:
+    """Relax operators to PrimFuncs."""
+    t = relax.transform
+    return tvm.transform.Sequential(
+        [
+            t.CanonicalizeBindings(),
+            t.EliminateCommonSubexpr(),
+            t.DecomposeOpsForInference(),
+            t.FoldConstant(),
+            t.LegalizeOps(),
+            # Constants that legalization made from constants, e.g. a transposed table.
+            t.FoldConstant(),
+            t.DeadCodeElimination(),
+        ]
+    )(module)
+
+
+def fuse(module: Any) -> Any:
+    """Fuse element-wise neighbours into the operators that feed them."""
+    t = relax.transform
+    return tvm.transform.Sequential(
+        [
+            t.AnnotateTIROpPattern(),
+            t.DeadCodeElimination(),
+            t.FuseOps(),
+            t.FuseTIR(),
+            t.DeadCodeElimination(),
+        ]
+    )(module)
+
+
+def generate(module: Any, target: Any) -> Any:
+    """Scheduled kernels and the Relax function around them to an executable with a static memory plan."""
+    t = relax.transform
+    lowered = tvm.transform.Sequential(
+        [
+            t.RewriteDataflowReshape(),
+            t.ToNonDataflow(),
+            t.RemovePurityChecking(),
+            t.CallTIRRewrite(),
+            t.StaticPlanBlockMemory(),
+            t.LowerAllocTensor(),
+            t.KillAfterLastUse(),
+            t.LowerRuntimeBuiltin(),
+            t.ComputePrimValue(),
+            t.VMShapeLower(),
+            t.AttachGlobalSymbol(),
+        ]
+    )(module)
+    return relax.build(lowered, target, relax_pipeline=None)
+
+
+def build(model: ir.Model, target: Target, params: Mapping[str, Mapping[str, int]] | None = None) -> Built:
+    """Compile a model for a target.
+
+    Args:
+        model: what the last pass left, FP32, FP16 or with Q/DQ nodes.
+        target: the machine.
+        params: tuned parameters by kernel name; the analytical defaults elsewhere.
+
+    Raises:
+        UnsupportedError, CompileError: naming the node or the kernel.
+    """
+    machine = tvm_target(target)
+    lowered = lower(model, target)
+    with machine:
+        lifted, weights = lift_constants(legalize(lowered.module))
+        module, kernels = schedule_module(fuse(lifted), target, params or {})
+        executable = generate(module, machine)
+    main = lifted["main"]
+    inputs = [_info(n, v.ty) for n, v in zip(lowered.input_names, main.params, strict=False)]
+    outputs = [_info(n, ty) for n, ty in zip(lowered.output_names, main.ret_ty.fields, strict=True)]
+    return Built(executable, weights, inputs, outputs, kernels, lowered.records, module, target)
+
+
+def _info(name: str, ty: Any) -> TensorInfo:
+    shape = tuple(int(d) if isinstance(d, (int, tvm.tirx.IntImm)) else str(d) for d in ty.shape.values)
+    return TensorInfo(name, str(ty.dtype), shape)
+
+
+def tvm_target(target: Target) -> Any:
+    """TVM's form of a target."""
+    return tvm.target.Target(dict(target.tvm), host=dict(target.tvm_host) or None)

@@ -1,0 +1,45 @@
+"""Converters from ONNX nodes to Relax, asked in order; the last is TVM's own importer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optkit.compiler.converters import (
+    concat,
+    conv,
+    elementwise,
+    imported,
+    integer,
+    matmul,
+    pool,
+    quantized,
+    rows,
+)
+from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.values import Value
+
+NATIVE: dict[str, Converter] = {
+    **quantized.CONVERTERS,
+    **conv.CONVERTERS,
+    **matmul.CONVERTERS,
+    **pool.CONVERTERS,
+    **concat.CONVERTERS,
+    **rows.CONVERTERS,
+    **elementwise.CONVERTERS,
+}
+"""Operators with kernels of our own; each may still decline a node."""
+
+
+def convert(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
+    """Integer movement first, then our own converter, then TVM's."""
+    moved = integer.move(low, node, inputs, _convert_real)
+    return moved if moved is not None else _convert_real(low, node, inputs)
+
+
+def _convert_real(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
+    own = NATIVE.get(node.op_type)
+    result = own(low, node, inputs) if own is not None else None
+    return result if result is not None else imported.convert(low, node, inputs)
+
+
+__all__ = ["NATIVE", "convert"]

@@ -1,0 +1,176 @@
+"""Conv in one and two dimensions, on real and on quantized tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from tvm import relax
+
+from optkit.compiler import packing
+from optkit.compiler.converters.geometry import channel_constant, static_shape, window
+from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.operators.conv import Window, conv2d, depthwise2d
+from optkit.compiler.tiling import choose_tile
+from optkit.compiler.values import OUT_FUSABLE, Accumulated, Dequantized, QuantizedWeight, Value
+
+
+def dot_group(low: Lowering) -> int:
+    """Input channels one integer dot-product instruction takes."""
+    return 4 if low.target.has("int8_dot") else 2
+
+
+def conv(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """Blocked convolution; declines what is not 1-D or 2-D, or whose height and width are symbolic."""
+    x, weight, bias = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
+    if x is None or weight is None or weight.const is None or (bias is not None and bias.const is None):
+        return None
+    rank = len(weight.shape)
+    if rank == 3 and static_shape(x, 1, 2):
+        return _conv1d(low, node, x, weight, bias)
+    if rank != 4 or not static_shape(x, 1, 2, 3):
+        return None
+    size = x.shape[2:]
+    geometry = window(node, weight.shape[2:], size)
+    return _conv2d(low, node, x, weight, bias, geometry)
+
+
+def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None) -> Value:
+    """One dimension is two with a height of one."""
+
+    def widen(value: Value) -> Value:
+        shape = (*value.shape[:2], 1, *value.shape[2:])
+        if isinstance(value, QuantizedWeight):
+            q, real = value.q.reshape(shape), value.const
+            assert real is not None
+            return QuantizedWeight(low, q, value.scale, value.axis, real.reshape(shape))
+        if value.const is not None:
+            return Value(low, shape, value.dtype, const=value.const.reshape(shape))
+        return low.wrap(relax.op.expand_dims(value.plain(), 2))
+
+    attributes = dict(node.attributes)
+    for name in ("strides", "dilations", "kernel_shape"):
+        if name in attributes:
+            attributes[name] = [1, *attributes[name]]
+    if "pads" in attributes:
+        attributes["pads"] = [0, attributes["pads"][0], 0, attributes["pads"][1]]
+    flat = Node(node.name, node.op_type, attributes, node.outputs, node.opset, node.compute_type, node.source)
+    wide_x, wide_w = widen(x), widen(weight)
+    geometry = window(flat, wide_w.shape[2:], wide_x.shape[2:])
+    result = _conv2d(low, flat, wide_x, wide_w, bias, geometry)
+    return low.wrap(relax.op.squeeze(result.plain(), [2]))
+
+
+def _integer_reason(x: Value, weight: Value) -> str:
+    """Why a convolution cannot run in integers; empty where it can."""
+    if not isinstance(x, Dequantized):
+        return "its input is not quantized"
+    if not isinstance(weight, QuantizedWeight) or weight.q.dtype != np.int8:
+        return "its weights are not symmetric int8"
+    if weight.scale.size > 1 and weight.axis != 0:
+        return "its weight scales are not per output channel"
+    return ""
+
+
+def _conv2d(
+    low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None, geometry: Window
+) -> Value:
+    groups = int(node.get("group", 1))
+    n, channels, h, w = x.shape
+    out, per_in, kh, kw = weight.shape
+    oh, ow = geometry.output(h, w)
+    macs = out * per_in * kh * kw * oh * ow * (n if isinstance(n, int) else 1)
+    shape = (n, out, oh, ow)
+    depthwise = groups == channels == out
+    reason = _integer_reason(x, weight)
+    b = low.target.lanes
+    if not reason:
+        assert isinstance(x, Dequantized) and isinstance(weight, QuantizedWeight)
+        q, zero = x.affine.q, x.affine.zero
+        low.record(node, "int8", macs)
+        acc = _product(low, q, weight.q, geometry, groups, depthwise, zero, "int8")
+        sums = weight.q.astype("int64").sum((1, 2, 3))
+        product_scale = np.broadcast_to(weight.scale.astype("float64") * x.affine.scale, (out,))
+        offset = integer_bias(bias, product_scale) - zero * sums
+        return Accumulated(
+            low,
+            shape,
+            acc,
+            b,
+            packing.channel_vector(offset.astype("int32"), b),
+            packing.channel_vector(product_scale, b, 1.0),
+        )
+    compute = node.compute_type or x.dtype
+    low.record(node, compute, macs, reason)
+    assert weight.const is not None
+    acc = _product(low, x, weight.const, geometry, groups, depthwise, 0, compute)
+    if bias is not None and bias.const is not None:
+        acc = low.bind(relax.op.add(acc, channel_constant(bias.const, b, 2, "float32")))
+    if x.dtype != "float32":
+        acc = low.bind(relax.op.astype(acc, x.dtype))
+    return low.blocked(shape, x.dtype, b, acc)
+
+
+def integer_bias(bias: Value | None, scale: np.ndarray) -> np.ndarray:
+    """The bias in units of the accumulator, int64."""
+    if bias is None:
+        return np.zeros(1, "int64")
+    if isinstance(bias, QuantizedWeight) and np.allclose(bias.scale, scale, rtol=1e-4):
+        return bias.q.astype("int64")
+    assert bias.const is not None
+    return np.rint(bias.const.astype("float64") / scale).astype("int64")
+
+
+def _product(
+    low: Lowering,
+    x: Value,
+    weight: np.ndarray,
+    geometry: Window,
+    groups: int,
+    depthwise: bool,
+    pad_value: int,
+    compute: str,
+) -> Any:
+    """Emit the accumulation over the right layouts of data and weights."""
+    b, registers = low.target.lanes, low.target.registers
+    _, channels, h, w = x.shape
+    out = weight.shape[0]
+    oh, ow = geometry.output(h, w)
+    kind = {"int8": "uint8", "bfloat16": "bfloat16"}.get(compute, x.dtype)
+    if kind == "bfloat16":
+        weight = weight.astype(ml_dtypes.bfloat16)
+
+    def read(block: int) -> Any:
+        expr = x.form(block)
+        return low.bind(relax.op.astype(expr, kind)) if kind != x.dtype else expr
+
+    if depthwise:
+        packed = relax.const(packing.depthwise_weight(weight, b))
+        tile = choose_tile(ow, 1, registers)
+        return low.emit(
+            depthwise2d, read(b), packed, geometry, pad_value, tile, name="depthwise", kind=OUT_FUSABLE
+        )
+    g = dot_group(low) if compute == "int8" else 1
+    c = b
+    if channels < b and x.block != b and groups == 1:
+        c = packing.round_up(channels, g)
+    packed = relax.const(packing.conv_weight(weight, groups, b, c, g))
+    extent = oh * ow if geometry.pointwise else ow
+    tile = choose_tile(extent, math.ceil(out / b), registers)
+    return low.emit(
+        conv2d,
+        read(c),
+        packed,
+        geometry,
+        (channels, out),
+        groups,
+        pad_value,
+        tile,
+        name="conv2d",
+        kind=OUT_FUSABLE,
+    )
+
+
+CONVERTERS = {"Conv": conv}

@@ -1,0 +1,261 @@
+"""Element-wise operators: in whatever layout their operands have, and always computed in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.operators import transcendental as math_ops
+from optkit.compiler.values import PLAIN, Accumulated, Value
+
+op = relax.op
+Formula = Callable[..., Any]
+
+
+def _c(value: float) -> Any:
+    return relax.const(float(value), "float32")
+
+
+def _hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
+    return op.minimum(op.maximum(op.add(op.multiply(x, _c(alpha)), _c(beta)), _c(0)), _c(1))
+
+
+def _map(low: Lowering, function: Callable[[Any], Any]) -> Formula:
+    """A function without a vector instruction, as arithmetic (see operators/transcendental.py)."""
+    return lambda x: low.emit(math_ops.mapped(function), low.bind(x), name=function.__name__)
+
+
+_LIBM = {
+    "Exp": math_ops.exp,
+    "Sigmoid": math_ops.sigmoid,
+    "Tanh": math_ops.tanh,
+    "Erf": math_ops.erf,
+}
+
+
+def _leaky(alpha: float) -> Formula:
+    return lambda x: op.add(op.maximum(x, _c(0)), op.multiply(op.minimum(x, _c(0)), _c(alpha)))
+
+
+_UNARY: dict[str, Callable[[Lowering, Node], Formula]] = {
+    "Relu": lambda low, n: op.nn.relu,
+    "Sqrt": lambda low, n: op.sqrt,
+    "Abs": lambda low, n: op.abs,
+    "Neg": lambda low, n: op.negative,
+    "LeakyRelu": lambda low, n: _leaky(n.get("alpha", 0.01)),
+    "HardSigmoid": lambda low, n: lambda x: _hard_sigmoid(x, n.get("alpha", 0.2), n.get("beta", 0.5)),
+    "HardSwish": lambda low, n: lambda x: op.multiply(x, _hard_sigmoid(x, 1 / 6, 0.5)),
+    "Gelu": lambda low, n: _map(
+        low, math_ops.gelu_tanh if n.get("approximate", "none") == "tanh" else math_ops.gelu
+    ),
+}
+
+_BINARY: dict[str, Formula] = {
+    "Add": op.add,
+    "Sub": op.subtract,
+    "Mul": op.multiply,
+    "Div": op.divide,
+    "PRelu": lambda x, slope: op.add(op.maximum(x, _c(0)), op.multiply(op.minimum(x, _c(0)), slope)),
+}
+
+
+def _float(value: Value) -> bool:
+    return value.dtype in ("float32", "float16")
+
+
+def _unary(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    x = inputs[0]
+    if x is None or not _float(x) or x.const is not None:
+        return None
+    if node.op_type == "Relu" and isinstance(x, Accumulated):
+        return _bounded(x, 0.0, float("inf"))
+    if node.op_type in _LIBM:
+        return apply(low, _map(low, _LIBM[node.op_type]), [x])
+    return apply(low, _UNARY[node.op_type](low, node), [x])
+
+
+def _bounded(x: Accumulated, low_bound: float, high_bound: float) -> Accumulated:
+    """An accumulator with a tighter range; the clip happens where the value is made real or requantized."""
+    low, high = x.bounds
+    bounds = min(max(low, low_bound), high_bound), max(min(high, high_bound), low_bound)
+    return Accumulated(x.low, x.shape, x.acc, x.acc_block, x.bias, x.scale, bounds)
+
+
+def _clip(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    x = inputs[0]
+    if x is None or not _float(x) or x.const is not None:
+        return None
+    bounds = [node.get("min", float("-inf")), node.get("max", float("inf"))]
+    for i in (0, 1):
+        given = inputs[i + 1] if len(inputs) > i + 1 else None
+        if given is not None:
+            if given.const is None or given.const.size != 1:
+                return None
+            bounds[i] = float(given.const.reshape(()))
+    if isinstance(x, Accumulated):
+        return _bounded(x, *bounds)
+
+    def formula(e: Any) -> Any:
+        if bounds[0] != float("-inf"):
+            e = op.maximum(e, _c(bounds[0]))
+        return op.minimum(e, _c(bounds[1])) if bounds[1] != float("inf") else e
+
+    return apply(low, formula, [x])
+
+
+def _binary(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    a, b = inputs[0], inputs[1]
+    if a is None or b is None or not _float(a) or a.dtype != b.dtype:
+        return None
+    if a.const is not None and b.const is not None:
+        return None
+    return apply(low, _BINARY[node.op_type], [a, b])
+
+
+def _fold(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """Max, Min and Sum of several operands."""
+    values = [v for v in inputs if v is not None]
+    if not all(_float(v) and v.dtype == values[0].dtype for v in values) or all(
+        v.const is not None for v in values
+    ):
+        return None
+    step: Formula = {"Max": op.maximum, "Min": op.minimum, "Sum": op.add}[node.op_type]
+
+    def formula(*exprs: Any) -> Any:
+        total = exprs[0]
+        for e in exprs[1:]:
+            total = step(total, e)
+        return total
+
+    return apply(low, formula, values)
+
+
+def _batch_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """x * s + t with s = scale / sqrt(var + epsilon), t = bias - mean * s (Ioffe and Szegedy, 2015, section 3.1)."""
+    x = inputs[0]
+    if x is None or not _float(x) or node.outputs != 1 or node.get("training_mode", 0):
+        return None
+    scale, bias, mean, var = (
+        v.const.astype("float64") if v and v.const is not None else None for v in inputs[1:5]
+    )
+    if scale is None or bias is None or mean is None or var is None:
+        return None
+    s = scale / np.sqrt(var + float(node.get("epsilon", 1e-5)))
+    shape = (1, len(s), *[1] * (len(x.shape) - 2))
+    factors = [
+        Value(low, shape, x.dtype, const=array.reshape(shape).astype(x.dtype))
+        for array in (s, bias - mean * s)
+    ]
+    return apply(low, lambda e, f, t: op.add(op.multiply(e, f), t), [x, *factors])
+
+
+def _identity(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    return inputs[0] if node.outputs == 1 else None
+
+
+def _cast(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    x = inputs[0]
+    to = {1: "float32", 10: "float16"}.get(int(node.get("to", 0)))
+    if x is None or to is None or not _float(x) or x.const is not None:
+        return None
+    if x.dtype == to:
+        return x
+    block = x.block
+    return low.blocked(x.shape, to, block, low.bind(op.astype(x.form(block), to)))
+
+
+def common_block(values: Sequence[Value], lanes_safe: bool = True) -> int:
+    """The block all operands can be read in, or plain."""
+    live = [v for v in values if v.const is None]
+    blocks = {v.block for v in live if v.block}
+    if len(blocks) != 1:
+        return PLAIN
+    rank = max(len(v.shape) for v in values)
+    channels = next(v.shape[1] for v in live if v.block)
+    for v in values:
+        if v.const is None and len(v.shape) != rank:
+            return PLAIN
+        aligned = (*[1] * (rank - len(v.shape)), *v.shape)
+        if not (isinstance(aligned[1], int) and aligned[1] in (1, channels)):
+            return PLAIN
+        if v.const is None and aligned[1] == 1 and channels != 1 and v.block:
+            return PLAIN
+    return blocks.pop()
+
+
+def read(value: Value, block: int, rank: int, channels: int) -> Any:
+    """An operand broadcastable against the others in the common form, as float32."""
+    low = value.low
+    if value.const is not None:
+        array = value.const.astype("float32")
+        if array.size == 1:
+            return relax.const(float(array.reshape(())), "float32")
+        if block != PLAIN:
+            array = array.reshape(*[1] * (rank - array.ndim), *array.shape)
+            if array.shape[1] == 1:
+                array = array[..., None]
+            else:
+                array = Value(low, array.shape, "float32", const=array).form(block).value.numpy()
+        return relax.const(array, "float32")
+    if block != PLAIN and value.shape[1] == 1 and channels != 1:
+        expr = low.bind(op.expand_dims(value.plain(), len(value.shape)))
+    else:
+        expr = value.form(block)
+    return expr if value.dtype == "float32" else low.bind(op.astype(expr, "float32"))
+
+
+def apply(low: Lowering, formula: Formula, values: Sequence[Value]) -> Value:
+    """Emit a formula over the operands' common form."""
+    block = common_block(values)
+    rank = max(len(v.shape) for v in values)
+    channels = next((v.shape[1] for v in values if v.const is None and v.block), 1) if block else 1
+    result = low.bb.normalize(formula(*[read(v, block, rank, channels) for v in values]))
+    dtype = values[0].dtype
+    if dtype != "float32":
+        result = op.astype(result, dtype)
+    expr = low.bind(result)
+    if block == PLAIN:
+        return low.wrap(expr)
+    shapes = [(*[1] * (rank - len(v.shape)), *v.shape) for v in values]
+    shape = tuple(
+        next((s[i] for s in shapes if not (isinstance(s[i], int) and s[i] == 1)), 1) for i in range(rank)
+    )
+    return low.blocked(shape, dtype, block, expr)
+
+
+def _divide(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """Division by a blocked tensor would divide by the empty lanes of its last block; it is done plain."""
+    a, b = inputs[0], inputs[1]
+    if b is not None and b.const is None and len(b.shape) > 1 and b.block and b.shape[1] % b.block:
+        b.plain()
+        return _binary(low, node, [a if a is None else _as_plain(a), b])
+    if b is not None and b.const is not None and a is not None and _float(a) and a.const is None:
+        reciprocal = Value(
+            low, b.shape, b.dtype, const=(1.0 / b.const.astype("float64")).astype(b.const.dtype)
+        )
+        return apply(low, op.multiply, [a, reciprocal])
+    return _binary(low, node, inputs)
+
+
+def _as_plain(value: Value) -> Value:
+    if value.const is not None:
+        return value
+    return value.low.blocked(value.shape, value.dtype, PLAIN, value.plain())
+
+
+CONVERTERS = {
+    **dict.fromkeys((*_UNARY, *_LIBM), _unary),
+    **dict.fromkeys(_BINARY, _binary),
+    **dict.fromkeys(("Max", "Min", "Sum"), _fold),
+    "Div": _divide,
+    "Clip": _clip,
+    "BatchNormalization": _batch_norm,
+    "Identity": _identity,
+    "Cast": _cast,
+}
+
+__all__ = ["CONVERTERS", "apply", "common_block"]

@@ -1,0 +1,143 @@
+"""MatMul and Gemm: packed constant weights, or two activations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from tvm import relax
+
+from optkit.compiler import packing
+from optkit.compiler.converters.conv import dot_group, integer_bias
+from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.operators import matmul as define
+from optkit.compiler.tiling import choose_tile
+from optkit.compiler.values import OUT_FUSABLE, PLAIN, Accumulated, Dequantized, QuantizedWeight, Value
+
+
+def matmul(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """(..., M, K) x (K, N), or two activations of equal rank."""
+    a, b = inputs[0], inputs[1]
+    if a is None or b is None or not _real(a) or not _real(b):
+        return None
+    if b.const is not None and len(b.shape) == 2 and len(a.shape) >= 2 and a.const is None:
+        weight = b.q if isinstance(b, QuantizedWeight) else b.const
+        return _packed(low, node, a, b, weight, None, 1)
+    if a.const is None and len(a.shape) == len(b.shape) >= 2:
+        return _activations(low, node, a, b)
+    return None
+
+
+def gemm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """alpha * A x B + beta * C with constant B; alpha and beta are folded into the constants."""
+    a, b, c = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
+    if a is None or b is None or b.const is None or a.const is not None or node.get("transA", 0):
+        return None
+    if not _real(a) or (c is not None and c.const is None):
+        return None
+    transposed = bool(node.get("transB", 0))
+    alpha, beta = float(node.get("alpha", 1.0)), float(node.get("beta", 1.0))
+    quantized = isinstance(b, QuantizedWeight) and alpha == 1.0 and beta == 1.0
+    weight = (
+        b.q if isinstance(b, QuantizedWeight) and quantized else b.const * np.asarray(alpha, b.const.dtype)
+    )
+    if transposed:
+        weight = weight.T
+    if c is not None and c.const is not None and beta != 1.0:
+        c = Value(low, c.shape, c.dtype, const=(c.const * beta).astype(c.const.dtype))
+    return _packed(low, node, a, b, weight, c, 0 if transposed else 1)
+
+
+def _real(value: Value) -> bool:
+    return value.dtype in ("float32", "float16")
+
+
+def _macs(shape: Any, columns: int) -> int:
+    return columns * math.prod(d for d in shape if isinstance(d, int))
+
+
+def _packed(
+    low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, bias: Value | None, axis: int
+) -> Value:
+    target, shape = low.target, a.shape
+    columns = weight.shape[1]
+    _, rows = define.row_split(shape)
+    tile = choose_tile(rows, math.ceil(columns / target.lanes), target.registers)
+    out_shape = (*shape[:-1], columns)
+    macs = _macs(shape, columns)
+    simple_bias = bias is None or bias.shape in ((columns,), (1, columns), (1,), ())
+    reason = ""
+    if not isinstance(a, Dequantized):
+        reason = "its input is not quantized"
+    elif not isinstance(b, QuantizedWeight) or b.q.dtype != np.int8 or weight.dtype != np.int8:
+        reason = "its weights are not symmetric int8"
+    elif b.scale.size > 1 and b.axis != axis:
+        reason = "its weight scales are not per output column"
+    elif not simple_bias:
+        reason = "its bias is not one value a column"
+    if not reason:
+        assert isinstance(a, Dequantized) and isinstance(b, QuantizedWeight)
+        low.record(node, "int8", macs)
+        g = dot_group(low)
+        data = a.affine.q.plain()
+        missing = -weight.shape[0] % g
+        if missing:
+            data = low.bind(relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, missing]))
+        packed = relax.const(packing.matmul_weight(weight, target.lanes, g))
+        acc = low.emit(define.matmul, data, packed, columns, tile, name="matmul", kind=OUT_FUSABLE)
+        scale = np.broadcast_to(b.scale.astype("float64") * a.affine.scale, (columns,))
+        flat = None if bias is None else _flat_bias(low, bias, columns)
+        offset = integer_bias(flat, scale) - a.affine.zero * weight.astype("int64").sum(0)
+        offset = np.broadcast_to(offset, (columns,)).astype("int32")
+        return Accumulated(low, out_shape, acc, PLAIN, offset, scale)
+    compute = node.compute_type or a.dtype
+    low.record(node, compute, macs, reason)
+    data = a.plain()
+    if compute == "bfloat16":
+        data, weight = low.bind(relax.op.astype(data, "bfloat16")), weight.astype(ml_dtypes.bfloat16)
+    elif weight.dtype == np.int8:
+        assert b.const is not None
+        weight = b.const if axis == 1 else b.const.T
+    packed = relax.const(packing.matmul_weight(weight, target.lanes, 1))
+    result = low.emit(define.matmul, data, packed, columns, tile, name="matmul", kind=OUT_FUSABLE)
+    if bias is not None and bias.const is not None:
+        result = low.bind(relax.op.add(result, relax.const(bias.const.astype("float32"))))
+    if a.dtype != "float32":
+        result = low.bind(relax.op.astype(result, a.dtype))
+    return low.blocked(out_shape, a.dtype, PLAIN, result)
+
+
+def _flat_bias(low: Lowering, bias: Value, columns: int) -> Value:
+    if isinstance(bias, QuantizedWeight):
+        return bias
+    assert bias.const is not None
+    return Value(low, (columns,), bias.dtype, const=np.broadcast_to(bias.const.reshape(-1), (columns,)))
+
+
+def _activations(low: Lowering, node: Node, a: Value, b: Value) -> Value | None:
+    for x, y in zip(a.shape[:-2], b.shape[:-2], strict=True):
+        same = x is y or (isinstance(x, int) and x == y)
+        if not same and not (isinstance(x, int) and x == 1) and not (isinstance(y, int) and y == 1):
+            return None
+    rows, columns = a.shape[-2], b.shape[-1]
+    if not all(isinstance(d, int) for d in (rows, columns, a.shape[-1])):
+        return None
+    lanes = low.target.lanes
+    tile = choose_tile(rows, math.ceil(columns / lanes), low.target.registers)
+    compute = node.compute_type or a.dtype
+    low.record(node, compute, _macs(a.shape, columns), "both operands are activations")
+    left, right = a.plain(), b.plain()
+    if compute == "bfloat16":
+        left, right = (low.bind(relax.op.astype(e, "bfloat16")) for e in (left, right))
+    result = low.emit(define.batch_matmul, left, right, lanes, tile, name="batch_matmul", kind=OUT_FUSABLE)
+    if a.dtype != "float32":
+        result = low.bind(relax.op.astype(result, a.dtype))
+    lead = [
+        y if isinstance(x, int) and x == 1 else x for x, y in zip(a.shape[:-2], b.shape[:-2], strict=True)
+    ]
+    return low.blocked((*lead, rows, columns), a.dtype, PLAIN, result)
+
+
+CONVERTERS = {"MatMul": matmul, "Gemm": gemm}

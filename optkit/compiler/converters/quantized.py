@@ -1,0 +1,115 @@
+"""QuantizeLinear and DequantizeLinear: what makes a region integer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.operators import quant
+from optkit.compiler.values import Accumulated, Affine, Dequantized, QuantizedWeight, Value
+
+
+class Quantized(Value):
+    """An int8 activation of the model, kept as uint8 with an offset of 128 inside."""
+
+    def __init__(self, low: Lowering, raw: Value) -> None:
+        super().__init__(low, raw.shape, "int8")
+        self.raw = raw
+
+    @property
+    def block(self) -> int:
+        return self.raw.block
+
+    def make(self, block: int) -> object:
+        return self.low.emit(quant.flip_sign, self.raw.form(block), "int8", name="flip_sign")
+
+
+def _scalar(value: Value | None) -> float | None:
+    if value is None or value.const is None or value.const.size != 1:
+        return None
+    return float(value.const.reshape(()))
+
+
+def quantize_linear(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """y = saturate(round(x / scale) + zero); scalar parameters only, others go to TVM's converter."""
+    x, scale, zero = inputs[0], _scalar(inputs[1]), inputs[2] if len(inputs) > 2 else None
+    dtype = zero.dtype if zero is not None else "uint8"
+    if x is None or scale is None or dtype not in ("uint8", "int8") or x.const is not None:
+        return None
+    if zero is not None and _scalar(zero) is None:
+        return None
+    signed = dtype == "int8"
+    offset = int(_scalar(zero) or 0) + (128 if signed else 0)
+    if isinstance(x, Dequantized):
+        a = x.affine
+        if a.scale == scale and a.zero == offset:
+            return Quantized(low, a.q) if signed else a.q
+    if isinstance(x, Accumulated) and x.acc_block not in x.forms:
+        bias, factor = x.vectors(x.scale.astype("float64") / scale)
+        low_bound, high_bound = (b / scale for b in x.bounds)
+        expr = low.emit(
+            quant.requantize,
+            x.acc,
+            bias,
+            factor,
+            x.channel(),
+            offset,
+            low_bound,
+            high_bound,
+            name="requantize",
+        )
+        raw = low.blocked(x.shape, "uint8", x.acc_block, expr)
+    else:
+        block = x.block
+        raw = low.blocked(
+            x.shape, "uint8", block, low.emit(quant.quantize, x.form(block), scale, offset, name="quantize")
+        )
+    return Quantized(low, raw) if signed else raw
+
+
+def dequantize_linear(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """x = (y - zero) * scale; constants are weights, activations stay integers until someone needs floats."""
+    y, scale, zero = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
+    if y is None or scale is None or scale.const is None or (zero is not None and zero.const is None):
+        return None
+    if y.const is not None:
+        return _weight(low, node, y.const, scale.const, None if zero is None else zero.const)
+    factor = _scalar(scale)
+    if factor is None or y.dtype not in ("uint8", "int8"):
+        return None
+    offset = 0 if zero is None else int(_scalar(zero) or 0)
+    if y.dtype == "uint8":
+        return Dequantized(low, Affine(y, factor, offset, False))
+    raw = y.raw if isinstance(y, Quantized) else None
+    if raw is None:
+        block = y.block
+        flipped = low.emit(quant.flip_sign, y.form(block), "uint8", name="flip_sign")
+        raw = low.blocked(y.shape, "uint8", block, flipped)
+    return Dequantized(low, Affine(raw, factor, offset + 128, True))
+
+
+def _weight(
+    low: Lowering, node: Node, q: np.ndarray, scale: np.ndarray, zero: np.ndarray | None
+) -> Value | None:
+    axis = int(node.get("axis", 1))
+    if node.get("block_size", 0):
+        return None
+    axis = axis + q.ndim if axis < 0 else axis
+    shape = [1] * q.ndim
+    if scale.size > 1:
+        shape[axis] = scale.size
+    wide = q.astype("int64") - (
+        0 if zero is None else zero.astype("int64").reshape(shape if zero.size > 1 else 1)
+    )
+    real = (wide.astype("float32") * scale.astype("float32").reshape(shape if scale.size > 1 else ())).astype(
+        scale.dtype
+    )
+    symmetric = zero is None or not zero.any()
+    if q.dtype == np.int32 or (q.dtype == np.int8 and symmetric):
+        return QuantizedWeight(low, q, scale.reshape(-1), axis, real)
+    return Value(low, tuple(real.shape), real.dtype.name, const=real)
+
+
+CONVERTERS = {"QuantizeLinear": quantize_linear, "DequantizeLinear": dequantize_linear}
+
+__all__ = ["CONVERTERS", "Quantized"]

@@ -1,0 +1,228 @@
+"""ONNX to Relax: walk the graph once, asking a converter for every node.
+
+Why the graph is lowered here and not by TVM's importer as a whole: the importer turns everything between
+DequantizeLinear and QuantizeLinear into float32 arithmetic before a pass of ours could see it, and TVM's
+ConvertLayout leaves depthwise convolutions and odd channel counts in NCHW. So Q/DQ regions and layouts are
+decided while the ONNX graph, with its producers and consumers, is still there. Operators that need neither
+go through TVM's converters, one node at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import tvm
+from tvm import relax, tirx
+
+from optkit.compiler.values import PLAIN, Value, dims
+from optkit.errors import CompileError, OptkitError, UnsupportedError
+from optkit.target import Target
+
+
+@dataclass
+class NodeRecord:
+    """What became of one node with multiply-accumulates: in which arithmetic, and why not in a narrower one."""
+
+    node: str
+    op_type: str
+    compute: str
+    macs: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as converters see it."""
+
+    name: str
+    op_type: str
+    attributes: dict[str, Any]
+    outputs: int
+    opset: int
+    compute_type: str
+    source: ir.Node = field(repr=False)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An attribute's value or the default; strings are text."""
+        return self.attributes.get(name, default)
+
+
+Converter = Callable[["Lowering", Node, "list[Value | None]"], "Value | Sequence[Value] | None"]
+"""Lowers a node, or returns None to leave it to the next converter."""
+
+
+@dataclass
+class Lowered:
+    """A Relax module with the model's inputs as parameters of `main`."""
+
+    module: Any
+    input_names: list[str]
+    output_names: list[str]
+    records: list[NodeRecord]
+
+
+class Lowering:
+    """State of one walk."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.bb = relax.BlockBuilder()
+        self.values: dict[ir.Value, Value] = {}
+        self.records: list[NodeRecord] = []
+        self.symbols: dict[str, Any] = {}
+        self.node = ""
+
+    def emit(self, define: Callable[..., Any], *args: Any, name: str, kind: int | None = None) -> Any:
+        """Emit a call of the tensor expression `define(*args)`; Relax expressions among `args` become tensors."""
+        tensors = [a for a in args if isinstance(a, relax.Expr)]
+
+        def body(*given: Any) -> Any:
+            rest = iter(given)
+            return define(*[next(rest) if isinstance(a, relax.Expr) else a for a in args])
+
+        attrs = None if kind is None else {"op_pattern": kind}
+        call = self.bb.call_te(body, *tensors, primfunc_name_hint=name, primfunc_attrs=attrs)
+        return self.bb.emit(call, self.node)
+
+    def bind(self, expr: Any) -> Any:
+        """Bind a Relax expression to a variable named after the node."""
+        return self.bb.emit(expr, self.node)
+
+    def clip(self, expr: Any, low: float, high: float) -> Any:
+        """max(low) and min(high) where they are finite."""
+        if low == 0.0:
+            expr = self.bind(relax.op.nn.relu(expr))
+        elif low != float("-inf"):
+            expr = self.bind(relax.op.maximum(expr, relax.const(low, expr.ty.dtype)))
+        if high != float("inf"):
+            expr = self.bind(relax.op.minimum(expr, relax.const(high, expr.ty.dtype)))
+        return expr
+
+    def record(self, node: Node, compute: str, macs: int, reason: str = "") -> None:
+        """Note the arithmetic a product runs in."""
+        self.records.append(NodeRecord(node.name, node.op_type, compute, macs, reason))
+
+    def wrap(self, expr: Any) -> Value:
+        """A Value for a plain Relax expression; constants become numpy arrays."""
+        expr = self.bb.normalize(expr)
+        if isinstance(expr, tvm.ir.GenericConst):
+            array = expr.value.numpy()
+            return Value(self, tuple(array.shape), array.dtype.name, const=array)
+        if isinstance(expr, relax.Call):
+            expr = self.bind(expr)
+        ty = expr.ty
+        if isinstance(ty, relax.TensorType):
+            shape = None if ty.shape is None else dims(ty.shape.values if hasattr(ty.shape, "values") else ())
+            return Value(self, shape, str(ty.dtype), {PLAIN: expr})
+        return Value(self, None, "shape", {PLAIN: expr})
+
+    def blocked(self, shape: Sequence[Any], dtype: str, block: int, expr: Any) -> Value:
+        """A Value that lives in one layout."""
+        return Value(self, tuple(shape), dtype, {block: expr})
+
+    def dimension(self, size: Any, where: str) -> Any:
+        """A static extent, or the symbolic variable of a named axis."""
+        if isinstance(size, int):
+            return size
+        name = size.value if isinstance(size, ir.SymbolicDim) else None
+        if name is None:
+            raise UnsupportedError(
+                f"{where} has an axis with neither size nor name; fix it with --input-shape"
+            )
+        if name not in self.symbols:
+            safe = "".join(c if c.isalnum() else "_" for c in name)
+            self.symbols[name] = tirx.Var(safe, "int64")
+        return self.symbols[name]
+
+
+def lower(model: ir.Model, target: Target) -> Lowered:
+    """Lower a whole model.
+
+    Raises:
+        UnsupportedError: a node has no converter; names it.
+        CompileError: a converter failed; names the node and what it said.
+    """
+    from optkit.compiler.converters import convert
+
+    low = Lowering(target)
+    graph = model.graph
+    parameters = []
+    names: set[str] = set()
+    for value in graph.inputs:
+        if value.name in graph.initializers:
+            continue
+        if value.shape is None or value.dtype is None:
+            raise UnsupportedError(f"input {value.name!r} has no shape or type; give it with --input-shape")
+        shape = [low.dimension(d, f"input {value.name!r}") for d in value.shape]
+        safe = "".join(c if c.isalnum() else "_" for c in value.name or "x")
+        while safe in names:
+            safe += "_"
+        names.add(safe)
+        dtype = value.dtype.numpy().name
+        var = relax.Var(f"i_{safe}", relax.TensorType(shape, dtype))
+        parameters.append(var)
+        low.values[value] = Value(low, tuple(shape), dtype, {PLAIN: var})
+    for initializer in graph.initializers.values():
+        if initializer.const_value is None:
+            raise UnsupportedError(f"initializer {initializer.name!r} has no data")
+        array = initializer.const_value.numpy()
+        low.values[initializer] = Value(low, tuple(array.shape), array.dtype.name, const=array)
+    opset = model.opset_imports.get("", 18)
+    with low.bb.function("main", parameters):
+        with low.bb.dataflow():
+            for node in graph:
+                _lower_node(low, node, opset, convert)
+            low.node = "output"
+            results = []
+            for output in graph.outputs:
+                expr = low.values[output].plain()
+                if isinstance(expr.ty, relax.ShapeType):
+                    expr = low.bind(relax.op.shape_to_tensor(expr))
+                results.append(expr)
+            body = low.bb.emit_output(relax.Tuple(results))
+        low.bb.emit_func_output(body)
+    inputs = [v.name or "" for v in graph.inputs if v.name not in graph.initializers]
+    return Lowered(low.bb.get(), inputs, [v.name or "" for v in graph.outputs], low.records)
+
+
+def _lower_node(low: Lowering, node: ir.Node, opset: int, convert: Converter) -> None:
+    low.node = "".join(c if c.isalnum() else "_" for c in node.name or node.op_type)
+    view = Node(
+        name=node.name or "",
+        op_type=node.op_type,
+        attributes={a.name: _attribute(a) for a in node.attributes.values()},
+        outputs=len(node.outputs),
+        opset=opset,
+        compute_type=node.metadata_props.get("optkit.compute_type", ""),
+        source=node,
+    )
+    inputs = [None if v is None else low.values[v] for v in node.inputs]
+    try:
+        result = convert(low, view, inputs)
+    except OptkitError:
+        raise
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        reason = text[-1] if text else type(error).__name__
+        raise CompileError(f"cannot lower node {node.name!r} ({node.op_type}): {reason}") from error
+    if result is None:
+        raise UnsupportedError(
+            f"node {node.name!r}: operator {node.domain or 'ai.onnx'}::{node.op_type} is not supported"
+        )
+    results = [result] if isinstance(result, Value) else list(result)
+    for output, value in zip(node.outputs, results, strict=False):
+        low.values[output] = value
+
+
+def _attribute(attribute: ir.Attr) -> Any:
+    value = attribute.value
+    if attribute.type == ir.AttributeType.TENSOR:
+        return np.asarray(value.numpy())
+    return value
+
+
+__all__ = ["Converter", "Lowered", "Lowering", "Node", "NodeRecord", "lower"]

@@ -1,0 +1,1 @@
+"""What the fused operators compute, as tensor expressions, with nothing said about schedules."""

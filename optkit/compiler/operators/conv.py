@@ -1,0 +1,159 @@
+"""Convolution over blocked activations: dense, grouped and depthwise, in floating point and in integers.
+
+Activations are (N, C/cb, H, W, cb). A dense or grouped convolution reads weights packed as
+(O/b, KB, KH, KW, cb/g, b, g): output block, input block, kernel, groups of `g` input channels for
+dot-product instructions (1 in floating point). A depthwise one reads (C/b, KH, KW, b).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import te
+
+from optkit.compiler.operators.common import OP, accumulator, pad_axes, static
+from optkit.compiler.tiling import Tile
+
+
+@dataclass(frozen=True)
+class Window:
+    """Geometry of a sliding window: kernel, strides, dilations, (top, left, bottom, right) padding."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+    def output(self, height: int, width: int, ceil: bool = False) -> tuple[int, int]:
+        """Output height and width; with `ceil`, windows may start inside the trailing padding's reach."""
+        sizes = []
+        for i, size in enumerate((height, width)):
+            span = size + self.pads[i] + self.pads[i + 2] - (self.kernel[i] - 1) * self.dilations[i] - 1
+            steps = -(-span // self.strides[i]) if ceil else span // self.strides[i]
+            if ceil and steps * self.strides[i] >= size + self.pads[i]:
+                steps -= 1
+            sizes.append(steps + 1)
+        return sizes[0], sizes[1]
+
+    @property
+    def pointwise(self) -> bool:
+        """One by one, stride one, no padding: a matrix product over positions."""
+        return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.pads)
+
+
+def _source(data: te.Tensor, window: Window, out: tuple[int, int], pad_value: float) -> te.Tensor:
+    """The input as the padded output extent reads it."""
+    _, _, h, w, _ = static(data.shape)
+    need = [
+        (out[i] - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1 for i in range(2)
+    ]
+    if not any(window.pads) and need[0] <= h and need[1] <= w:
+        return data
+    before = window.pads[:2]
+    return pad_axes(
+        data, before, [max(n, s + b) for n, s, b in zip(need, (h, w), before, strict=True)], 2, pad_value
+    )
+
+
+def conv2d(
+    data: te.Tensor,
+    weight: te.Tensor,
+    window: Window,
+    channels: tuple[int, int],
+    groups: int,
+    pad_value: float,
+    tile: Tile,
+) -> te.Tensor:
+    """Blocked convolution -> (N, O/b, OH, OW, b) in the accumulator type.
+
+    Args:
+        channels: input and output channels without block padding.
+        tile: register tile; the tiled axis (width, or height * width when pointwise) is rounded up to it.
+        pad_value: what padding reads as: 0, or the zero point of quantized data.
+    """
+    n, cb, h, w, c = static(data.shape)
+    ob, kb, kh, kw, kg, b, g = static(weight.shape)
+    oh, ow = window.output(h, w)
+    kind = accumulator(str(data.dtype))
+    in_channels, out_channels = channels
+    padded, attrs = tile.padded, {OP: "conv", **tile.attrs()}
+
+    def first(o: Any) -> Any:
+        """Groups start at their own input block, moved back where the last one would run past the end."""
+        if kb == cb:
+            return 0
+        return te.min(first_input_block(o, out_channels, groups, in_channels, b, c), cb - kb)
+
+    ko = te.reduce_axis((0, kb), "ko")
+    ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
+    if window.pointwise:
+        positions = h * w
+
+        def point(i: Any, o: Any, p: Any, v: Any) -> Any:
+            at = p if padded == positions else te.min(p, positions - 1)
+            read = data[i, first(o) + ko, at // w, at % w, ki * g + kr].astype(kind)
+            return te.sum(read * weight[o, ko, 0, 0, ki, v, kr].astype(kind), axis=[ko, ki, kr])
+
+        acc = te.compute((n, ob, padded, b), point, name="conv", attrs=attrs)
+        return te.compute(
+            (n, ob, oh, ow, b),
+            lambda i, o, y, x, v: acc[i, o, y * ow + x, v],
+            name="crop",
+            attrs={OP: "crop"},
+        )
+    source = _source(data, window, (oh, padded), pad_value)
+    ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
+    (sy, sx), (dy, dx) = window.strides, window.dilations
+
+    def element(i: Any, o: Any, y: Any, x: Any, v: Any) -> Any:
+        read = source[i, first(o) + ko, y * sy + ky * dy, x * sx + kx * dx, ki * g + kr].astype(kind)
+        return te.sum(read * weight[o, ko, ky, kx, ki, v, kr].astype(kind), axis=[ko, ky, kx, ki, kr])
+
+    acc = te.compute((n, ob, oh, padded, b), element, name="conv", attrs=attrs)
+    return te.compute(
+        (n, ob, oh, ow, b), lambda i, o, y, x, v: acc[i, o, y, x, v], name="crop", attrs={OP: "crop"}
+    )
+
+
+def first_input_block(block: Any, out_channels: int, groups: int, in_channels: int, b: int, c: int) -> Any:
+    """First input block that output block `block` reads: a number, or an expression of one."""
+    return (block * b) // (out_channels // groups) * (in_channels // groups) // c
+
+
+def input_blocks(out_channels: int, groups: int, in_channels: int, b: int, c: int) -> int:
+    """Input blocks that one output block reads at most; weights outside its groups are zero."""
+    per_in, per_out = in_channels // groups, out_channels // groups
+    most = 1
+    for block in range(-(-out_channels // b)):
+        last = min((block + 1) * b, out_channels) - 1
+        high = ((last // per_out + 1) * per_in - 1) // c
+        most = max(most, high + 1 - first_input_block(block, out_channels, groups, in_channels, b, c))
+    return most
+
+
+def depthwise2d(
+    data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float, tile: Tile
+) -> te.Tensor:
+    """Depthwise convolution, one filter a channel -> (N, C/b, OH, OW, b) in the accumulator type."""
+    n, cb, h, w, b = static(data.shape)
+    _, kh, kw, _ = static(weight.shape)
+    oh, ow = window.output(h, w)
+    kind = accumulator(str(data.dtype))
+    padded = tile.padded
+    source = _source(data, window, (oh, padded), pad_value)
+    ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
+    (sy, sx), (dy, dx) = window.strides, window.dilations
+    acc = te.compute(
+        (n, cb, oh, padded, b),
+        lambda i, c, y, x, v: te.sum(
+            source[i, c, y * sy + ky * dy, x * sx + kx * dx, v].astype(kind)
+            * weight[c, ky, kx, v].astype(kind),
+            axis=[ky, kx],
+        ),
+        name="depthwise",
+        attrs={OP: "depthwise", **tile.attrs()},
+    )
+    return te.compute(
+        (n, cb, oh, ow, b), lambda i, c, y, x, v: acc[i, c, y, x, v], name="crop", attrs={OP: "crop"}
+    )

@@ -1,0 +1,59 @@
+"""Moves between plain (N, C, *spatial) and blocked (N, C/b, *spatial, b) activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import te
+
+from optkit.compiler.operators.common import const, static
+
+
+def to_blocked(data: te.Tensor, b: int) -> te.Tensor:
+    """(N, C, *S) -> (N, C/b, *S, b); lanes past the last channel are zero."""
+    n, c, *space = static(data.shape)
+    blocks = -(-c // b)
+
+    def element(*i: Any) -> Any:
+        channel = i[1] * b + i[-1]
+        read = data(i[0], channel, *i[2:-1])
+        return read if c % b == 0 else te.if_then_else(channel < c, read, const(0, str(data.dtype)))
+
+    return te.compute((n, blocks, *space, b), element, name="to_blocked")
+
+
+def to_plain(data: te.Tensor, channels: int) -> te.Tensor:
+    """(N, C/b, *S, b) -> (N, C, *S)."""
+    n, _, *space, b = static(data.shape)
+    return te.compute(
+        (n, channels, *space), lambda *i: data(i[0], i[1] // b, *i[2:], i[1] % b), name="to_plain"
+    )
+
+
+def concat_blocked(parts: Sequence[te.Tensor], channels: Sequence[int]) -> te.Tensor:
+    """Concatenation along channels of blocked parts, whole blocks or not."""
+    n, _, *space, b = static(parts[0].shape)
+    total = sum(channels)
+    starts = [sum(channels[:i]) for i in range(len(channels))]
+
+    def element(*i: Any) -> Any:
+        whole = all(c % b == 0 for c in channels[:-1])
+        at = i[1] if whole else i[1] * b + i[-1]
+        unit = b if whole else 1
+
+        def read(part: te.Tensor, start: int) -> Any:
+            if whole:
+                return part(i[0], i[1] - start // b, *i[2:])
+            channel = at - start
+            return part(i[0], channel // b, *i[2:-1], channel % b)
+
+        last = te.const(0, str(parts[0].dtype)) if total % b and not whole else None
+        value = read(parts[-1], starts[-1])
+        if last is not None:
+            value = te.if_then_else(at < total, value, last)
+        for part, start, size in reversed(list(zip(parts[:-1], starts[:-1], channels[:-1], strict=True))):
+            value = te.if_then_else(at < (start + size) // unit, read(part, start), value)
+        return value
+
+    return te.compute((n, -(-total // b), *space, b), element, name="concat")

@@ -1,0 +1,110 @@
+"""Matrix products of plain activations with packed weights, and of two activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import te
+
+from optkit.compiler.operators.common import OP, accumulator, const, static
+from optkit.compiler.tiling import Tile
+
+
+def _flatten(index: Sequence[Any], shape: Sequence[Any]) -> Any:
+    flat: Any = 0
+    for i, extent in zip(index, shape, strict=True):
+        flat = flat * extent + i
+    return flat
+
+
+def _unflatten(flat: Any, shape: Sequence[Any]) -> list[Any]:
+    index: list[Any] = []
+    for position, extent in reversed(list(enumerate(shape))):
+        index.append(flat % extent if position else flat)
+        flat = flat // extent
+    return index[::-1]
+
+
+def row_split(shape: Sequence[Any]) -> tuple[list[Any], int]:
+    """How the rows of (..., M, K) data are walked: the batch axes, and the rows a tile is cut from.
+
+    Static data is one long list of rows; symbolic leading axes stay loops of their own.
+    """
+    lead = list(shape[:-1])
+    if all(isinstance(d, int) for d in lead):
+        rows = 1
+        for d in lead:
+            rows *= d
+        return [], rows
+    return (lead[:-1], lead[-1]) if isinstance(lead[-1], int) else (lead, 1)
+
+
+def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.Tensor:
+    """(..., M, K) x packed (N/b, K/g, b, g) -> (..., M, N) in the accumulator type.
+
+    Args:
+        tile: register tile; rows are rounded up to whole tiles, the surplus repeats the last row and is dropped.
+    """
+    shape = static(data.shape)
+    blocks, kg, b, g = static(weight.shape)
+    batch, rows = row_split(shape)
+    padded = tile.padded
+    kind = accumulator(str(data.dtype))
+    ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
+    static_rows = len(batch) == 0
+    inner = shape[:-1] if static_rows else shape[len(batch) : -1]
+
+    def element(*i: Any) -> Any:
+        *outer, m, o, v = i
+        row = m if padded == rows else te.min(m, rows - 1)
+        at = [*outer, *_unflatten(row, inner)]
+        return te.sum(data(*at, ki * g + kr).astype(kind) * weight[o, ki, v, kr].astype(kind), axis=[ki, kr])
+
+    acc = te.compute(
+        (*batch, padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()}
+    )
+
+    def unpack(*i: Any) -> Any:
+        outer, at, column = i[: len(batch)], i[len(batch) : -1], i[-1]
+        return acc(*outer, _flatten(at, inner), column // b, column % b)
+
+    return te.compute((*shape[:-1], columns), unpack, name="crop", attrs={OP: "crop"})
+
+
+def batch_matmul(left: te.Tensor, right: te.Tensor, b: int, tile: Tile) -> te.Tensor:
+    """(..., M, K) x (..., K, N) -> (..., M, N), float32 accumulation; `right` is packed on the way.
+
+    Leading axes are equal, or 1 in one of the two.
+    """
+    a_shape, b_shape = static(left.shape), static(right.shape)
+    *a_lead, rows, depth = a_shape
+    *b_lead, _, columns = b_shape
+    lead = [y if isinstance(x, int) and x == 1 else x for x, y in zip(a_lead, b_lead, strict=True)]
+    blocks, padded = -(-columns // b), tile.padded
+
+    def pack(*i: Any) -> Any:
+        *outer, o, k, v = i
+        column = o * b + v
+        read = right(*outer, k, column).astype("float32")
+        return read if columns % b == 0 else te.if_then_else(column < columns, read, const(0, "float32"))
+
+    packed = te.compute((*b_lead, blocks, depth, b), pack, name="pack", attrs={OP: "pack"})
+    k = te.reduce_axis((0, depth), "k")
+
+    def at(outer: Sequence[Any], extents: Sequence[Any]) -> list[Any]:
+        return [0 if isinstance(e, int) and e == 1 else i for i, e in zip(outer, extents, strict=True)]
+
+    def element(*i: Any) -> Any:
+        *outer, m, o, v = i
+        row = m if padded == rows else te.min(m, rows - 1)
+        a_at, b_at = at(outer, a_lead), at(outer, b_lead)
+        return te.sum(left(*a_at, row, k).astype("float32") * packed(*b_at, o, k, v), axis=k)
+
+    acc = te.compute((*lead, padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
+    return te.compute(
+        (*lead, rows, columns),
+        lambda *i: acc(*i[:-1], i[-1] // b, i[-1] % b),
+        name="crop",
+        attrs={OP: "crop"},
+    )

@@ -1,0 +1,78 @@
+"""Pooling over blocked activations (N, C/b, H, W, b), in floating point and on quantized integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import te, tirx
+
+from optkit.compiler.operators.common import OP, pad_axes, static
+from optkit.compiler.operators.conv import Window
+
+
+def _lowest(dtype: str) -> Any:
+    return tirx.min_value(dtype)
+
+
+def _padded(data: te.Tensor, window: Window, out: tuple[int, int], value: Any) -> te.Tensor:
+    _, _, h, w, _ = static(data.shape)
+    sizes = []
+    for i, size in enumerate((h, w)):
+        need = (out[i] - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1
+        sizes.append(max(need, size + window.pads[i]))
+    return pad_axes(data, window.pads[:2], sizes, 2, value)
+
+
+def max_pool2d(data: te.Tensor, window: Window, ceil: bool) -> te.Tensor:
+    """Maximum over each window; padding never wins."""
+    n, cb, h, w, b = static(data.shape)
+    oh, ow = window.output(h, w, ceil)
+    dtype = str(data.dtype)
+    lowest = _lowest(dtype)
+    source = _padded(data, window, (oh, ow), lowest.value)
+    ky, kx = (te.reduce_axis((0, k), name) for k, name in zip(window.kernel, ("ky", "kx"), strict=True))
+    (sy, sx), (dy, dx) = window.strides, window.dilations
+    return te.compute(
+        (n, cb, oh, ow, b),
+        lambda i, c, y, x, v: te.max(source[i, c, y * sy + ky * dy, x * sx + kx * dx, v], axis=[ky, kx]),
+        name="pool",
+        attrs={OP: "pool"},
+    )
+
+
+def sum_pool2d(data: te.Tensor, window: Window, ceil: bool) -> te.Tensor:
+    """Sum over each window, padding counting as zero, in float32 -> (N, C/b, OH, OW, b)."""
+    n, cb, h, w, b = static(data.shape)
+    oh, ow = window.output(h, w, ceil)
+    source = _padded(data, window, (oh, ow), 0)
+    ky, kx = (te.reduce_axis((0, k), name) for k, name in zip(window.kernel, ("ky", "kx"), strict=True))
+    (sy, sx), (dy, dx) = window.strides, window.dilations
+    return te.compute(
+        (n, cb, oh, ow, b),
+        lambda i, c, y, x, v: te.sum(
+            source[i, c, y * sy + ky * dy, x * sx + kx * dx, v].astype("float32"), axis=[ky, kx]
+        ),
+        name="pool",
+        attrs={OP: "pool"},
+    )
+
+
+def window_sizes(size: int, out: int, window: Window, axis: int, include_pad: bool) -> list[int]:
+    """Elements each window along one axis averages over, as ONNX counts them (AveragePool, count_include_pad)."""
+    kernel, stride, dilation = window.kernel[axis], window.strides[axis], window.dilations[axis]
+    lead, trail = window.pads[axis], window.pads[axis + 2]
+    low, high = (0, lead + size + trail) if include_pad else (lead, lead + size)
+    return [sum(low <= o * stride + k * dilation < high for k in range(kernel)) for o in range(out)]
+
+
+def global_sum(data: te.Tensor) -> te.Tensor:
+    """Sum over height and width -> (N, C/b, 1, 1, b), exact in int32 for quantized data."""
+    n, cb, h, w, b = static(data.shape)
+    kind = "int32" if "int" in str(data.dtype) else "float32"
+    y, x = te.reduce_axis((0, h), "y"), te.reduce_axis((0, w), "x")
+    return te.compute(
+        (n, cb, 1, 1, b),
+        lambda i, c, _y, _x, v: te.sum(data[i, c, y, x, v].astype(kind), axis=[y, x]),
+        name="pool",
+        attrs={OP: "pool"},
+    )

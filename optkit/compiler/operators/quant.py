@@ -1,0 +1,111 @@
+"""Quantize, dequantize and requantize, the same arithmetic everywhere.
+
+Requantization is int32 -> float32, times a float32 scale, round half to even, add the zero point, clip.
+Rounding comes before the zero point is added, as ONNX's QuantizeLinear defines it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import te, tirx
+
+from optkit.compiler.operators.common import const, static
+
+
+def to_uint8(real: Any, zero: int) -> Any:
+    """round(real) + zero, clipped to 0..255."""
+    shifted = tirx.nearbyint(real) + const(float(zero), "float32")
+    clipped = te.max(te.min(shifted, const(255.0, "float32")), const(0.0, "float32"))
+    # Through int32: the truncating float32 -> int32 conversion is one vector instruction, to uint8 it is not.
+    return clipped.astype("int32").astype("uint8")
+
+
+def quantize(data: te.Tensor, scale: float, zero: int) -> te.Tensor:
+    """float -> uint8."""
+    inverse = const(1.0 / scale, "float32")
+    return te.compute(
+        data.shape, lambda *i: to_uint8(data(*i).astype("float32") * inverse, zero), name="quantize"
+    )
+
+
+def dequantize(data: te.Tensor, scale: float, zero: int) -> te.Tensor:
+    """uint8 -> float32: (q - zero) * scale."""
+    factor = const(scale, "float32")
+    return te.compute(
+        data.shape,
+        lambda *i: (data(*i).astype("int32") - zero).astype("float32") * factor,
+        name="dequantize",
+    )
+
+
+ChannelIndex = Callable[..., tuple[Any, ...]]
+
+
+def blocked_channel(*index: Any) -> tuple[Any, ...]:
+    """Where a per-channel vector (C/b, b) is read for a blocked activation's index."""
+    return index[1], index[-1]
+
+
+def last_channel(*index: Any) -> tuple[Any, ...]:
+    """Where a per-channel vector (C,) is read for a matrix product's index."""
+    return (index[-1],)
+
+
+def dequantize_accumulator(
+    acc: te.Tensor, bias: te.Tensor, scale: te.Tensor, channel: ChannelIndex
+) -> te.Tensor:
+    """int32 accumulator -> float32: (acc + bias[c]) * scale[c]."""
+    return te.compute(
+        acc.shape,
+        lambda *i: (acc(*i) + bias(*channel(*i))).astype("float32") * scale(*channel(*i)),
+        name="rescale",
+    )
+
+
+def requantize(
+    acc: te.Tensor,
+    bias: te.Tensor,
+    scale: te.Tensor,
+    channel: ChannelIndex,
+    zero: int,
+    low: float,
+    high: float,
+) -> te.Tensor:
+    """int32 accumulator -> uint8: clip((acc + bias[c]) * scale[c], low, high), rounded, plus the zero point.
+
+    `scale` holds input scale * weight scale / output scale; `low` and `high` are an absorbed Relu or Clip in
+    units of the output step, infinite where there is none.
+    """
+
+    def element(*i: Any) -> Any:
+        value = (acc(*i) + bias(*channel(*i))).astype("float32") * scale(*channel(*i))
+        if low != float("-inf"):
+            value = te.max(value, const(low, "float32"))
+        if high != float("inf"):
+            value = te.min(value, const(high, "float32"))
+        return to_uint8(value, zero)
+
+    return te.compute(acc.shape, element, name="requantize")
+
+
+def flip_sign(data: te.Tensor, dtype: str) -> te.Tensor:
+    """int8 <-> uint8 with an offset of 128, so that every quantized activation is unsigned inside."""
+    offset = 128 if dtype == "uint8" else -128
+    return te.compute(
+        data.shape, lambda *i: (data(*i).astype("int32") + offset).astype(dtype), name="flip_sign"
+    )
+
+
+__all__ = [
+    "blocked_channel",
+    "dequantize",
+    "dequantize_accumulator",
+    "flip_sign",
+    "last_channel",
+    "quantize",
+    "requantize",
+    "static",
+    "to_uint8",
+]

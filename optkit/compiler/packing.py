@@ -1,0 +1,71 @@
+"""Weights in the order kernels read them, done once at compile time in numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optkit.compiler.operators.conv import first_input_block, input_blocks
+
+
+def pad_axis(array: np.ndarray, axis: int, size: int, value: float = 0) -> np.ndarray:
+    """`array` with `axis` filled up to `size` with `value`."""
+    missing = size - array.shape[axis]
+    if missing == 0:
+        return array
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, missing)
+    return np.pad(array, widths, constant_values=value)
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The next multiple.
+
+    >>> round_up(17, 16)
+    32
+    """
+    return -(-size // multiple) * multiple
+
+
+def conv_weight(weight: np.ndarray, groups: int, b: int, c: int, g: int) -> np.ndarray:
+    """(O, C/groups, KH, KW) -> (O/b, KB, KH, KW, c/g, b, g).
+
+    Output block `o` holds weights for the `KB` input blocks from `first_input_block(o)` on; a group smaller
+    than a block, or one that straddles blocks, leaves zeros where other groups' channels lie.
+    """
+    out, per_in, kh, kw = weight.shape
+    channels = per_in * groups
+    total = -(-channels // c)
+    kb = input_blocks(out, groups, channels, b, c)
+    ob = -(-out // b)
+    if groups == 1:
+        full = pad_axis(pad_axis(weight, 0, ob * b), 1, total * c)
+    else:
+        full = np.zeros((ob * b, kb * c, kh, kw), weight.dtype)
+        per_out = out // groups
+        for o in range(out):
+            start = min(first_input_block(o // b, out, groups, channels, b, c), total - kb) * c
+            lead = (o // per_out) * per_in - start
+            full[o, lead : lead + per_in] = weight[o]
+    split = full.reshape(ob, b, kb, c // g, g, kh, kw)
+    return np.ascontiguousarray(split.transpose(0, 2, 5, 6, 3, 1, 4))
+
+
+def depthwise_weight(weight: np.ndarray, b: int) -> np.ndarray:
+    """(C, 1, KH, KW) -> (C/b, KH, KW, b)."""
+    channels, _, kh, kw = weight.shape
+    blocks = -(-channels // b)
+    full = pad_axis(weight[:, 0], 0, blocks * b).reshape(blocks, b, kh, kw)
+    return np.ascontiguousarray(full.transpose(0, 2, 3, 1))
+
+
+def matmul_weight(weight: np.ndarray, b: int, g: int) -> np.ndarray:
+    """(K, N) -> (N/b, K/g, b, g)."""
+    k, n = weight.shape
+    full = pad_axis(pad_axis(weight, 0, round_up(k, g)), 1, round_up(n, b))
+    split = full.reshape(-1, g, full.shape[1] // b, b)
+    return np.ascontiguousarray(split.transpose(2, 0, 3, 1))
+
+
+def channel_vector(values: np.ndarray, b: int, fill: float = 0) -> np.ndarray:
+    """(C,) -> (C/b, b)."""
+    return np.ascontiguousarray(pad_axis(values, 0, round_up(len(values), b), fill).reshape(-1, b))

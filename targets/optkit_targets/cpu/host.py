@@ -1,0 +1,70 @@
+"""What CPU this machine has, from /proc/cpuinfo."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+from optkit.errors import UsageError
+from optkit_targets.cpu.chips import CHIPS, KB, Chip
+
+
+@functools.cache
+def host_features() -> frozenset[str]:
+    """The feature words of the first processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        key, _, words = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(words.split())
+    return frozenset()
+
+
+def host_chip() -> Chip:
+    """The most capable named level this CPU satisfies, with its own cache sizes.
+
+    A level and not LLVM's idea of the exact model: the same machine class then gives the same code, and a
+    virtual machine that hides a feature does not get it.
+    """
+    machine, have = platform.machine(), host_features()
+    order = (
+        "sapphirerapids",
+        "icelake-server",
+        "cascadelake",
+        "x86-64-v4",
+        "x86-64-v3",
+        "cortex-a76",
+        "cortex-a72",
+    )
+    for name in order:
+        chip = CHIPS[name]
+        if chip.arch == machine and set(chip.isa) <= have:
+            mcpu = "cascadelake" if name == "icelake-server" else chip.mcpu
+            extra = ("+avx512bf16",) if name == "sapphirerapids" else ()
+            if name == "sapphirerapids":
+                mcpu = "cascadelake"
+            return replace(
+                chip, mcpu=mcpu, attributes=extra, summary=f"this machine ({name} level)", cache=_caches()
+            )
+    raise UsageError(
+        f"this CPU ({machine}) has neither AVX2 nor 64-bit Arm vectors: name a target with --target"
+    )
+
+
+def _caches() -> tuple[int, int]:
+    """Bytes of L1 data and L2 cache."""
+    sizes = {1: 32 * KB, 2: 512 * KB}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind = int((index / "level").read_text()), (index / "type").read_text().strip()
+            text = (index / "size").read_text().strip()
+        except (OSError, ValueError):
+            continue
+        if level in sizes and kind != "Instruction" and text.endswith("K"):
+            sizes[level] = int(text[:-1]) * KB
+    return sizes[1], sizes[2]

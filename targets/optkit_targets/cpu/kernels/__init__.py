@@ -1,0 +1,22 @@
+"""CPU kernel templates in the order they are asked; the last answers for anything."""
+
+from __future__ import annotations
+
+from optkit.kernel import KernelRule
+from optkit_targets.cpu.kernels.conv import ConvRule
+from optkit_targets.cpu.kernels.depthwise import DepthwiseRule
+from optkit_targets.cpu.kernels.fallback import FallbackRule
+from optkit_targets.cpu.kernels.injective import InjectiveRule
+from optkit_targets.cpu.kernels.matmul import MatmulRule
+from optkit_targets.cpu.kernels.pool import PoolRule
+from optkit_targets.cpu.kernels.rows import RowsRule
+
+RULES: tuple[KernelRule, ...] = (
+    ConvRule(),
+    DepthwiseRule(),
+    MatmulRule(),
+    PoolRule(),
+    RowsRule(),
+    InjectiveRule(),
+    FallbackRule(),
+)

@@ -1,0 +1,108 @@
+"""Direct and pointwise convolution: a register tile of accumulators, epilogue fused into it.
+
+Positions x output channel blocks are held in registers while the reduction runs over input blocks, kernel
+rows, kernel columns and channels, so every loaded weight vector serves `rows` positions and every broadcast
+input serves `blocks` vectors (the blocked direct convolution of Zhang, Franchetti and Low, "High Performance
+Zero-Memory Overhead Direct Convolutions", ICML 2018, section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optkit.kernel import Choice
+from optkit.target import Target
+from optkit_targets.cpu.kernels.intrinsics import dot_product
+from optkit_targets.cpu.kernels.tools import (
+    View,
+    annotation,
+    divisors,
+    extent,
+    finish,
+    inline_rest,
+    look,
+    read_dtype,
+    schedule_pad,
+    write_dtype,
+)
+
+
+class ConvRule:
+    """Takes functions with a block annotated "conv"."""
+
+    name = "cpu.conv"
+
+    def choices(self, func: Any, target: Target) -> list[Choice] | None:
+        """One template; its tile is the parameter."""
+        view = look(func)
+        if "conv" not in view.ops:
+            return None
+        sch, block = view.sch, view.ops["conv"]
+        loops = sch.get_loops(block)
+        pointwise = len(loops) == 7
+        blocks, tiled = extent(sch, loops[1]), extent(sch, loops[2] if pointwise else loops[3])
+        lanes = extent(sch, loops[3] if pointwise else loops[4])
+        if blocks is None or tiled is None or lanes is None:
+            return None
+        params = {
+            "rows": int(annotation(sch, block, "optkit.rows")),
+            "blocks": int(annotation(sch, block, "optkit.blocks")),
+        }
+        limit = target.registers
+        space = {"rows": divisors(tiled, limit), "blocks": divisors(blocks, limit)}
+        dtype = read_dtype(sch, block)
+
+        def apply(function: Any, chosen: Mapping[str, int]) -> Any:
+            return schedule(look(function), chosen, pointwise, lanes, target)
+
+        template = "pointwise" if pointwise else "direct"
+        return [Choice(self.name, template, 1, params, space, apply, compute=dtype)]
+
+
+def schedule(view: View, params: Mapping[str, int], pointwise: bool, lanes: int, target: Target) -> Any:
+    """Apply the template."""
+    sch, conv = view.sch, view.ops["conv"]
+    pad = view.ops.get("pad")
+    inline_rest(view, [conv] if pad is None else [conv, pad])
+    out = view.last
+    integer = "int" in write_dtype(sch, conv)
+    n, c, y, x, v = sch.get_loops(out)
+    co, ci = sch.split(c, [None, params["blocks"]])
+    if pointwise:
+        xo, xi = sch.split(sch.fuse(y, x), [None, params["rows"]])
+        sch.reorder(n, co, xo, ci, xi, v)
+        at = sch.fuse(n, co, xo)
+        sch.parallel(at)
+    else:
+        at, xi = sch.split(x, [None, params["rows"]])
+        sch.reorder(n, co, y, at, ci, xi, v)
+        sch.parallel(sch.fuse(n, co, y))
+    sch.compute_at(conv, at, preserve_unit_loops=True)
+    sch.set_scope(conv, 0, "local")
+    inner = sch.get_loops(conv)[1 if pointwise else 2 :]
+    spatial, reduce = inner[: 4 if pointwise else 5], inner[4 if pointwise else 5 :]
+    tile_c, tile_x, vector = spatial[1], spatial[-2], spatial[-1]
+    if integer:
+        *outer, four = reduce
+        sch.reorder(*outer, tile_c, tile_x, vector, four)
+    else:
+        outer = reduce
+        sch.reorder(*outer, tile_c, tile_x, vector)
+        sch.vectorize(vector)
+    sch.unroll(tile_x)
+    sch.unroll(tile_c)
+    init = sch.decompose_reduction(conv, outer[0])
+    for block in (out, init):
+        *_, a, b, w = sch.get_loops(block)
+        sch.vectorize(w)
+        sch.unroll(b)
+        sch.unroll(a)
+    if integer and target.has("int8_vector"):
+        sch.tensorize(vector, dot_product(lanes, extent(sch, reduce[-1]) or 0))
+    elif integer:
+        sch.reorder(reduce[-1], vector)
+        sch.vectorize(vector)
+    if pad is not None:
+        schedule_pad(sch, pad)
+    return finish(sch)

@@ -1,0 +1,83 @@
+"""Depthwise convolution: padding per channel block and band of rows, taps unrolled over a row tile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optkit.kernel import Choice
+from optkit.target import Target
+from optkit_targets.cpu.kernels.tools import (
+    View,
+    annotation,
+    divisors,
+    extent,
+    finish,
+    inline_rest,
+    look,
+    read_dtype,
+)
+
+
+class DepthwiseRule:
+    """Takes functions with a block annotated "depthwise"."""
+
+    name = "cpu.depthwise"
+
+    def choices(self, func: Any, target: Target) -> list[Choice] | None:
+        """One template: `rows` positions in registers, `band` output rows a padded band."""
+        view = look(func)
+        if "depthwise" not in view.ops:
+            return None
+        sch, block = view.sch, view.ops["depthwise"]
+        loops = sch.get_loops(block)
+        height, tiled = extent(sch, loops[2]), extent(sch, loops[3])
+        if height is None or tiled is None:
+            return None
+        params = {"rows": int(annotation(sch, block, "optkit.rows")), "band": band(height)}
+        space = {"rows": divisors(tiled, target.registers), "band": divisors(height, height)}
+        dtype = read_dtype(sch, block)
+
+        def apply(function: Any, chosen: Mapping[str, int]) -> Any:
+            return schedule(look(function), chosen)
+
+        return [Choice(self.name, "rows", 1, params, space, apply, compute=dtype)]
+
+
+def band(height: int) -> int:
+    """Rows of a band: enough that re-reading the overlap is cheap, few enough to stay in L1.
+
+    >>> band(56)
+    14
+    """
+    return max(d for d in divisors(height, 16))
+
+
+def schedule(view: View, params: Mapping[str, int]) -> Any:
+    """Apply the template."""
+    sch, conv = view.sch, view.ops["depthwise"]
+    pad = view.ops.get("pad")
+    inline_rest(view, [conv] if pad is None else [conv, pad])
+    out = view.last
+    n, c, y, x, v = sch.get_loops(out)
+    yo, yi = sch.split(y, [None, params["band"]])
+    xo, xi = sch.split(x, [None, params["rows"]])
+    sch.reorder(n, c, yo, yi, xo, xi, v)
+    outer = sch.fuse(n, c, yo)
+    sch.parallel(outer)
+    sch.compute_at(conv, xo, preserve_unit_loops=True)
+    sch.set_scope(conv, 0, "local")
+    _, _, _, tile, vector, ky, kx = sch.get_loops(conv)[3:]
+    sch.reorder(ky, kx, tile, vector)
+    sch.vectorize(vector)
+    init = sch.decompose_reduction(conv, ky)
+    for loop in (tile, kx, ky):
+        sch.unroll(loop)
+    for block in (out, init):
+        *_, a, w = sch.get_loops(block)
+        sch.vectorize(w)
+        sch.unroll(a)
+    if pad is not None:
+        sch.compute_at(pad, outer, preserve_unit_loops=True)
+        sch.vectorize(sch.get_loops(pad)[-1])
+    return finish(sch)

@@ -1,0 +1,80 @@
+"""Element-wise and moving functions: everything inlined into one pass over the output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tvm.s_tir import ScheduleError
+
+from optkit.kernel import Choice
+from optkit.target import Target
+from optkit_targets.cpu.kernels.tools import PARALLEL_ELEMENTS, View, extent, finish, kinds, look, write_dtype
+
+
+class InjectiveRule:
+    """Takes functions without a reduction whose every block but the last can be inlined."""
+
+    name = "cpu.injective"
+
+    def choices(self, func: Any, target: Target) -> list[Choice] | None:
+        """One template; `lanes` is the vector width."""
+        view = look(func)
+        if any(kinds(view.sch, b)[1] or len(view.sch.get_loops(b)) == 0 for b in view.blocks):
+            return None
+        if any(axis.iter_type not in (0, 2) for b in view.blocks for axis in view.sch.get(b).iter_vars):
+            return None
+        try:
+            for block in view.blocks[:-1]:
+                view.sch.compute_inline(block)
+        except ScheduleError:
+            return None
+
+        def apply(function: Any, chosen: Mapping[str, int]) -> Any:
+            return schedule(look(function), chosen["lanes"])
+
+        dtype = write_dtype(view.sch, view.last)
+        space = {"lanes": (target.lanes // 2, target.lanes, target.lanes * 2)}
+        return [Choice(self.name, "map", 1, {"lanes": target.lanes}, space, apply, compute=dtype)]
+
+
+def schedule(view: View, lanes: int) -> Any:
+    """Apply the template."""
+    sch = view.sch
+    for block in view.blocks[:-1]:
+        sch.compute_inline(block)
+    vectorize_map(sch, view.last, lanes)
+    return finish(sch)
+
+
+def vectorize_map(sch: Any, block: Any, lanes: int) -> None:
+    """Vectors over the innermost axis where it holds whole ones, else over all axes fused; parallel outside.
+
+    A remainder that is no multiple of any vector width is left to LLVM's loop vectorizer.
+    """
+    loops = sch.get_loops(block)
+    sizes = [extent(sch, loop) for loop in loops]
+    known = 1
+    for size in sizes:
+        known *= size or 1
+    symbolic = any(s is None for s in sizes)
+    large = symbolic or known >= PARALLEL_ELEMENTS
+    inner = sizes[-1] or 1
+    if len(loops) > 1 and (inner % lanes == 0 or symbolic):
+        *outer, last = loops
+        if inner % lanes == 0:
+            _, vector = sch.split(last, [None, lanes])
+            sch.vectorize(vector)
+        if large:
+            sch.parallel(sch.fuse(*outer) if len(outer) > 1 else outer[0])
+        return
+    fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
+    width = next((w for w in (lanes, lanes // 2, 4) if w > 1 and known % w == 0), 1)
+    if symbolic or width == 1:
+        if large:
+            sch.parallel(fused)
+        return
+    outer, vector = sch.split(fused, [None, width])
+    sch.vectorize(vector)
+    if large:
+        sch.parallel(outer)

@@ -1,0 +1,95 @@
+"""Dot-product instructions as tensor intrinsics.
+
+TVM's registered VNNI intrinsic passes operand types that LLVM 22 rejects, so these are our own. All of them
+compute C[lane] += sum_k A[k] * B[lane, k] with unsigned A and signed B, exactly, in int32:
+
+* vpdpbusd (AVX512-VNNI, AVX-VNNI): four products a lane.
+* vpmaddwd (AVX2, AVX-512BW): two products a lane, from operands widened to int16; the 8-bit vpmaddubsw would
+  saturate its 16-bit sums (Intel SDM, VPMADDUBSW).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from tvm import tirx
+from tvm.s_tir import TensorIntrin
+from tvm.script import tirx as T
+
+
+def _description(lanes: int, group: int) -> Any:
+    @T.prim_func(s_tir=True)
+    def dot(
+        A: T.Buffer((group,), "uint8", offset_factor=1),
+        B: T.Buffer((lanes, group), "int8", offset_factor=1),
+        C: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:group], B[0:lanes, 0:group])
+            T.writes(C[0:lanes])
+            for i, k in T.grid(lanes, group):
+                with T.sblock("update"):
+                    vi, vk = T.axis.remap("SR", [i, k])
+                    C[vi] = C[vi] + T.cast(A[vk], "int32") * T.cast(B[vi, vk], "int32")
+
+    return dot
+
+
+def _vnni(lanes: int) -> Any:
+    name = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}[lanes]
+    intrinsic = tirx.op.llvm_lookup_intrinsic_id(name)
+    acc, data = f"int32x{lanes}", f"int8x{4 * lanes}"
+
+    @T.prim_func(s_tir=True)
+    def dot(
+        A: T.Buffer((4,), "uint8", offset_factor=1),
+        B: T.Buffer((lanes, 4), "int8", offset_factor=1),
+        C: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:4], B[0:lanes, 0:4])
+            T.writes(C[0:lanes])
+            word = T.reinterpret(A.vload([0], "uint8x4"), dtype="int32")
+            C[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
+                T.int32(intrinsic),
+                C.vload([0], dtype=acc),
+                T.reinterpret(T.broadcast(word, lanes), dtype=data),
+                B.vload([0, 0], dtype=data),
+                dtype=acc,
+            )
+
+    return dot
+
+
+def _madd(lanes: int) -> Any:
+    name = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}[lanes]
+    intrinsic = tirx.op.llvm_lookup_intrinsic_id(name)
+    acc, bytes_, words = f"int32x{lanes}", f"int8x{2 * lanes}", f"int16x{2 * lanes}"
+
+    @T.prim_func(s_tir=True)
+    def dot(
+        A: T.Buffer((2,), "uint8", offset_factor=1),
+        B: T.Buffer((lanes, 2), "int8", offset_factor=1),
+        C: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:2], B[0:lanes, 0:2])
+            T.writes(C[0:lanes])
+            pair = T.reinterpret(T.cast(A.vload([0], "uint8x2"), "int16x2"), dtype="int32")
+            C[T.ramp(T.int32(0), 1, lanes)] = C.vload([0], dtype=acc) + T.call_llvm_pure_intrin(
+                T.int32(intrinsic),
+                T.reinterpret(T.broadcast(pair, lanes), dtype=words),
+                T.cast(B.vload([0, 0], dtype=bytes_), words),
+                dtype=acc,
+            )
+
+    return dot
+
+
+@functools.cache
+def dot_product(lanes: int, group: int) -> str:
+    """Register (once) and name the intrinsic for `lanes` int32 sums of `group` products."""
+    name = f"optkit.dot_u8s8s32_{lanes}x{group}"
+    TensorIntrin.register(name, _description(lanes, group), _vnni(lanes) if group == 4 else _madd(lanes))
+    return name

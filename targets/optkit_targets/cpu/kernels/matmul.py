@@ -1,0 +1,153 @@
+"""Matrix product with packed columns: rows x column blocks of accumulators in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optkit.kernel import Choice
+from optkit.target import Target
+from optkit_targets.cpu.kernels.intrinsics import dot_product
+from optkit_targets.cpu.kernels.tools import (
+    PARALLEL_ELEMENTS,
+    View,
+    annotation,
+    divisors,
+    extent,
+    finish,
+    inline_rest,
+    kinds,
+    look,
+    read_dtype,
+    write_dtype,
+)
+
+
+class MatmulRule:
+    """Takes functions with a block annotated "matmul"."""
+
+    name = "cpu.matmul"
+
+    def choices(self, func: Any, target: Target) -> list[Choice] | None:
+        """One template; its tile is the parameter."""
+        view = look(func)
+        if "matmul" not in view.ops:
+            return None
+        sch, block = view.sch, view.ops["matmul"]
+        spatial, _ = kinds(sch, block)
+        rows, blocks, lanes = (extent(sch, loop) for loop in spatial[-3:])
+        if rows is None or blocks is None or lanes is None:
+            return None
+        params = {
+            "rows": int(annotation(sch, block, "optkit.rows")),
+            "blocks": int(annotation(sch, block, "optkit.blocks")),
+        }
+        space = {"rows": divisors(rows, target.registers), "blocks": divisors(blocks, target.registers)}
+        dtype = read_dtype(sch, block)
+
+        def apply(function: Any, chosen: Mapping[str, int]) -> Any:
+            return schedule(look(function), chosen, lanes, target)
+
+        return [Choice(self.name, "packed", 1, params, space, apply, compute=dtype)]
+
+
+def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) -> Any:
+    """Apply the template."""
+    sch, product, pack = view.sch, view.ops["matmul"], view.ops.get("pack")
+    inline_rest(view, [product] if pack is None else [product, pack])
+    out = view.last
+    integer = "int" in write_dtype(sch, product)
+    columns = extent(sch, sch.get_loops(out)[-1]) or 0
+    if columns % (lanes * params["blocks"]) == 0:
+        tile, reduce = _inside_epilogue(sch, product, out, params, lanes)
+        store = out
+    else:
+        tile, reduce, store = _own_nest(sch, product, params)
+        _vectorize_rows(sch, out, lanes)
+    m, nb, v = tile
+    if integer:
+        *steps, four = reduce
+        sch.reorder(*steps, m, nb, v, four)
+    else:
+        steps = reduce
+        sch.reorder(*steps, m, nb, v)
+        sch.vectorize(v)
+    sch.unroll(nb)
+    sch.unroll(m)
+    init = sch.decompose_reduction(product, steps[0])
+    for block in (store, init):
+        *_, a, b, w = sch.get_loops(block)
+        sch.vectorize(w)
+        sch.unroll(b)
+        sch.unroll(a)
+    if integer and target.has("int8_vector"):
+        sch.tensorize(v, dot_product(lanes, extent(sch, reduce[-1]) or 0))
+    elif integer:
+        sch.reorder(reduce[-1], v)
+        sch.vectorize(v)
+    if pack is not None:
+        *outer, w = sch.get_loops(pack)
+        sch.vectorize(w)
+        sch.parallel(sch.fuse(*outer))
+    return finish(sch)
+
+
+def _inside_epilogue(
+    sch: Any, product: Any, out: Any, params: Mapping[str, int], lanes: int
+) -> tuple[list[Any], list[Any]]:
+    """Compute the product into the epilogue's tile."""
+    batch_axes = len(kinds(sch, product)[0]) - 3
+    *lead, n = sch.get_loops(out)
+    batch, inner = lead[:batch_axes], lead[batch_axes:]
+    if not inner:
+        # Every leading axis is symbolic: rows are walked one at a time.
+        batch, inner = lead, []
+    no, ni, v = sch.split(n, [None, params["blocks"], lanes])
+    if inner:
+        m = sch.fuse(*inner) if len(inner) > 1 else inner[0]
+        mo, mi = sch.split(m, [None, params["rows"]])
+        sch.reorder(*batch, no, mo, mi, ni, v)
+        at = mo
+        sch.parallel(sch.fuse(*batch, no))
+    else:
+        sch.reorder(*batch, no, ni, v)
+        at = sch.fuse(*batch, no)
+        sch.parallel(at)
+    sch.compute_at(product, at, preserve_unit_loops=True)
+    sch.set_scope(product, 0, "local")
+    loops = sch.get_loops(product)
+    reduce = len(kinds_of(sch, product)[1])
+    return loops[-reduce - 3 : -reduce], loops[-reduce:]
+
+
+def kinds_of(sch: Any, block: Any) -> tuple[list[int], list[int]]:
+    """Indices of a block's spatial and reduction axes."""
+    axes = list(sch.get(block).iter_vars)
+    return [i for i, a in enumerate(axes) if a.iter_type == 0], [
+        i for i, a in enumerate(axes) if a.iter_type == 2
+    ]
+
+
+def _own_nest(sch: Any, product: Any, params: Mapping[str, int]) -> tuple[list[Any], list[Any], Any]:
+    """Columns do not fill whole tiles: the product goes to a buffer, the epilogue is a pass of its own."""
+    (*batch, m, nb, v), reduce = kinds(sch, product)
+    mo, mi = sch.split(m, [None, params["rows"]])
+    no, ni = sch.split(nb, [None, params["blocks"]])
+    sch.reorder(*batch, no, mo, mi, ni, v, *reduce)
+    at = sch.fuse(*batch, no, mo)
+    store = sch.cache_write(product, 0, "local")
+    sch.parallel(at)
+    sch.reverse_compute_at(store, at, preserve_unit_loops=True)
+    return [mi, ni, v], reduce, store
+
+
+def _vectorize_rows(sch: Any, out: Any, lanes: int) -> None:
+    """The epilogue as a pass of its own."""
+    *lead, n = sch.get_loops(out)
+    columns = extent(sch, n) or 0
+    width = next(w for w in (lanes, lanes // 2, lanes // 4, 1) if w and columns % w == 0)
+    if width > 1:
+        _, n = sch.split(n, [None, width])
+        sch.vectorize(n)
+    if columns >= PARALLEL_ELEMENTS:
+        sch.parallel(sch.fuse(*lead))

@@ -1,0 +1,67 @@
+"""Softmax and normalization over rows: every stage of a row while it is in L1, rows in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optkit.kernel import Choice
+from optkit.target import Target
+from optkit_targets.cpu.kernels.tools import View, annotation, extent, finish, look, read_dtype
+
+
+class RowsRule:
+    """Takes functions whose stages are annotated "row_map", "row_lanes" and "row_total"."""
+
+    name = "cpu.rows"
+
+    def choices(self, func: Any, target: Target) -> list[Choice] | None:
+        """One template without parameters."""
+        view = look(func)
+        if "row_map" not in view.ops or "row_lanes" not in view.ops:
+            return None
+
+        def apply(function: Any, chosen: Mapping[str, int]) -> Any:
+            return schedule(look(function), target.lanes)
+
+        dtype = read_dtype(view.sch, view.blocks[0])
+        return [Choice(self.name, "rows", 1, {}, {}, apply, compute=dtype)]
+
+
+def schedule(view: View, lanes: int) -> Any:
+    """Apply the template."""
+    sch = view.sch
+    stages = {id(b): str(annotation(sch, b, "optkit.op") or "") for b in view.blocks}
+    out = view.last
+    for block in view.blocks[:-1]:
+        if not stages[id(block)]:
+            sch.compute_inline(block)
+    kept = [b for b in view.blocks if stages[id(b)] or b is out]
+    *lead, _ = sch.get_loops(out)
+    row = sch.fuse(*lead) if len(lead) > 1 else lead[0]
+    sch.parallel(row)
+    for block in reversed(kept[:-1]):
+        sch.compute_at(block, row, preserve_unit_loops=True)
+        # Stages of one row belong to one thread: "local" keeps short ones in registers.
+        if stages[id(block)] != "row_map":
+            sch.set_scope(block, 0, "local")
+    for block in kept:
+        kind = stages[id(block)]
+        loops = sch.get_loops(block)
+        if kind == "row_lanes":
+            v, k = loops[-2:]
+            sch.reorder(k, v)
+            sch.vectorize(v)
+            init = sch.decompose_reduction(block, k)
+            sch.vectorize(sch.get_loops(init)[-1])
+        elif kind != "row_total":
+            _vectorize_tail(sch, loops[-1], lanes)
+    return finish(sch)
+
+
+def _vectorize_tail(sch: Any, loop: Any, lanes: int) -> None:
+    size = extent(sch, loop) or 0
+    width = next((w for w in (lanes, lanes // 2, 4) if w > 1 and size % w == 0), 1)
+    if width > 1:
+        _, inner = sch.split(loop, [None, width])
+        sch.vectorize(inner)

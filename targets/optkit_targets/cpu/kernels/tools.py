@@ -1,0 +1,112 @@
+"""Looking at a PrimFunc and the schedule steps templates share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.s_tir import Schedule
+
+SPATIAL, REDUCE = 0, 2
+PARALLEL_ELEMENTS = 16384
+"""Work below which waking another thread costs more than it saves."""
+
+
+@dataclass
+class View:
+    """A schedule with its blocks by operator annotation."""
+
+    sch: Schedule
+    blocks: list[Any]
+    ops: dict[str, Any]
+
+    @property
+    def last(self) -> Any:
+        """The block that writes the output."""
+        return self.blocks[-1]
+
+
+def look(func: Any) -> View:
+    """A fresh schedule of `func` and its blocks."""
+    sch = Schedule(func)
+    blocks = list(sch.get_child_blocks(sch.get_sblock("root")))
+    ops: dict[str, Any] = {}
+    for block in blocks:
+        kind = annotation(sch, block, "optkit.op")
+        if kind is not None:
+            ops[str(kind)] = block
+    return View(sch, blocks, ops)
+
+
+def annotation(sch: Schedule, block: Any, key: str) -> Any:
+    """A block annotation or None."""
+    annotations = sch.get(block).annotations
+    return annotations.get(key)
+
+
+def extent(sch: Schedule, loop: Any) -> int | None:
+    """A loop's extent, None where it is symbolic."""
+    size = sch.get(loop).extent
+    return int(size) if isinstance(size, (int, tirx.IntImm)) else None
+
+
+def read_dtype(sch: Schedule, block: Any) -> str:
+    """Element type of the first tensor a block reads."""
+    reads = sch.get(block).reads
+    return str(reads[0].source.dtype) if len(reads) else ""
+
+
+def write_dtype(sch: Schedule, block: Any) -> str:
+    """Element type of what a block writes."""
+    return str(sch.get(block).writes[0].source.dtype)
+
+
+def same(sch: Schedule, a: Any, b: Any) -> bool:
+    """Whether two block references are one block."""
+    return bool(sch.get(a).same_as(sch.get(b)))
+
+
+def inline_rest(view: View, keep: list[Any]) -> None:
+    """Inline every block that is neither kept nor the output."""
+    for block in view.blocks[:-1]:
+        if not any(same(view.sch, block, k) for k in keep):
+            view.sch.compute_inline(block)
+
+
+def kinds(sch: Schedule, block: Any) -> tuple[list[Any], list[Any]]:
+    """Spatial and reduction loops around a block that has not been transformed yet."""
+    pairs = list(zip(sch.get_loops(block), sch.get(block).iter_vars, strict=True))
+    return (
+        [loop for loop, axis in pairs if axis.iter_type == SPATIAL],
+        [loop for loop, axis in pairs if axis.iter_type == REDUCE],
+    )
+
+
+def finish(sch: Schedule) -> Any:
+    """The scheduled PrimFunc."""
+    return sch.mod["main"]
+
+
+def schedule_pad(sch: Schedule, block: Any) -> None:
+    """Parallel over rows of padded data, vectors over channels."""
+    loops = sch.get_loops(block)
+    *outer, x, v = loops
+    if (extent(sch, v) or 0) >= 4:
+        sch.vectorize(v)
+    else:
+        del x
+    sch.parallel(sch.fuse(*outer))
+
+
+Body = Callable[[Any, Mapping[str, int]], Any]
+
+
+def divisors(n: int, most: int) -> tuple[int, ...]:
+    """Divisors of n up to `most`.
+
+    >>> divisors(12, 6)
+    (1, 2, 3, 4, 6)
+    """
+    return tuple(d for d in range(1, min(n, most) + 1) if n % d == 0)
