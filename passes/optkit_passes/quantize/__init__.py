@@ -1,0 +1,5 @@
+"""Post-training quantization to INT8, written as standard ONNX with Q/DQ nodes."""
+
+from optkit_passes.quantize.quantize import Quantize
+
+__all__ = ["Quantize"]

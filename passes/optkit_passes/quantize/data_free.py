@@ -1,0 +1,80 @@
+"""Samples to calibrate with where the user has none: seeded inputs that look like what networks are fed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from optkit.data import InputSpec, input_specs
+from optkit.errors import DataError
+from optkit.transform import Sample
+
+SAMPLES = 16
+_OPEN_SIDE, _OPEN_LENGTH = 224, 64
+
+
+def made_up_samples(model: ir.Model, seed: int) -> Iterator[Sample]:
+    """SAMPLES samples, the same for the same seed.
+
+    Float inputs of four axes get noise with the spectrum of natural images (power falls with the square of
+    the frequency; Field, JOSA A 1987), normalized to mean 0 and deviation 1 a channel, every fourth sample
+    scaled to [0, 1] instead; other float inputs N(0, 1). Integer inputs get numbers below the size of the
+    table they index, masks get ones. Open axes: 1 where first, else an image's side or a text's length.
+    """
+    specs = input_specs(model.graph.inputs)
+    rng = np.random.default_rng(seed)
+    sizes: dict[str, int] = {}
+    shapes = {s.name: _shape(s, sizes) for s in specs}
+    values = {v.name: v for v in model.graph.inputs}
+    for index in range(SAMPLES):
+        yield {s.name: _sample(s, shapes[s.name], values[s.name], rng, unit=index % 4 == 3) for s in specs}
+
+
+def _shape(spec: InputSpec, sizes: dict[str, int]) -> tuple[int, ...]:
+    side = _OPEN_SIDE if len(spec.shape) == 4 else _OPEN_LENGTH
+    return tuple(
+        d if isinstance(d, int) else 1 if axis == 0 else sizes.setdefault(d, side) if d else side
+        for axis, d in enumerate(spec.shape)
+    )
+
+
+def _sample(
+    spec: InputSpec, shape: tuple[int, ...], value: ir.Value, rng: np.random.Generator, unit: bool
+) -> np.ndarray:
+    if spec.dtype.kind == "f":
+        noise = _natural(rng, shape) if len(shape) == 4 else rng.standard_normal(shape)
+        if unit:
+            low, high = noise.min(), noise.max()
+            noise = (noise - low) / max(high - low, 1e-6)
+        return noise.astype(spec.dtype)
+    if spec.dtype.kind == "b":
+        return np.ones(shape, spec.dtype)
+    if spec.dtype.kind in "iu":
+        rows = _table_rows(value)
+        if rows is None:
+            return np.ones(shape, spec.dtype)
+        return rng.integers(0, rows, shape).astype(spec.dtype)
+    raise DataError(f"input {spec.name!r} is {spec.dtype}: give calibration data, none can be made up")
+
+
+def _natural(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    height, width = shape[2:]
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = 1 / max(height, width)
+    image = np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape)) / frequency, (height, width))
+    spread = image.std(axis=(2, 3), keepdims=True)
+    return np.asarray((image - image.mean(axis=(2, 3), keepdims=True)) / np.maximum(spread, 1e-6))
+
+
+def _table_rows(value: ir.Value) -> int | None:
+    """Rows of the embedding table that an integer input indexes, directly or through casts."""
+    for node, index in value.uses():
+        if node.op_type == "Gather" and index == 1 and node.inputs[0] is not None:
+            table = node.inputs[0]
+            if table.const_value is not None and table.shape is not None and len(table.shape) > 1:
+                return int(table.shape.numpy()[0])
+        if node.op_type == "Cast" and (rows := _table_rows(node.outputs[0])) is not None:
+            return rows
+    return None

@@ -1,0 +1,197 @@
+"""Static INT8: QuantizeLinear and DequantizeLinear around what is worth it, ranges from calibration data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from optkit.errors import PassError, UsageError, nearest
+from optkit.macs import node_macs
+from optkit.tidy import infer_shapes
+from optkit.transform import Finding, Pass, PassContext, Result, option
+from optkit_passes.quantize.anchors import Anchor, make_anchor
+from optkit_passes.quantize.calibrators import METHODS, make_calibrator
+from optkit_passes.quantize.collect import collect
+from optkit_passes.quantize.data_free import made_up_samples
+from optkit_passes.quantize.params import Params, params_of_range
+from optkit_passes.quantize.placement import Placement, place
+from optkit_passes.quantize.rewrite import rewrite
+from optkit_passes.quantize.roles import ANCHORS, OP_TYPES
+from optkit_passes.quantize.weights import QuantizedWeight, quantize_weight
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Static INT8 quantization: int8 weights, uint8 activations, ranges from calibration data.
+
+    The result is a standard ONNX model with Q/DQ nodes (see `rewrite`) that ONNX Runtime runs. Where the
+    context holds no calibration data, ranges come from made-up inputs, with a warning. A model that holds
+    Q/DQ nodes already is left alone.
+
+    Findings: every convolution and matrix product left in float with its reason, and the share of
+    multiply-accumulates that became int8.
+
+    Raises:
+        DataError: calibration data is empty, does not fit, or leads to NaN or Inf.
+        UsageError: an option is out of range, or names nothing in the model.
+        PassError: the model's opset has no per-channel DequantizeLinear (below 13).
+    """
+
+    name: ClassVar[str] = "quantize"
+
+    method: str = option("minmax", f"how ranges are chosen: {', '.join(METHODS)}")
+    percentile: float = option(99.99, "share of values, in percent, that method=percentile keeps")
+    per_channel: bool = option(True, "one weight scale an output channel; false: one a tensor")
+    symmetric_activations: bool = option(False, "int8 activations with zero point 0, as TensorRT wants them")
+    exclude: tuple[str, ...] = option((), "names of nodes that stay float")
+    exclude_op_types: tuple[str, ...] = option((), "operator types that stay float")
+    op_types: tuple[str, ...] = option(OP_TYPES, "operator types that are quantized")
+    samples: int | None = option(None, "use at most so many calibration samples, the first")
+
+    def run(self, model: ir.Model, context: PassContext) -> Result:
+        """Quantize `model` in place."""
+        self._check_options(model)
+        if any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in model.graph.all_nodes()):
+            return Result(model, False, [Finding("skipped", "", "the model is quantized already")])
+        opset = model.graph.opset_imports.get("", 0)
+        if opset < 13:
+            raise PassError(f"quantize needs opset 13 or newer, the model has {opset}; convert it first")
+        infer_shapes(model)
+        anchors, findings = self._anchors(model)
+        macs = _macs(model)
+        params: dict[ir.Value, Params] = {}
+        weights: list[tuple[Anchor, QuantizedWeight]] = []
+        placement = self._place(model, anchors)
+        if anchors:
+            findings += self._calibrate(model, context, placement, params)
+            weights, overflowing = self._weights(anchors, params)
+            if overflowing:
+                # without them other tensors may no longer be quantized; the ranges stay what they are
+                findings += [Finding("skipped", _where(a.node), _OVERFLOW) for a in overflowing]
+                anchors = [a for a in anchors if a not in overflowing]
+                placement = self._place(model, anchors)
+            findings += [_widened(a, w) for a, w in weights if w.widened]
+            rewrite(model.graph, placement, params, weights)
+        findings.append(Finding("note", "", _share(macs, {a.node for a in anchors})))
+        return Result(model, bool(anchors), findings)
+
+    def _check_options(self, model: ir.Model) -> None:
+        if self.method not in METHODS:
+            raise UsageError(f"quantize: unknown method {self.method!r}; {nearest(self.method, METHODS)}")
+        if not 50 < self.percentile <= 100:
+            raise UsageError(f"quantize: percentile={self.percentile} is not between 50 and 100")
+        if self.samples is not None and self.samples < 1:
+            raise UsageError(f"quantize: samples={self.samples} is not at least 1")
+        for op_type in (*self.op_types, *self.exclude_op_types):
+            if op_type not in OP_TYPES:
+                hint = nearest(op_type, OP_TYPES)
+                raise UsageError(f"quantize: {op_type!r} is no operator that this pass quantizes; {hint}")
+        names = {_where(n) for n in model.graph.all_nodes()}
+        for name in self.exclude:
+            if name not in names:
+                raise UsageError(f"quantize: no node {name!r} to exclude; {_close(name, names)}")
+
+    def _excluded(self, node: ir.Node) -> str | None:
+        if _where(node) in self.exclude:
+            return "excluded by name"
+        if node.op_type in self.exclude_op_types or node.op_type not in self.op_types:
+            return f"operator type {node.op_type} is excluded"
+        return None
+
+    def _anchors(self, model: ir.Model) -> tuple[list[Anchor], list[Finding]]:
+        anchors, findings = [], []
+        for node in model.graph.all_nodes():
+            if node.op_type not in ANCHORS or node.domain not in ("", "ai.onnx"):
+                continue
+            reason: str | None = self._excluded(node)
+            if reason is None and node.graph is not model.graph:
+                reason = "it is in a loop's or a branch's body"
+            if reason is None:
+                made = make_anchor(node)
+                if isinstance(made, Anchor):
+                    anchors.append(made)
+                    continue
+                reason = made
+            findings.append(Finding("skipped", _where(node), f"{node.op_type} stays float: {reason}"))
+        return anchors, findings
+
+    def _place(self, model: ir.Model, anchors: Iterable[Anchor]) -> Placement:
+        excluded = {n for n in model.graph if self._excluded(n) is not None}
+        return place(model.graph, anchors, excluded)
+
+    def _calibrate(
+        self, model: ir.Model, context: PassContext, placement: Placement, params: dict[ir.Value, Params]
+    ) -> list[Finding]:
+        """Fills `params`; tensors of a group share one calibrator and one result."""
+        calibrators = {
+            group: make_calibrator(self.method, self.percentile, self.symmetric_activations)
+            for group in placement.groups
+        }
+        observers = {v: c.observe for group, c in calibrators.items() for v in group.sources}
+        made_up = context.calibration is None
+        open_samples = context.calibration or (lambda: made_up_samples(model, context.seed))
+        order = {v: i for i, v in enumerate(v for n in model.graph for v in n.outputs)}
+        observers = dict(sorted(observers.items(), key=lambda item: order.get(item[0], -1)))
+        count = collect(
+            model, observers, open_samples, samples=self.samples, progress=context.progress
+        )  # in graph order, so that the first tensor to hold a NaN is the one named
+        for group, calibrator in calibrators.items():
+            shared = params_of_range(*calibrator.range(), symmetric=self.symmetric_activations)
+            params.update(dict.fromkeys(group.tensors, shared))
+        if not made_up:
+            return [Finding("note", "", f"ranges by {self.method} from {count} calibration samples")]
+        text = "no calibration data: ranges come from made-up inputs, accuracy may suffer; give real samples"
+        return [Finding("warning", "", text)]
+
+    def _weights(
+        self, anchors: Iterable[Anchor], params: Mapping[ir.Value, Params]
+    ) -> tuple[list[tuple[Anchor, QuantizedWeight]], list[Anchor]]:
+        weights, overflowing = [], []
+        for anchor in anchors:
+            source = anchor.node.inputs[0]
+            if anchor.weight is None or source is None:
+                continue
+            axis = anchor.axis if self.per_channel and anchor.per_channel else None
+            quantized = quantize_weight(anchor.weight, axis, anchor.bias, float(params[source].scale))
+            if quantized.accumulator_fits(anchor.axis):
+                weights.append((anchor, quantized))
+            else:
+                overflowing.append(anchor)
+        return weights, overflowing
+
+
+_OVERFLOW = "stays float: its sums could leave int32"
+
+
+def _where(node: ir.Node) -> str:
+    return node.name or node.outputs[0].name or node.op_type
+
+
+def _close(name: str, names: Iterable[str]) -> str:
+    """A hint that does not list a thousand nodes."""
+    hint = nearest(name, names)
+    return hint if hint.startswith("did") else "list them with `optkit inspect`"
+
+
+def _widened(anchor: Anchor, weight: QuantizedWeight) -> Finding:
+    channels = ", ".join(map(str, weight.widened[:5])) + (", ..." if len(weight.widened) > 5 else "")
+    text = f"weight scale raised so that the bias fits int32 (output channel {channels})"
+    return Finding("note", _where(anchor.node), text)
+
+
+def _macs(model: ir.Model) -> dict[ir.Node, int]:
+    counted = ((n, node_macs(n)) for n in model.graph.all_nodes())
+    return {n: c.macs for n, c in counted if c is not None and c.macs is not None}
+
+
+def _share(macs: Mapping[ir.Node, int], quantized: set[ir.Node]) -> str:
+    total = sum(macs.values())
+    inside = sum(m for n, m in macs.items() if n in quantized)
+    kinds = Counter(n.op_type for n in quantized)
+    text = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
+    share = 100 * inside / total if total else 0.0
+    return f"{share:.1f} % of convolution and matmul MACs in int8 ({text})"

@@ -1,0 +1,83 @@
+"""Weights as int8 and biases as int32, symmetric, per channel or per tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SMALLEST_SCALE = 2.0**-80
+"""A weight's smallest scale: times the smallest activation scale it is still a normal float32."""
+
+BIAS_LIMIT = 2**30
+"""Largest bias magnitude, half of int32: the other half is for the products it is added to."""
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """int8 in [-127, 127]; w = q * scale.
+
+    Attributes:
+        q: int8, the weight's shape.
+        scale: float32, one a channel along `axis`, or a scalar.
+        axis: channel axis, None per tensor.
+        bias: int32 (channels,), b = bias * input scale * scale; None where there is none.
+        widened: channels whose scale was raised so that the bias fits int32.
+    """
+
+    q: np.ndarray
+    scale: np.ndarray
+    axis: int | None
+    bias: np.ndarray | None = None
+    widened: tuple[int, ...] = ()
+
+    def accumulator_fits(self, channel_axis: int) -> bool:
+        """Whether no int32 accumulator can overflow, whatever the input: 255 * sum|q| + |bias| < 2^31."""
+        others = tuple(a for a in range(self.q.ndim) if a != channel_axis)
+        worst = 255 * np.abs(self.q.astype(np.int64)).sum(axis=others)
+        if self.bias is not None and len(self.bias) == len(worst):
+            worst = worst + np.abs(self.bias.astype(np.int64))
+        return bool((worst < 2**31).all())
+
+
+def quantize_weight(
+    weight: np.ndarray, axis: int | None, bias: np.ndarray | None = None, input_scale: float = 1.0
+) -> QuantizedWeight:
+    """Symmetric int8: scale = max|w| / 127 per channel, q = round half to even.
+
+    A channel of zeros takes the largest scale of the others (1/127 where all are zero). Where a bias
+    would not fit int32 at scale input_scale * scale, its channel's scale is raised until it does: the
+    weights then matter so little beside the bias that nothing is lost.
+
+    Args:
+        weight: finite float32.
+        axis: channel axis, or None for one scale.
+        bias: float (channels,) or None.
+        input_scale: scale of the activation that the weight multiplies.
+    """
+    w = weight.astype(np.float64)
+    others = tuple(a for a in range(w.ndim) if a != axis) if axis is not None else None
+    largest = np.abs(w).max(axis=others, initial=0.0)
+    scale = np.asarray(largest / 127)
+    scale = np.where(largest > 0, np.maximum(scale, SMALLEST_SCALE), scale.max() if scale.any() else 1 / 127)
+    widened: tuple[int, ...] = ()
+    if bias is not None:
+        need = np.abs(bias.astype(np.float64)) / (input_scale * BIAS_LIMIT)
+        need = need if axis is not None else np.asarray(need.max(initial=0.0))
+        widened = tuple(int(c) for c in np.flatnonzero(need > scale))
+        scale = np.maximum(scale, need)
+    scale = scale.astype(np.float32)
+    shape = [1] * w.ndim
+    if axis is not None:
+        shape[axis] = -1
+    q = np.clip(np.rint(w / scale.astype(np.float64).reshape(shape)), -127, 127).astype(np.int8)
+    quantized = None
+    if bias is not None:
+        steps = bias.astype(np.float64) / bias_scale(scale, input_scale).astype(np.float64)
+        quantized = np.clip(np.rint(steps), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+    return QuantizedWeight(q, scale, axis, quantized, widened)
+
+
+def bias_scale(weight_scale: np.ndarray, input_scale: float) -> np.ndarray:
+    """float32 product, rounded once, as every reader of the model computes it."""
+    return np.asarray(np.float32(input_scale) * weight_scale, dtype=np.float32)
