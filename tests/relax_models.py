@@ -22,6 +22,8 @@ def executable(
     import tvm
     from tvm import relax, tirx
 
+    from optkit.compiler.shape_order import order_shape_stores
+
     free: dict[str, Any] = {}
 
     def extent(d: int | str) -> Any:
@@ -34,7 +36,8 @@ def executable(
         with builder.dataflow():
             result = builder.emit_output(body(builder, *variables))
         builder.emit_func_output(result)
-    return tvm.compile(builder.get(), target="llvm")
+    pipeline = tvm.transform.Sequential([relax.get_pipeline("default"), order_shape_stores])
+    return tvm.compile(builder.get(), target="llvm", relax_pipeline=pipeline)
 
 
 def mlp() -> tuple[list[TensorSpec], list[TensorSpec], list[tuple[str, np.ndarray]], Callable[..., Any]]:

@@ -147,9 +147,7 @@ def test_missing_file(tmp_path: Path) -> None:
         open_artifact(tmp_path / "nothing.optk")
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil", "/etc/evil", "a/../../evil", "a\\evil", "C:evil", "runtime/", "a//b"]
-)
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a\\evil", "C:evil", "runtime/", "a//b"])
 def test_names_that_leave_the_artifact(name: str, mlp_artifact: Path, tmp_path: Path) -> None:
     rewrite(mlp_artifact, tmp_path / "t.optk", {name: b"x"})
     with pytest.raises(ArtifactError, match="leaves the artifact"):
@@ -290,6 +288,4 @@ def test_odd_weights(mlp_payload: Payload, tmp_path: Path) -> None:
             assert entry.shape == array.shape
             assert raw == array.astype(array.dtype.newbyteorder("<")).tobytes()
     with pytest.raises(ArtifactError, match=r"weight 'c'.*complex64"):
-        pack(
-            tmp_path / "c.optk", dataclasses.replace(mlp_payload, weights=[("c", np.zeros(2, np.complex64))])
-        )
+        pack(tmp_path / "c.optk", dataclasses.replace(mlp_payload, weights=[("c", np.zeros(2, np.complex64))]))

@@ -24,9 +24,7 @@ def compiled() -> Any:
 
 
 @pytest.mark.needs_compiler
-def test_same_bytes_from_another_folder(
-    compiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_same_bytes_from_another_folder(compiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = link_library(compiled, tmp_path / "a.so")
     assert info.name in ("cc", "gcc", "clang")
     assert info.version

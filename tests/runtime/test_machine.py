@@ -119,8 +119,6 @@ def test_nothing_is_left_in_the_temporary_folder(mlp_artifact: Path, tmp_path: P
 
 
 def test_does_not_pin_the_calling_thread(mlp_artifact: Path) -> None:
-    code = (
-        "import os\nbefore = os.sched_getaffinity(0)\n" + RUN + "assert os.sched_getaffinity(0) == before\n"
-    )
+    code = "import os\nbefore = os.sched_getaffinity(0)\n" + RUN + "assert os.sched_getaffinity(0) == before\n"
     done = run_python(code, str(mlp_artifact))
     assert done.returncode == 0, done.stderr
