@@ -67,10 +67,16 @@ def schedule(view: View, params: Mapping[str, int], pointwise: bool, lanes: int,
     inline_rest(view, [conv] if pad is None else [conv, pad])
     out = view.last
     integer = "int" in write_dtype(sch, conv)
-    n, c, y, x, v = sch.get_loops(out)
+    if pointwise:
+        # Rows and columns become one axis of the block itself: a tile then never straddles two loops.
+        width = extent(sch, sch.get_loops(out)[3])
+        sch.transform_block_layout(out, lambda n, c, y, x, v: (n, c, y * width + x, v))
+        n, c, p, v = sch.get_loops(out)
+    else:
+        n, c, y, x, v = sch.get_loops(out)
     co, ci = sch.split(c, [None, params["blocks"]])
     if pointwise:
-        xo, xi = sch.split(sch.fuse(y, x), [None, params["rows"]])
+        xo, xi = sch.split(p, [None, params["rows"]])
         sch.reorder(n, co, xo, ci, xi, v)
         at = sch.fuse(n, co, xo)
         sch.parallel(at)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from tvm import tirx
+import tvm
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
@@ -38,7 +38,7 @@ def _description(lanes: int, group: int) -> Any:
 
 def _vnni(lanes: int) -> Any:
     name = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}[lanes]
-    intrinsic = tirx.op.llvm_lookup_intrinsic_id(name)
+    intrinsic = tvm.target.codegen.llvm_lookup_intrinsic_id(name)
     acc, data = f"int32x{lanes}", f"int8x{4 * lanes}"
 
     @T.prim_func(s_tir=True)
@@ -64,7 +64,7 @@ def _vnni(lanes: int) -> Any:
 
 def _madd(lanes: int) -> Any:
     name = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}[lanes]
-    intrinsic = tirx.op.llvm_lookup_intrinsic_id(name)
+    intrinsic = tvm.target.codegen.llvm_lookup_intrinsic_id(name)
     acc, bytes_, words = f"int32x{lanes}", f"int8x{2 * lanes}", f"int16x{2 * lanes}"
 
     @T.prim_func(s_tir=True)

@@ -76,8 +76,11 @@ def inline_rest(view: View, keep: list[Any]) -> None:
 
 
 def kinds(sch: Schedule, block: Any) -> tuple[list[Any], list[Any]]:
-    """Spatial and reduction loops around a block that has not been transformed yet."""
-    pairs = list(zip(sch.get_loops(block), sch.get(block).iter_vars, strict=True))
+    """Spatial and reduction loops around a block that has not been transformed yet; none where they do not match."""
+    loops, axes = sch.get_loops(block), sch.get(block).iter_vars
+    if len(loops) != len(axes):
+        return [], []
+    pairs = list(zip(loops, axes, strict=True))
     return (
         [loop for loop, axis in pairs if axis.iter_type == SPATIAL],
         [loop for loop, axis in pairs if axis.iter_type == REDUCE],
