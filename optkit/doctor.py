@@ -55,16 +55,12 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _abilities(
-    compilers: dict[str, str | None], gpus: list[str], packages: dict[str, str | None]
-) -> dict[str, str]:
+def _abilities(compilers: dict[str, str | None], gpus: list[str], packages: dict[str, str | None]) -> dict[str, str]:
     linker = next((name for name in ("cc", "gcc", "clang", "zig") if compilers[name]), None)
     no_linker = "no: no C compiler; install one, or optkit[cross]"
     return {
         "compile for this CPU": f"yes, linked with {linker}" if linker else no_linker,
-        "compile for other CPUs": "yes"
-        if compilers["zig"]
-        else "this architecture only; install optkit[cross]",
+        "compile for other CPUs": "yes" if compilers["zig"] else "this architecture only; install optkit[cross]",
         "compile for CUDA": "yes" if compilers["nvcc"] and linker else "no: nvcc is not on the PATH",
         "run on a GPU": f"yes, compute capability {', '.join(gpus)}" if gpus else "no: no NVIDIA GPU found",
         "export from PyTorch": "yes" if packages["torch"] else "no: install optkit[torch]",
@@ -74,9 +70,7 @@ def _abilities(
 def _problems(compilers: dict[str, str | None], packages: dict[str, str | None]) -> list[str]:
     found = [f"the package {name} is not installed" for name in sorted(NEEDED) if packages[name] is None]
     if not any(compilers[name] for name in ("cc", "gcc", "clang", "zig")):
-        found.append(
-            "nothing can be compiled: there is no C compiler to link with; install one, or optkit[cross]"
-        )
+        found.append("nothing can be compiled: there is no C compiler to link with; install one, or optkit[cross]")
     ffi = packages["apache-tvm-ffi"]
     if ffi is not None and ffi.split(".post")[0] == "0.1.15":
         found.append("apache-tvm-ffi 0.1.15 makes TVM's tuning crash; install one below 0.1.15")
@@ -129,9 +123,7 @@ def _zig_version() -> str | None:
 def _first_version_line(command: list[str]) -> str:
     """The line of a tool's version text that holds the number: nvcc's is not the first one."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=20, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"found, but does not start: {error}"
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]

@@ -38,9 +38,7 @@ def inspect_model(path: Path) -> dict[str, Any]:
     model = load_model(path)
     counted = count_macs(model)
     operators = Counter(
-        f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        for graph in model.graphs()
-        for node in graph
+        f"{node.domain}.{node.op_type}" if node.domain else node.op_type for graph in model.graphs() for node in graph
     )
     notes = []
     if any(c.open for c in counted):
@@ -105,9 +103,7 @@ def inspect_artifact(path: Path) -> dict[str, Any]:
 
 
 def _value(value: Any) -> dict[str, Any]:
-    shape = (
-        None if value.shape is None else [d if isinstance(d, int) else (d.value or "?") for d in value.shape]
-    )
+    shape = None if value.shape is None else [d if isinstance(d, int) else (d.value or "?") for d in value.shape]
     dtype = value.dtype.numpy().name if value.dtype is not None else "?"
     return {"name": value.name, "dtype": dtype, "shape": shape}
 

@@ -74,9 +74,7 @@ def _materialize(graph: onnx.GraphProto) -> None:
 
 def _draw_weights(graph: onnx.GraphProto, generator: np.random.Generator) -> None:
     """Overwrite every float initializer by what its consumer needs."""
-    weights = {
-        tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT
-    }
+    weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     last = next(node for node in reversed(graph.node) if node.op_type in PRODUCTS)
 
     def put(name: str, mean: float, std: float) -> None:

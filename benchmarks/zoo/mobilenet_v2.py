@@ -19,9 +19,7 @@ STAGES = (
 )
 
 
-def conv_bn(
-    cin: int, cout: int, kernel: int, stride: int = 1, *, groups: int = 1, act: bool = True
-) -> nn.Sequential:
+def conv_bn(cin: int, cout: int, kernel: int, stride: int = 1, *, groups: int = 1, act: bool = True) -> nn.Sequential:
     conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(cout), *([nn.ReLU6()] if act else []))
 

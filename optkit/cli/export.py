@@ -11,9 +11,7 @@ from optkit.errors import UsageError
 
 @click.command(short_help="Export a PyTorch model to ONNX.")
 @click.argument("module")
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False), help="ONNX file; default: the attribute's name."
-)
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="ONNX file; default: the attribute's name.")
 @click.option(
     "--input-shape",
     "shapes",
@@ -22,12 +20,8 @@ from optkit.errors import UsageError
     metavar="NAME:1x3x224x224",
     help="Shape of an input, in the order of forward's parameters; repeatable.",
 )
-@click.option(
-    "--input-type", "types", multiple=True, metavar="NAME:int64", help="Element type; default float32."
-)
-@click.option(
-    "--dynamic", multiple=True, metavar="NAME:0=batch,2=height", help="Axes that stay open, by name."
-)
+@click.option("--input-type", "types", multiple=True, metavar="NAME:int64", help="Element type; default float32.")
+@click.option("--dynamic", multiple=True, metavar="NAME:0=batch,2=height", help="Axes that stay open, by name.")
 @click.option("--output-name", "output_names", multiple=True, help="Name of an output, in order; repeatable.")
 @click.option("--opset", default=18, show_default=True, help="ONNX operator set.")
 @click.option("--verify/--no-verify", default=True, help="Compare the file with PyTorch's own answer.")

@@ -61,9 +61,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 cannot tell, 130 interrupted."""
     SETTINGS.__dict__.update(Settings().__dict__)
     try:
-        code = cli.main(
-            args=list(args) if args is not None else None, prog_name="optkit", standalone_mode=False
-        )
+        code = cli.main(args=list(args) if args is not None else None, prog_name="optkit", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except Exception as error:

@@ -56,9 +56,7 @@ def _print_artifact(found: dict[str, Any]) -> None:
     _print_tensors(found)
     share = ", ".join(f"{name or '?'} {count_text(n)}" for name, n in found["macs_by_compute"].items())
     out.print(f"{len(found['kernels'])} kernels, {count_text(found['macs'])} MACs ({share or 'none'})")
-    out.print(
-        table(["kernel", "template", "parameters", "compute", "layout", ">MACs"], map(_row, found["kernels"]))
-    )
+    out.print(table(["kernel", "template", "parameters", "compute", "layout", ">MACs"], map(_row, found["kernels"])))
 
 
 def _print_tensors(found: dict[str, Any]) -> None:

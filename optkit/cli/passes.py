@@ -23,8 +23,7 @@ def command(name: str | None, as_json: bool) -> None:
         word: {
             "help": (inspect.getdoc(cls) or "").partition("\n")[0],
             "options": [
-                {"name": o.name, "type": o.type, "default": o.default, "help": o.help}
-                for o in describe_options(cls)
+                {"name": o.name, "type": o.type, "default": o.default, "help": o.help} for o in describe_options(cls)
             ],
         }
         for word, cls in classes.items()
@@ -36,8 +35,6 @@ def command(name: str | None, as_json: bool) -> None:
     for word, cls in classes.items():
         out.print(f"{word}: {(inspect.getdoc(cls) or '').partition(chr(10))[0]}", markup=False)
         rows = [(f"  {o.name}", o.type, o.default, o.help) for o in describe_options(cls)]
-        out.print(
-            table(["  option", "type", "default", "what it does"], rows) if rows else "  (no options)\n"
-        )
+        out.print(table(["  option", "type", "default", "what it does"], rows) if rows else "  (no options)\n")
     if pipelines:
         out.print(table(["pipeline", "passes"], [(word, str(p)) for word, p in pipelines.items()]))

@@ -40,15 +40,9 @@ def shared_options() -> list[click.Option]:
         SETTINGS.debug = SETTINGS.debug or given
 
     return [
-        click.Option(
-            ["-v", "--verbose"], count=True, callback=louder, expose_value=False, help="Say more; -vv all."
-        ),
-        click.Option(
-            ["-q", "--quiet"], is_flag=True, callback=silent, expose_value=False, help="Say errors only."
-        ),
-        click.Option(
-            ["--debug"], is_flag=True, callback=debug, expose_value=False, help="Show tracebacks of errors."
-        ),
+        click.Option(["-v", "--verbose"], count=True, callback=louder, expose_value=False, help="Say more; -vv all."),
+        click.Option(["-q", "--quiet"], is_flag=True, callback=silent, expose_value=False, help="Say errors only."),
+        click.Option(["--debug"], is_flag=True, callback=debug, expose_value=False, help="Show tracebacks of errors."),
     ]
 
 

@@ -102,14 +102,10 @@ def _require_torch() -> Any:
     return torch
 
 
-def _input_names(
-    module: torch.nn.Module, args: tuple[Any, ...], names: Sequence[str] | None
-) -> tuple[str, ...]:
+def _input_names(module: torch.nn.Module, args: tuple[Any, ...], names: Sequence[str] | None) -> tuple[str, ...]:
     parameters = list(inspect.signature(module.forward).parameters)
     if len(args) > len(parameters) and not any(p.startswith("arg") for p in parameters):
-        raise UsageError(
-            f"{type(module).__name__}.forward takes {len(parameters)} inputs, {len(args)} were given"
-        )
+        raise UsageError(f"{type(module).__name__}.forward takes {len(parameters)} inputs, {len(args)} were given")
     if names is None:
         # torch.nn.Sequential and friends call their parameter "input"
         return tuple(parameters[: len(args)])
@@ -176,9 +172,7 @@ def _try_out(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
             module(*args)
     except Exception as error:  # the user's own code
         shapes = ", ".join(str(list(getattr(t, "shape", ()))) for t in args)
-        raise ModelError(
-            f"{type(module).__name__} does not run on inputs of shape {shapes}: {error}"
-        ) from error
+        raise ModelError(f"{type(module).__name__} does not run on inputs of shape {shapes}: {error}") from error
 
 
 def _explain(error: BaseException, module: torch.nn.Module) -> str:
@@ -196,8 +190,7 @@ def _check_axes(model: ir.Model, axes: Mapping[str, Mapping[int, str]]) -> None:
             length = value.shape[axis] if value.shape is not None else None
             if isinstance(length, int):
                 raise ModelError(
-                    f"axis {axis} ({label!r}) of input {value.name!r} is not dynamic: "
-                    f"the module fixes it to {length}"
+                    f"axis {axis} ({label!r}) of input {value.name!r} is not dynamic: the module fixes it to {length}"
                 )
 
 

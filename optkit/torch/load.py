@@ -25,9 +25,7 @@ def load_module(text: str) -> torch.nn.Module:
     found = load_object(text)
     if not isinstance(found, torch.nn.Module):
         if not callable(found):
-            raise UsageError(
-                f"{text!r} is a {type(found).__name__}; name a torch.nn.Module or what makes one"
-            )
+            raise UsageError(f"{text!r} is a {type(found).__name__}; name a torch.nn.Module or what makes one")
         try:
             found = found()
         except Exception as error:  # the user's own code
@@ -37,9 +35,7 @@ def load_module(text: str) -> torch.nn.Module:
     return found
 
 
-def example_inputs(
-    shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str], seed: int
-) -> dict[str, Any]:
+def example_inputs(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str], seed: int) -> dict[str, Any]:
     """Seeded example tensors by name: standard normal floats, integers 0 and 1, random booleans.
 
     Raises:
@@ -49,18 +45,14 @@ def example_inputs(
 
     for name in dtypes:
         if name not in shapes:
-            raise UsageError(
-                f"a type for input {name!r}, which has no --input-shape; {nearest(name, shapes)}"
-            )
+            raise UsageError(f"a type for input {name!r}, which has no --input-shape; {nearest(name, shapes)}")
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in shapes.items():
         kind = getattr(torch, dtypes.get(name, "float32"), None)
         if not isinstance(kind, torch.dtype):
             known = ["float32", "float16", "float64", "int64", "int32", "uint8", "bool"]
-            raise UsageError(
-                f"input {name!r}: no element type {dtypes[name]!r}; {nearest(dtypes[name], known)}"
-            )
+            raise UsageError(f"input {name!r}: no element type {dtypes[name]!r}; {nearest(dtypes[name], known)}")
         if kind.is_floating_point:
             tensors[name] = torch.randn(shape, generator=generator).to(kind)
         else:
