@@ -18,10 +18,10 @@ _OPEN_SIDE, _OPEN_LENGTH = 224, 64
 def made_up_samples(model: ir.Model, seed: int) -> Iterator[Sample]:
     """SAMPLES samples, the same for the same seed.
 
-    Float inputs of four axes get noise with the spectrum of natural images (power falls with the square of
-    the frequency; Field, JOSA A 1987), normalized to mean 0 and deviation 1 a channel, every fourth sample
-    scaled to [0, 1] instead; other float inputs N(0, 1). Integer inputs get numbers below the size of the
-    table they index, masks get ones. Open axes: 1 where first, else an image's side or a text's length.
+    Float inputs of four axes get, in turn, twice noise with the spectrum of natural images (power falls with
+    the square of the frequency; Field, JOSA A 1987) of mean 0 and deviation 1 a channel, once white noise,
+    once the former in [0, 1]; other float inputs get N(0, 1). Integer inputs get numbers below the size of
+    the table they index, masks get ones. Open axes: 1 where first, else an image's side or a text's length.
     """
     specs = input_specs(model.graph.inputs)
     rng = np.random.default_rng(seed)
@@ -29,7 +29,8 @@ def made_up_samples(model: ir.Model, seed: int) -> Iterator[Sample]:
     shapes = {s.name: _shape(s, sizes) for s in specs}
     values = {v.name: v for v in model.graph.inputs}
     for index in range(SAMPLES):
-        yield {s.name: _sample(s, shapes[s.name], values[s.name], rng, unit=index % 4 == 3) for s in specs}
+        kind = ("natural", "white", "natural", "unit")[index % 4]
+        yield {s.name: _sample(s, shapes[s.name], values[s.name], rng, kind) for s in specs}
 
 
 def _shape(spec: InputSpec, sizes: dict[str, int]) -> tuple[int, ...]:
@@ -41,11 +42,12 @@ def _shape(spec: InputSpec, sizes: dict[str, int]) -> tuple[int, ...]:
 
 
 def _sample(
-    spec: InputSpec, shape: tuple[int, ...], value: ir.Value, rng: np.random.Generator, unit: bool
+    spec: InputSpec, shape: tuple[int, ...], value: ir.Value, rng: np.random.Generator, kind: str
 ) -> np.ndarray:
     if spec.dtype.kind == "f":
-        noise = _natural(rng, shape) if len(shape) == 4 else rng.standard_normal(shape)
-        if unit:
+        image = len(shape) == 4 and kind != "white"
+        noise = _natural(rng, shape) if image else rng.standard_normal(shape)
+        if image and kind == "unit":
             low, high = noise.min(), noise.max()
             noise = (noise - low) / max(high - low, 1e-6)
         return noise.astype(spec.dtype)
