@@ -1,0 +1,265 @@
+"""What optkit does, as functions: compile, quantize, load."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optkit.artifact.link import find_linker, link_library
+from optkit.artifact.manifest import Manifest
+from optkit.artifact.payload import BuildInfo, Payload
+from optkit.artifact.writer import write_artifact
+from optkit.emit import emit as emit_forms
+from optkit.emit import parse_forms
+from optkit.files import check_writable
+from optkit.issues import check_issues, describe_issue
+from optkit.pipeline import Pipeline, PipelineResult
+from optkit.plan import PassesLike, choose_pipeline
+from optkit.precision import precision_of
+from optkit.proof import Prover, skipped
+from optkit.report import build_report, write_report
+from optkit.runtime import Runner, load
+from optkit.source import ModelLike, model_stem, open_source
+from optkit.steps import (
+    Clock,
+    Progress,
+    build_model,
+    choose_target,
+    foreign_triple,
+    make_payload,
+    pass_options,
+    run_passes,
+    silent,
+)
+from optkit.target import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Artifact", "compile", "load", "quantize"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A compiled model on disk.
+
+    Attributes:
+        path: the `*.optk` file.
+        manifest: what it says about itself.
+        report: what was done and measured, as JSON values; also in the file `report_path`.
+        emitted: what was written beside it, by form ("onnx", "relax", "tir", "asm").
+    """
+
+    path: Path
+    manifest: Manifest
+    report: Mapping[str, Any]
+    emitted: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def report_path(self) -> Path:
+        """The report beside the artifact."""
+        return report_path(self.path)
+
+    def runner(self, threads: int | None = None) -> Runner:
+        """Load it; see `optkit.load`."""
+        return load(self.path, threads)
+
+
+def report_path(output: Path) -> Path:
+    """`x.report.json` for `x.optk`."""
+    return output.with_name(f"{output.stem}.report.json")
+
+
+def compile(
+    model: ModelLike,
+    *,
+    target: str | Target = "cpu",
+    passes: PassesLike = None,
+    calib_data: object = None,
+    preprocess: str | None = None,
+    calib_method: str | None = None,
+    calib_samples: int | None = None,
+    exclude_nodes: Sequence[str] = (),
+    exclude_op_types: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    emit: Iterable[str] = (),
+    verify: bool = True,
+    atol: float | None = None,
+    rtol: float | None = None,
+    threads: int | None = None,
+    cc: str | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Artifact:
+    """Compile a model into one artifact, verified against ONNX Runtime on the original.
+
+    Args:
+        model: path of an ONNX file, an `onnx_ir.Model` or an `onnx.ModelProto`; not changed.
+        target: name of a target (`optkit targets`) or a Target.
+        passes: a pipeline's name ("int8", "fp16", "bf16"), its text or a Pipeline; None for float32.
+        calib_data: path, "module:callable", or arrays; see `optkit.data.open_calibration`.
+        preprocess: how images become inputs, in text form.
+        calib_method, exclude_nodes, exclude_op_types: replace the pipeline's own options of that meaning.
+        calib_samples: use at most so many.
+        input_shapes: fix open dimensions of inputs, by input name.
+        output: path of the artifact; by default the model's name with `.optk`, in the current folder.
+        emit: forms to write beside it: "onnx", "relax", "tir", "asm" or "all".
+        verify: compare with the reference, and write nothing if they disagree.
+        atol, rtol: tolerances of that comparison; by default those of the precision.
+        threads: threads the code is laid out for; by default the target's cores.
+        cc: linker by name or path, or "zig".
+        seed: of random inputs and of everything random in passes.
+        progress: called as progress(what, done, total).
+
+    Raises:
+        UsageError: an unknown name, an option that does not fit, an output that cannot be written.
+        ModelError, UnsupportedError: the model is not valid, or holds what cannot be compiled.
+        DataError: calibration data does not fit the model.
+        PassError, CompileError: a pass or the compiler failed.
+        VerificationError: the compiled model does not agree with the reference; no artifact is written.
+    """
+    clock = Clock()
+    path = check_writable(output or f"{model_stem(model)}.optk")
+    forms = parse_forms(emit)
+    machine = choose_target(target, threads)
+    pipeline = choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types))
+    triple = foreign_triple(machine)
+    find_linker(cc, triple)
+    with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
+        scratch = Path(folder)
+        with clock("load"):
+            source = open_source(model, input_shapes, scratch)
+        with clock("preflight"):
+            progress("preflight", 0, None)
+            issues = check_issues(source.model, machine)
+        with clock("passes"):
+            outcome, samples = run_passes(
+                source, pipeline, machine, calib_data, preprocess, calib_samples, seed, progress
+            )
+        precision = precision_of(outcome.model)
+        with clock("build"):
+            progress("compile", 0, None)
+            built = build_model(outcome.model, machine)
+        with clock("link"):
+            progress("link", 0, None)
+            library = scratch / "lib.so"
+            linker = link_library(built.executable, library, cc, triple)
+        payload = make_payload(built, library, machine)
+        info = BuildInfo(
+            source_sha256=source.sha256,
+            pipeline=str(pipeline),
+            options={
+                "precision": precision,
+                "threads": machine.cores,
+                "seed": seed,
+                "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
+                "calibrated": calib_data is not None,
+            },
+            linker=linker,
+        )
+        with clock("verify"):
+            progress("verify", 0, None)
+            prover = Prover(source, outcome.model, precision, machine, samples, atol, rtol, seed)
+
+            def rebuild(other: Target, out: Path) -> Payload:
+                variant = build_model(outcome.model, other)
+                link_library(variant.executable, out)
+                return make_payload(variant, out, other)
+
+            proof = prover.prove(payload, info, rebuild) if verify else skipped()
+        with clock("write"):
+            progress("write", 0, None)
+            emitted = emit_forms(forms, path, outcome.model, precision, built)
+            manifest = write_artifact(path, payload, replace(info, verification=proof.manifest))
+    report = build_report(path, manifest, source, issues, outcome.reports, built, proof, clock.seconds)
+    write_report(report_path(path), report)
+    return Artifact(path, manifest, report, emitted)
+
+
+def quantize(
+    model: ModelLike,
+    *,
+    passes: PassesLike = "int8",
+    target: str | Target | None = None,
+    calib_data: object = None,
+    preprocess: str | None = None,
+    calib_method: str | None = None,
+    calib_samples: int | None = None,
+    exclude_nodes: Sequence[str] = (),
+    exclude_op_types: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> ir.Model:
+    """The model after the int8 pipeline: standard ONNX with Q/DQ nodes, which ONNX Runtime runs too.
+
+    Args and errors as for `compile`. Save the result with `optkit.model.save_model`.
+    """
+    return transform(
+        model,
+        choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types)),
+        target=target,
+        calib_data=calib_data,
+        preprocess=preprocess,
+        calib_samples=calib_samples,
+        input_shapes=input_shapes,
+        seed=seed,
+        progress=progress,
+    ).model
+
+
+def transform(
+    model: ModelLike,
+    pipeline: Pipeline,
+    *,
+    target: str | Target | None = None,
+    calib_data: object = None,
+    preprocess: str | None = None,
+    calib_samples: int | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> PipelineResult:
+    """Run a pipeline on a model and return its result: the model, and a report for every pass."""
+    with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
+        source = open_source(model, input_shapes, Path(folder))
+        machine = None if target is None else choose_target(target, None)
+        result, _ = run_passes(source, pipeline, machine, calib_data, preprocess, calib_samples, seed, progress)
+    return result
+
+
+def dry_run(
+    model: ModelLike,
+    *,
+    target: str | Target = "cpu",
+    passes: PassesLike = None,
+    calib_method: str | None = None,
+    exclude_nodes: Sequence[str] = (),
+    exclude_op_types: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    threads: int | None = None,
+    cc: str | None = None,
+) -> dict[str, Any]:
+    """What `compile` would do with these arguments, and every issue of the preflight; writes nothing.
+
+    Errors as for `compile`, except that operators that cannot be compiled are listed and not raised.
+    """
+    from optkit.compiler.preflight import preflight
+
+    machine = choose_target(target, threads)
+    pipeline = choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types))
+    linker = find_linker(cc, foreign_triple(machine))
+    with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
+        source = open_source(model, input_shapes, Path(folder))
+    return {
+        "target": machine.name,
+        "runs_here": machine.runs_here() or "yes",
+        "pipeline": str(pipeline),
+        "linker": " ".join(linker),
+        "preflight": [describe_issue(issue) for issue in preflight(source.model, machine)],
+    }

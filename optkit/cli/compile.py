@@ -1,0 +1,143 @@
+"""`optkit compile`: a model in, a verified artifact out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from optkit.cli.options import (
+    calibration_options,
+    complete_passes,
+    parse_list,
+    parse_shapes,
+    shape_option,
+    target_option,
+)
+from optkit.cli.output import json_option, print_json, size_text
+from optkit.cli.settings import say, warn
+from optkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from optkit.api import Artifact
+    from optkit.pipeline import Pipeline
+
+PRECISIONS = ("int8", "fp16", "bf16")
+
+
+@click.command(short_help="Compile an ONNX model into a verified artifact.")
+@click.argument("model", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="Artifact to write; default: the model's name with .optk.")
+@target_option
+@click.option("--int8", is_flag=True, help="Quantize to 8 bits; with --calib-data for real ranges.")
+@click.option("--fp16", is_flag=True, help="Convert to float16 what its range allows.")
+@click.option("--bf16", is_flag=True, help="Compute products in bfloat16.")
+@click.option(
+    "--passes",
+    metavar="TEXT",
+    shell_complete=complete_passes,
+    help="Passes to run instead of the default, e.g. 'fold,fuse,quantize{method=entropy}'.",
+)
+@calibration_options
+@shape_option
+@click.option("--emit", multiple=True, metavar="onnx|relax|tir|asm|all", help="Also write these beside the artifact.")
+@click.option("--verify/--no-verify", default=True, help="Compare with ONNX Runtime before writing.")
+@click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance instead of the precision's own.")
+@click.option("--rtol", type=click.FloatRange(0), help="Relative tolerance instead of the precision's own.")
+@click.option("--threads", type=click.IntRange(1), help="Threads to lay the code out for; default: the target's.")
+@click.option("--cc", metavar="PROGRAM", help="Linker: a C compiler, or 'zig'.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and what stands in the way; write nothing.")
+@json_option
+def command(model: str, output: str | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Compile MODEL, an ONNX file, into one artifact.
+
+    \b
+    optkit compile resnet50.onnx -o resnet50.optk --int8 --calib-data images/ \\
+        --preprocess 'resize=256,crop=224,mean=[0.485,0.456,0.406],std=[0.229,0.224,0.225],color=rgb'
+    """
+    from optkit.files import check_writable
+    from optkit.source import model_stem
+
+    pipeline = _pipeline([name for name in PRECISIONS if options.pop(name)], options.pop("passes"))
+    path = check_writable(output or f"{model_stem(model)}.optk")
+    shapes = parse_shapes(options.pop("input_shapes"))
+    excluded: dict[str, Any] = {key: parse_list(options.pop(key)) for key in ("exclude_nodes", "exclude_op_types")}
+    if dry_run:
+        _dry_run(model, path, pipeline, shapes, excluded, options, as_json)
+        return
+
+    from optkit import api
+    from optkit.cli.progress import progress
+
+    with progress() as report:
+        artifact = api.compile(
+            model, output=path, passes=pipeline, input_shapes=shapes, progress=report, **excluded, **options
+        )
+    _show(artifact, as_json)
+
+
+def _pipeline(precisions: list[str], text: str | None) -> Pipeline | None:
+    from optkit.pipeline import Pipeline
+    from optkit.registry import get_pipeline
+
+    given = [f"--{name}" for name in precisions] + (["--passes"] if text is not None else [])
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other; give one of them")
+    if text is not None:
+        return Pipeline.parse(text)
+    return get_pipeline(precisions[0]) if precisions else None
+
+
+def _dry_run(
+    model: str,
+    path: Path,
+    pipeline: Pipeline | None,
+    shapes: dict[str, tuple[int, ...]],
+    excluded: dict[str, Any],
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    from optkit.api import dry_run
+
+    plan = dry_run(
+        model,
+        target=options["target"],
+        passes=pipeline,
+        calib_method=options["calib_method"],
+        input_shapes=shapes,
+        threads=options["threads"],
+        cc=options["cc"],
+        **excluded,
+    )
+    plan = {"output": str(path), **plan}
+    if as_json:
+        print_json(plan)
+    else:
+        for key in ("output", "target", "runs_here", "pipeline", "linker"):
+            click.echo(f"{key + ':':12}{plan[key]}")
+        for issue in plan["preflight"]:
+            click.echo(f"{issue['status'] + ':':12}{issue['op_type']} {issue['node']}: {issue['reason']}")
+    if any(issue["status"] == "unsupported" for issue in plan["preflight"]):
+        raise click.exceptions.Exit(1)
+
+
+def _show(artifact: Artifact, as_json: bool) -> None:
+    from optkit.cli.findings import show_issues, show_passes
+
+    report = artifact.report
+    show_issues(report["preflight"])
+    show_passes(report["passes"])
+    verification = artifact.manifest.verification
+    if verification["status"] == "not_run":
+        warn(f"not verified on the target itself: {verification['reason']}")
+    if as_json:
+        print_json({**report, "emitted": {form: str(path) for form, path in artifact.emitted.items()}})
+        return
+    for path in artifact.emitted.values():
+        say(f"wrote {path}")
+    seconds = sum(report["seconds"].values())
+    size = size_text(artifact.path.stat().st_size)
+    summary = report["verification"].get("summary", verification["status"])
+    say(f"wrote {artifact.path} ({size}, {seconds:.1f} s; {summary})")

@@ -1,0 +1,83 @@
+"""Options that several verbs share, and their completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def complete_targets(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Target names that begin with what was typed."""
+    from optkit import registry
+
+    names = [name for family in registry.target_families().values() for name in family.names()]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_passes(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The text so far with its last pass completed."""
+    from optkit import registry
+
+    head, comma, word = incomplete.rpartition(",")
+    names = (*registry.pass_names(), *registry.pipeline_names())
+    return [f"{head}{comma}{name}" for name in dict.fromkeys(names) if name.startswith(word)]
+
+
+def calibration_options(function: F) -> F:
+    """--calib-data, --preprocess, --calib-method, --calib-samples, --exclude-nodes, --exclude-op-types."""
+    for option in reversed(
+        (
+            click.option(
+                "--calib-data",
+                metavar="PATH",
+                help="Calibration data: .npz, .npy, a folder of images, or module:callable.",
+            ),
+            click.option(
+                "--preprocess",
+                metavar="TEXT",
+                help="For images: 'resize=256,crop=224,mean=[..],std=[..],color=rgb'.",
+            ),
+            click.option("--calib-method", metavar="NAME", help="How ranges are found; see 'optkit passes'."),
+            click.option("--calib-samples", type=click.IntRange(1), help="Use at most so many samples."),
+            click.option("--exclude-nodes", multiple=True, metavar="A,B", help="Nodes that stay in float; repeatable."),
+            click.option("--exclude-op-types", multiple=True, metavar="A,B", help="Operators that stay in float."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+shape_option = click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    metavar="NAME:1x3x224x224",
+    help="Fix an input's open dimensions; repeatable.",
+)
+target_option = click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    shell_complete=complete_targets,
+    help="What to compile for; see 'optkit targets'.",
+)
+
+
+def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Repeated --input-shape options as one mapping; UsageError for a text that is no shape."""
+    from optkit.shapes import parse_shape
+
+    return dict(parse_shape(text) for text in texts)
+
+
+def parse_list(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Comma-separated and repeated words as one tuple.
+
+    >>> parse_list(("a,b", "c"))
+    ('a', 'b', 'c')
+    """
+    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())

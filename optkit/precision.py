@@ -1,0 +1,39 @@
+"""In what arithmetic a model computes, read from the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+INTEGER = frozenset(
+    {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+        "MatMulInteger",
+        "DynamicQuantizeLinear",
+    }
+)
+COMPUTE_TYPE = "optkit.compute_type"
+"""Node metadata with which passes ask for an arithmetic that ONNX types do not express."""
+
+
+def precision_of(model: ir.Model) -> str:
+    """ "int8", "bf16", "fp16" or "fp32": the coarsest arithmetic that any part of the model uses."""
+    found = set(_precisions(model))
+    return next((precision for precision in ("int8", "bf16", "fp16") if precision in found), "fp32")
+
+
+def _precisions(model: ir.Model) -> Iterator[str]:
+    for graph in model.graphs():
+        for node in graph:
+            if node.op_type in INTEGER:
+                yield "int8"
+            if node.metadata_props.get(COMPUTE_TYPE) == "bfloat16":
+                yield "bf16"
+            for value in node.outputs:
+                if value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+                    yield "fp16" if value.dtype == ir.DataType.FLOAT16 else "bf16"

@@ -1,0 +1,138 @@
+"""Proof that a compiled model answers like the original: ONNX Runtime is the reference."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optkit.artifact.payload import BuildInfo, Payload
+from optkit.artifact.spec import TensorSpec
+from optkit.artifact.writer import write_artifact
+from optkit.errors import DataError, VerificationError
+from optkit.measure.inputs import random_samples
+from optkit.measure.reference import Reference
+from optkit.measure.verify import DEFAULT_SAMPLES, MAX_SAMPLES, Runs, Verification, verify
+from optkit.runtime import load
+from optkit.source import Source
+from optkit.target import Target
+from optkit.transform import Sample
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+SIDES = (64, 224, 16, 1)
+"""Lengths tried for open dimensions other than the first: enough for most strides, then others."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The outcome.
+
+    Attributes:
+        manifest: what goes into the artifact: no measured figure, so that equal builds give equal bytes.
+        figures: what was measured, for the report.
+    """
+
+    manifest: dict[str, Any]
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def skipped() -> Proof:
+    """What --no-verify leaves behind."""
+    return Proof({"status": "skipped", "reason": "--no-verify"}, {"summary": "not verified"})
+
+
+@dataclass(frozen=True)
+class Prover:
+    """Compares one compiled model with the original.
+
+    Attributes:
+        model: what the last pass left, which was compiled.
+        samples: opens calibration samples; without them inputs are random.
+        atol, rtol: limits that are added to, or replace, those of the precision; see `optkit.measure.verify`.
+    """
+
+    source: Source
+    model: ir.Model
+    precision: str
+    target: Target
+    samples: Callable[[], Iterator[Sample]] | None = None
+    atol: float | None = None
+    rtol: float | None = None
+    seed: int = 0
+
+    def prove(self, payload: Payload, info: BuildInfo, rebuild: Callable[[Target, Path], Payload]) -> Proof:
+        """Run the compiled model and judge its answers.
+
+        Where the target's code cannot run here, ONNX Runtime runs the model that was compiled, and the same
+        model built for this machine's CPU (by `rebuild`) is judged in its place; the manifest then says
+        "not_run" with the reason.
+
+        Raises:
+            VerificationError: the answers disagree; says which output, how far, and the limit.
+        """
+        reason = self.target.runs_here()
+        feeds = self._feeds(payload.inputs)
+        with tempfile.TemporaryDirectory(prefix="optkit-verify-") as folder:
+            if reason is not None:
+                from optkit.compiler.host import host_variant
+
+                self._judge(Reference(self.model), feeds, "the emitted ONNX model")
+                payload = rebuild(host_variant(self.target), Path(folder) / "host.so")
+            candidate = Path(folder) / "candidate.optk"
+            write_artifact(candidate, payload, info)
+            with load(candidate) as runner:
+                outcome = self._judge(runner, feeds, "the compiled model")
+        manifest: dict[str, Any] = {
+            "status": "passed",
+            "reference": "onnxruntime",
+            "precision": self.precision,
+            "samples": len(feeds),
+            "inputs": "random" if self.samples is None else "calibration",
+            "limits": {name: v for name, v in (("atol", self.atol), ("rtol", self.rtol)) if v is not None},
+        }
+        if reason is not None:
+            manifest |= {"status": "not_run", "reason": reason, "instead": "emitted ONNX; host CPU build"}
+        return Proof(manifest, {**outcome.as_dict(), **manifest, "summary": _summary(outcome, reason)})
+
+    def _judge(self, runner: Runs, feeds: Sequence[Sample], what: str) -> Verification:
+        outcome = verify(self.source.path, self.model, runner, feeds, self.precision, atol=self.atol, rtol=self.rtol)
+        if not outcome.passed:
+            raise VerificationError(
+                f"{what} does not agree with ONNX Runtime: {outcome.reason}; no artifact was written "
+                "(--no-verify writes one all the same, --atol and --rtol set other limits)"
+            )
+        return outcome
+
+    def _feeds(self, inputs: Sequence[TensorSpec]) -> list[Mapping[str, np.ndarray]]:
+        """Calibration samples, else random ones of lengths that the reference accepts for open dimensions."""
+        if self.samples is not None:
+            return list(islice(self.samples(), MAX_SAMPLES))
+        names = {d for spec in inputs for d in spec.shape[1:] if isinstance(d, str)}
+        reference = Reference(self.source.path)
+        problem = ""
+        for side in SIDES if names else SIDES[:1]:
+            feeds = random_samples(inputs, DEFAULT_SAMPLES, self.seed, dict.fromkeys(names, side))
+            try:
+                for feed in feeds:
+                    reference.run(feed)
+            except DataError as error:
+                problem = problem or str(error)
+                continue
+            return list(feeds)
+        raise DataError(
+            f"no random input fits the original model ({problem}); give --input-shape or --calib-data, or --no-verify"
+        )
+
+
+def _summary(outcome: Verification, reason: str | None) -> str:
+    where = "verified" if reason is None else "verified on the host's CPU"
+    if outcome.precision == "int8":
+        return f"{where}, SQNR {min((o.figures.sqnr_db for o in outcome.outputs), default=0.0):.1f} dB"
+    return f"{where}, relative error {max((o.figures.relative for o in outcome.outputs), default=0.0):.1e}"

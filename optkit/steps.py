@@ -1,0 +1,118 @@
+"""The steps that compile and quantize are made of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optkit import registry
+from optkit.artifact.payload import Payload, describe_target
+from optkit.artifact.spec import TensorSpec
+from optkit.data import Samples, open_calibration
+from optkit.errors import UsageError
+from optkit.pipeline import Pipeline, PipelineResult
+from optkit.source import Source
+from optkit.target import Target
+from optkit.transform import PassContext
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from optkit.compiler.build import Built
+
+Progress = Callable[[str, int, int | None], None]
+"""progress(what, done, total); total is None where it is unknown."""
+
+
+def silent(_what: str, _done: int, _total: int | None) -> None:
+    """Progress that nobody looks at."""
+
+
+def choose_target(target: str | Target, threads: int | None) -> Target:
+    """The target of that name, laid out for `threads` threads."""
+    found = registry.find_target(target) if isinstance(target, str) else target
+    if threads is None:
+        return found
+    if threads < 1:
+        raise UsageError(f"threads must be at least 1, not {threads}")
+    return replace(found, cores=threads)
+
+
+def foreign_triple(target: Target) -> str | None:
+    """The linker's name of the target's architecture, or None where it is this machine's."""
+    from optkit.runtime.isa import architecture
+
+    triple = str((target.tvm_host or target.tvm).get("mtriple", ""))
+    if not triple or triple.split("-")[0] == architecture():
+        return None
+    return triple.replace("-unknown", "")
+
+
+def pass_options(
+    method: str | None, exclude_nodes: Sequence[str], exclude_op_types: Sequence[str]
+) -> dict[str, object]:
+    """The pass options behind compile's arguments; what was not given is left out."""
+    return {
+        "method": method,
+        "exclude": tuple(exclude_nodes) or None,
+        "exclude_op_types": tuple(exclude_op_types) or None,
+    }
+
+
+def run_passes(
+    source: Source,
+    pipeline: Pipeline,
+    target: Target | None,
+    calib_data: object,
+    preprocess: str | None,
+    calib_samples: int | None,
+    seed: int,
+    progress: Progress,
+) -> tuple[PipelineResult, Samples | None]:
+    """Run the pipeline on the source's model; also returns what opens the calibration samples."""
+    if calib_data is None and (preprocess is not None or calib_samples is not None):
+        raise UsageError("--preprocess and --calib-samples need --calib-data")
+    samples = None
+    if calib_data is not None:
+        samples = open_calibration(calib_data, source.model.graph.inputs, preprocess=preprocess, samples=calib_samples)
+    context = PassContext(
+        target=target, calibration=samples, reference=source.model.clone(), progress=progress, seed=seed
+    )
+    return pipeline.run(source.model, context), samples
+
+
+def build_model(model: ir.Model, target: Target) -> Built:
+    """Lower, schedule and generate code."""
+    from optkit.compiler.build import build  # TVM takes a second to import
+
+    return build(model, target)
+
+
+def make_payload(built: Built, library: Path, target: Target) -> Payload:
+    """What the artifact writer packs."""
+    return Payload(
+        library=library,
+        weights=built.weights,
+        inputs=[TensorSpec(t.name, t.dtype, t.shape) for t in built.inputs],
+        outputs=[TensorSpec(t.name, t.dtype, t.shape) for t in built.outputs],
+        device=target.device,
+        kernels=[kernel.as_dict() for kernel in built.kernels],
+        target=describe_target(target),
+    )
+
+
+class Clock:
+    """Seconds by phase: `with clock("load"): ...`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
