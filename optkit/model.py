@@ -32,6 +32,8 @@ __all__ = [
 
 # Protobuf cannot hold a message of 2 GiB; the rest of the model needs some room too.
 _INLINE_LIMIT = 1_800_000_000
+# onnx's checker wants to see small tensors (shapes, axes), and mapping less than a page wins nothing.
+_MAPPED_FROM = 4096
 
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
@@ -51,14 +53,30 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     except Exception as error:  # onnx_ir raises many kinds for malformed graphs
         raise ModelError(f"{source}: not a valid ONNX graph: {one_line(error)}") from error
     ir.external_data.set_base_dir(model.graph, source.parent.resolve())
-    if _weight_bytes(model) < _INLINE_LIMIT:
-        # In memory, so that the file may be replaced while we work.
-        ir.external_data.load_to_model(model)
+    # In memory, so that the file may be replaced while we work; unless there is too much of it.
+    _load_external(model, at_most=_MAPPED_FROM if _weight_bytes(model) >= _INLINE_LIMIT else None)
     try:
         _normalize(model)
     except OptkitError as error:
         raise type(error)(f"{source}: {error}") from error
     return model
+
+
+def _load_external(model: ir.Model, at_most: int | None) -> None:
+    """Read external tensors of up to `at_most` bytes (None: all) into memory, those in attributes always."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and (at_most is None or tensor.nbytes <= at_most):
+                value.const_value = _in_memory(tensor)
+        for node in graph:
+            for name, attribute in list(node.attributes.items()):
+                if isinstance(attribute.value, ir.ExternalTensor):
+                    node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
+
+
+def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
 
 
 def _normalize(model: ir.Model) -> None:

@@ -91,9 +91,7 @@ def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
-        raise ModelError(
-            f"sparse initializer {sparse.values.name!r} is not supported; store it dense before compiling"
-        )
+        raise ModelError(f"sparse initializer {sparse.values.name!r} is not supported; store it dense before compiling")
     yield from _node_tensors(graph.node)
 
 

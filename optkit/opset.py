@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 
 import onnx
 import onnx_ir as ir
@@ -76,7 +77,7 @@ def raise_opset(model: ir.Model) -> None:
     if version is None or version >= MINIMUM_OPSET:
         model.ir_version = max(model.ir_version, _MINIMUM_IR_VERSION)
         return
-    original, ir_version, imports = model.graph, model.ir_version, dict(model.opset_imports)
+    original, imports = model.graph, dict(model.opset_imports)
     model.ir_version = max(model.ir_version, _MINIMUM_IR_VERSION)
     try:
         reason = _convert(model)
@@ -84,8 +85,9 @@ def raise_opset(model: ir.Model) -> None:
         reason = one_line(error)
     if reason:
         model.graph = original
-        model.ir_version = ir_version
         model.opset_imports.update(imports)
+        # Failed assertions begin with the source file onnx was built from.
+        reason = re.sub(r"^\S+:\d+: \S+ ", "", reason)
         reason = f"kept at opset {version}: {reason}"
         model.metadata_props["optkit.opset"] = reason
         _log.warning("model %s", reason)

@@ -121,6 +121,7 @@ class Pipeline(Pass):
         """Run all passes; an error names the pass it is about and those that ran before it."""
         reports: list[PassReport] = []
         interface = _interface(model)
+        name_nodes(model)  # findings and options speak of nodes by name
         for number, p in enumerate(self.passes):
             context.progress(f"pass {p.name}", number, len(self.passes))
             text = _item_text(p)

@@ -21,9 +21,7 @@ from typing import Any, Literal, Union
 from optkit.errors import UsageError, nearest
 from optkit.transform import Pass
 
-_TOKEN = re.compile(
-    r"""\s*(?:(?P<mark>[,={}\[\]])|(?P<bare>[^\s,={}\[\]"]+)|(?P<quoted>"(?:[^"\\]|\\.)*"))"""
-)
+_TOKEN = re.compile(r"""\s*(?:(?P<mark>[,={}\[\]])|(?P<bare>[^\s,={}\[\]"]+)|(?P<quoted>"(?:[^"\\]|\\.)*"))""")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def _owner(entry: importlib.metadata.EntryPoint) -> str:
 
 
 def _what(group: str) -> str:
-    return group.removeprefix("optkit.").removesuffix("s")
+    return {_PASSES: "pass", _TARGETS: "target", _PIPELINES: "pipeline"}[group]
 
 
 def refresh() -> None:
@@ -128,11 +128,20 @@ def find_target(name: str) -> Target:
     head = name.split(":", 1)[0]
     if head in _entries(_TARGETS):
         return target_family(head).make(name)
-    families = target_families()
+    # A plug-in that cannot be loaded must not take the targets of others away.
+    families: dict[str, TargetFamily] = {}
+    broken: list[UsageError] = []
+    for word in _entries(_TARGETS):
+        try:
+            families[word] = target_family(word)
+        except UsageError as error:
+            broken.append(error)
     listed = {word for family in families.values() for word in family.names()}
     owners = [word for word, family in families.items() if name in family.names()]
     if len(owners) > 1:
         raise UsageError(f"target {name!r} is claimed by {' and '.join(owners)}; write {owners[0]}:{name}")
     if not owners:
+        if broken:
+            raise broken[0]
         raise UsageError(f"unknown target {name!r}; {nearest(name, [*listed, *families])}")
     return families[owners[0]].make(name)

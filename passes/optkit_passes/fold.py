@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import collections
-import logging
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import FOLDED_FROM_KEY, fold_constants_ir
 
-from optkit.tidy import infer_shapes, one_line, quiet
+from optkit.tidy import infer_shapes, quiet
 from optkit.transform import Finding, Pass, PassContext, Result, option
 from optkit_passes import noops
-from optkit_passes.graph import add_constant, constant, is_op, nodes, remove_unused
+from optkit_passes.graph import is_op, nodes, remove_unused
+from optkit_passes.shape_values import fold_shapes
 
 # Folding these would turn integers back into floats: they are the quantization.
 _NEVER = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _ROUNDS = 4
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Fold(Pass):
         changed = _fold_constants(model, guard, self.limit)
         for node in nodes(model):
             changed |= noops.fuse(node, 0) is not None
-            changed |= materialize_shape(node)
+        changed |= fold_shapes(model)
         changed |= _lift(model)
         with quiet("onnx_ir"):
             changed |= common.DeduplicateInitializersPass(size_limit=self.share)(model).modified
@@ -81,29 +79,38 @@ class _Guard:
 
     limit: int
     refused: dict[str, str] = field(default_factory=dict)
-    last: ir.Node | None = None
+    accepted: list[ir.Node] = field(default_factory=list)
 
     def __call__(self, node: ir.Node) -> bool | None:
         """False: leave it; True: fold it whatever the size of its inputs; None: onnxscript's own rules."""
-        name = node.name or node.outputs[0].name or node.op_type
+        name = _name(node)
         if is_op(node, *_NEVER) or name in self.refused:
             return False
-        self.last = node
         sizes = [_size(value) for value in node.outputs]
         if any(size is None for size in sizes):
             return None
         made = sum(size for size in sizes if size is not None)
         replaced = sum(_size(value) or 0 for value in node.inputs if value is not None)
         if made > max(self.limit, replaced):
-            self.refused[name] = (
-                f"{node.op_type} not folded: it would store {made} elements (limit {self.limit})"
-            )
+            self.refused[name] = f"{node.op_type} not folded: it would store {made} elements (limit {self.limit})"
             return False
+        self.accepted.append(node)
         return True
+
+    def settle(self) -> None:
+        """Remember what was to be folded and is still there: onnx's reference evaluator failed on it."""
+        for node in self.accepted:
+            if node.graph is not None:
+                self.refused.setdefault(_name(node), f"{node.op_type} not folded: it could not be evaluated")
+        self.accepted.clear()
 
     def findings(self) -> list[Finding]:
         """A finding for each node that could have been folded and was not."""
         return [Finding("skipped", name, reason) for name, reason in self.refused.items()]
+
+
+def _name(node: ir.Node) -> str:
+    return node.name or node.outputs[0].name or node.op_type
 
 
 def _size(value: ir.Value) -> int | None:
@@ -114,46 +121,14 @@ def _size(value: ir.Value) -> int | None:
 
 
 def _fold_constants(model: ir.Model, guard: _Guard, limit: int) -> bool:
-    """onnxscript's folding; a node its evaluator fails on is left alone and named."""
-    while True:
-        try:
-            with quiet("onnxscript.optimizer"):
-                result = fold_constants_ir(
-                    model,
-                    onnx_shape_inference=True,
-                    input_size_limit=limit,
-                    output_size_limit=limit,
-                    should_fold=guard,
-                )
-            break
-        except Exception as error:  # the reference evaluator raises whatever numpy raises
-            node = guard.last
-            name = (node.name or node.outputs[0].name or "") if node is not None else ""
-            if node is None or name in guard.refused:
-                raise
-            guard.refused[name] = f"{node.op_type} not folded: evaluating it failed ({one_line(error)})"
-            _log.debug("folding %s failed", name, exc_info=error)
+    """onnxscript's folding, without its traces in the metadata."""
+    with quiet("onnxscript.optimizer"):
+        result = fold_constants_ir(
+            model, onnx_shape_inference=True, input_size_limit=limit, output_size_limit=limit, should_fold=guard
+        )
+    guard.settle()
     for node in nodes(model):
         node.metadata_props.pop(FOLDED_FROM_KEY, None)
         for value in node.outputs:
             value.metadata_props.pop(FOLDED_FROM_KEY, None)
     return bool(result.modified)
-
-
-def materialize_shape(node: ir.Node) -> bool:
-    """Give a Reshape whose result's shape is known, but for one axis, a constant shape.
-
-    Exporters compute shapes with Shape, Gather and Concat to keep the batch dynamic; -1 says the same.
-    """
-    if not is_op(node, "Reshape") or node.graph is None or constant(node.inputs[1]) is not None:
-        return False
-    shape = node.outputs[0].shape
-    if shape is None:
-        return False
-    dims = [int(d) if isinstance(d, int) else -1 for d in shape]
-    # With an axis of length 0, -1 would be ambiguous and 0 would mean "copy".
-    if dims.count(-1) > 1 or 0 in dims:
-        return False
-    target = add_constant(node.graph, f"{node.name}_shape", np.array(dims, np.int64))
-    node.replace_input_with(1, target)
-    return True

@@ -59,16 +59,12 @@ def add_constant(graph: ir.Graph | ir.Function | None, name: str, array: np.ndar
     """
     if not isinstance(graph, ir.Graph):
         raise TypeError("only graphs have initializers; inline functions first")
-    taken = (
-        {v.name for n in graph for v in n.outputs} | {v.name for v in graph.inputs} | set(graph.initializers)
-    )
+    taken = {v.name for n in graph for v in n.outputs} | {v.name for v in graph.inputs} | set(graph.initializers)
     unique, number = name, 1
     while unique in taken:
         unique, number = f"{name}_{number}", number + 1
     tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=unique)
-    value = ir.Value(
-        name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -95,9 +91,7 @@ def bypass(node: ir.Node, source: ir.Value) -> None:
     graph.remove(node, safe=True)
 
 
-def replace(
-    node: ir.Node, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, object]
-) -> ir.Node:
+def replace(node: ir.Node, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, object]) -> ir.Node:
     """Put a new operator in the place of `node`, which keeps its name and whose output keeps its name."""
     graph = node.graph
     if graph is None:

@@ -77,6 +77,4 @@ def _same_shape(a: ir.Value, b: ir.Value) -> bool:
     """Whether the shapes are known to be the same; axes of one symbol are."""
     if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
         return False
-    return all(
-        x == y and (isinstance(x, int) or x.value is not None) for x, y in zip(a.shape, b.shape, strict=True)
-    )
+    return all(x == y and (isinstance(x, int) or x.value is not None) for x, y in zip(a.shape, b.shape, strict=True))

@@ -79,7 +79,5 @@ def _write(node: ir.Node, data: ir.Value, low: float, high: float) -> None:
     bounds: list[ir.Value | None] = []
     for word, bound in (("low", low), ("high", high)):
         array = np.array(bound, kind)
-        bounds.append(
-            add_constant(node.graph, f"{node.name}_{word}", array) if math.isfinite(bound) else None
-        )
+        bounds.append(add_constant(node.graph, f"{node.name}_{word}", array) if math.isfinite(bound) else None)
     replace(node, "Clip", [data, *bounds] if bounds[1] is not None else [data, bounds[0]], {})

@@ -53,9 +53,7 @@ def _fuse(node: ir.Node, pad: ir.Node) -> str | None:
     if min(before + after) < 0:
         return "it crops"
     old = node.attributes.get_ints("pads", [0] * (2 * (rank - 2)))
-    node.attributes["pads"] = ir.AttrInt64s(
-        "pads", [a + b for a, b in zip(old, before[2:] + after[2:], strict=True)]
-    )
+    node.attributes["pads"] = ir.AttrInt64s("pads", [a + b for a, b in zip(old, before[2:] + after[2:], strict=True)])
     node.attributes.pop("auto_pad", None)
     node.replace_input_with(0, pad.inputs[0])
     return None

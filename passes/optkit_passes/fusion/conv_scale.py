@@ -33,9 +33,7 @@ def fuse(node: ir.Node, opset: int) -> Finding | None:
         return Finding("skipped", linear_node.name or "", f"{node.name} is not fused: {linear}")
     if linear_node.op_type == "MatMul" and node.op_type in ("Add", "Sub") and linear.rank != 2:
         return None
-    reason = why_not_absorbed(linear_node.outputs[0], node) or _fuse(
-        node, linear, array, constant_first=side == 1
-    )
+    reason = why_not_absorbed(linear_node.outputs[0], node) or _fuse(node, linear, array, constant_first=side == 1)
     if reason:
         return Finding("skipped", linear_node.name or "", f"{node.name} is not fused: {reason}")
     return Finding("changed", linear_node.name or "", f"absorbed {node.name}")

@@ -85,9 +85,7 @@ def _gate(value: ir.Value) -> _Found | None:
         return _sixth(node, _clip6)
     alpha, beta = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
     data = node.inputs[0]
-    return (
-        (data, []) if data is not None and math.isclose(alpha, 1 / 6, rel_tol=1e-3) and beta == 0.5 else None
-    )
+    return (data, []) if data is not None and math.isclose(alpha, 1 / 6, rel_tol=1e-3) and beta == 0.5 else None
 
 
 def _clip6(value: ir.Value) -> _Found | None:

@@ -59,7 +59,7 @@ def read_linear(node: ir.Node) -> Linear | str:
     if node.op_type == "ConvTranspose":
         channels = weight.shape[1] * node.attributes.get_int("group", 1)
     elif node.op_type == "Gemm":
-        rank, channels = 2, weight.shape[1 - _transposed(node)]
+        rank, channels = 2, weight.shape[0] if _transposed(node) else weight.shape[1]
     elif node.op_type == "MatMul":
         shape = node.outputs[0].shape
         if shape is None or weight.ndim < 2:
@@ -67,7 +67,7 @@ def read_linear(node: ir.Node) -> Linear | str:
         rank, axis, channels = len(shape), len(shape) - 1, weight.shape[-1]
     elif node.op_type == "BatchNormalization":
         shape = node.inputs[0].shape if node.inputs[0] is not None else None
-        if shape is None or node.attributes.get_int("training_mode", 0):
+        if shape is None or node.attributes.get_int("training_mode", 0) != 0:
             return "the rank of BatchNormalization's input is unknown, or it is training"
         rank = len(shape)
     if bias is None:
@@ -126,9 +126,9 @@ def absorb(linear: Linear, scale: np.ndarray | None, shift: np.ndarray | None) -
     return None
 
 
-def _transposed(node: ir.Node) -> int:
-    """1 where a Gemm's weight is (outputs, inputs), 0 where it is (inputs, outputs)."""
-    return int(node.attributes.get_int("transB", 0) != 0)
+def _transposed(node: ir.Node) -> bool:
+    """Whether a Gemm's weight is (outputs, inputs) rather than (inputs, outputs)."""
+    return node.attributes.get_int("transB", 0) != 0
 
 
 def _scaled(linear: Linear, scale: np.ndarray) -> np.ndarray:

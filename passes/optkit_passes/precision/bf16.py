@@ -38,17 +38,13 @@ class Bf16(Pass):
             unused -= hits
             reason = "excluded" if hits else _why_not(node)
             if reason:
-                findings.append(
-                    Finding("skipped", node.name or "", f"{node.op_type} not in bfloat16: {reason}")
-                )
+                findings.append(Finding("skipped", node.name or "", f"{node.op_type} not in bfloat16: {reason}"))
                 modified |= node.metadata_props.pop(COMPUTE_TYPE, None) is not None
                 continue
             marked += 1
             modified |= node.metadata_props.get(COMPUTE_TYPE) != "bfloat16"
             node.metadata_props[COMPUTE_TYPE] = "bfloat16"
-        findings += [
-            Finding("warning", "", f"exclude: no such operator as {word!r}") for word in sorted(unused)
-        ]
+        findings += [Finding("warning", "", f"exclude: no such operator as {word!r}") for word in sorted(unused)]
         if marked:
             findings.append(Finding("changed", "", f"{marked} operators compute in bfloat16"))
         return Result(model, modified, findings)

@@ -84,18 +84,14 @@ class Fp16(Pass):
             reason = "excluded" if hits else self._why_float32(node, model, ranges)
             if reason:
                 stay.add(node)
-                findings.append(
-                    Finding("skipped", node.name or "", f"{node.op_type} stays float32: {reason}")
-                )
+                findings.append(Finding("skipped", node.name or "", f"{node.op_type} stays float32: {reason}"))
         findings += [Finding("warning", "", f"exclude: no such node as {word!r}") for word in sorted(unused)]
         findings += _flushed(model, stay, ranges)
         converted = graph.convert(stay)
         remove_unused(model)
         common.NameFixPass()(model)
         if converted:
-            findings.append(
-                Finding("changed", "", f"{converted} nodes compute in float16, {len(stay)} in float32")
-            )
+            findings.append(Finding("changed", "", f"{converted} nodes compute in float16, {len(stay)} in float32"))
         return Result(model, bool(converted), findings)
 
     def _why_float32(self, node: ir.Node, model: ir.Model, ranges: dict[str, Range]) -> str | None:
@@ -118,9 +114,7 @@ class Fp16(Pass):
             seen = ranges.get(value.name or "")
             if seen is not None and not seen.magnitude * self.margin <= LARGEST:
                 margin = f" (margin {self.margin:g})" if seen.magnitude <= LARGEST else ""
-                return (
-                    f"{what} {value.name} reaches {seen.magnitude:.4g}, float16 ends at {LARGEST:g}{margin}"
-                )
+                return f"{what} {value.name} reaches {seen.magnitude:.4g}, float16 ends at {LARGEST:g}{margin}"
         return None
 
 

@@ -48,11 +48,7 @@ def why_no_half(node: ir.Node, opset: int) -> str | None:
             return "it works on sequences or optional values"
     if is_op(node, "Cast"):
         # Integers computed in float32 (indices, sizes) past 2048 are not whole in float16.
-        return (
-            None
-            if node.attributes.get_int("to") == ir.DataType.FLOAT.value
-            else "it converts to another type"
-        )
+        return None if node.attributes.get_int("to") == ir.DataType.FLOAT.value else "it converts to another type"
     for value, formal in zip(node.inputs, _formals(schema, len(node.inputs)), strict=False):
         if value is not None and value.dtype == ir.DataType.FLOAT and _HALF in _allowed(schema, formal):
             return None
@@ -71,11 +67,15 @@ class HalfGraph:
         """Convert every node with float inputs or results that is not in `stay`; returns how many."""
         converted = 0
         outputs = list(self.graph.outputs)
+        opsets = self.model.opset_imports
+        # Decided for all before any changes: the question is about float32 values.
+        half = {
+            node for node in self.graph if node not in stay and why_no_half(node, opsets.get(node.domain, 0)) is None
+        }
         for node in list(self.graph):
-            opset = self.model.opset_imports.get(node.domain, 0)
-            if node in stay or why_no_half(node, opset) is not None:
+            if node not in half:
                 self._feed_full(node)
-            elif self._feed_half(node, opset):
+            elif self._feed_half(node, opsets.get(node.domain, 0)):
                 converted += 1
         for index, value in enumerate(outputs):
             if value.dtype == ir.DataType.FLOAT16 and value in self._as_full:
@@ -109,9 +109,7 @@ class HalfGraph:
         if is_op(node, "Cast"):
             node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT16.value)
             parameters.add(_formals(schema, 1, outputs=True)[0])
-        for value, formal in zip(
-            node.outputs, _formals(schema, len(node.outputs), outputs=True), strict=False
-        ):
+        for value, formal in zip(node.outputs, _formals(schema, len(node.outputs), outputs=True), strict=False):
             if value.dtype == ir.DataType.FLOAT and formal in parameters:
                 value.dtype = ir.DataType.FLOAT16
                 self._as_full[value] = value  # no Cast yet; `_full` makes one when it is asked for

@@ -46,9 +46,7 @@ def measure_ranges(model: ir.Model, context: PassContext, samples: int) -> tuple
     Uses `context.calibration`, at most `samples` of it (0 is all); without it, four seeded random inputs.
     Raises DataError where the model cannot be run on a sample, or there is none.
     """
-    feeds = (
-        context.calibration() if context.calibration is not None else random_samples(model, context.seed, 4)
-    )
+    feeds = context.calibration() if context.calibration is not None else random_samples(model, context.seed, 4)
     names = [value.name for value in _floats(model) if value.name]
     session = _session(model, names)
     ranges = {name: Range() for name in names}
@@ -101,9 +99,7 @@ def _watch(proto: onnx.ModelProto, names: list[str]) -> None:
         for kind, op_type in (("low", "ReduceMin"), ("high", "ReduceMax")):
             node = onnx.helper.make_node(op_type, [name], [f"{kind}:{name}"], keepdims=0)
             proto.graph.node.append(node)
-            proto.graph.output.append(
-                onnx.helper.make_tensor_value_info(f"{kind}:{name}", onnx.TensorProto.FLOAT, [])
-            )
+            proto.graph.output.append(onnx.helper.make_tensor_value_info(f"{kind}:{name}", onnx.TensorProto.FLOAT, []))
 
 
 def random_samples(model: ir.Model, seed: int, count: int) -> Iterator[Sample]:
