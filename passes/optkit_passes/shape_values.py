@@ -105,9 +105,10 @@ def _slice(arrays: list[np.ndarray]) -> np.ndarray | None:
 def _arithmetic(operator: Callable[[int, int], int], a: np.ndarray, b: np.ndarray) -> np.ndarray:
     found = np.empty(a.shape, object)
     for at in np.ndindex(a.shape):
-        x, y = a[at], b[at]
-        plain = isinstance(x, int) and isinstance(y, int) and x >= 0 and y > 0
-        found[at] = operator(x, y) if plain else None
+        x: Element = a.item(*at)
+        y: Element = b.item(*at)
+        # Negative numbers would divide differently, and no shape holds them.
+        found[at] = operator(x, y) if isinstance(x, int) and isinstance(y, int) and x >= 0 and y > 0 else None
     return found
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from optkit.errors import UsageError, nearest
 from optkit.transform import Finding, Pass, PassContext, Result, option
@@ -69,4 +70,6 @@ class Fuse(Pass):
                 break
         else:
             refused.append(Finding("warning", "", f"still changing after {_ROUNDS} rounds"))
+        if changed:
+            common.NameFixPass()(model)  # a constant added inside a subgraph may carry an outer name
         return Result(model, bool(changed), (*changed, *refused))
