@@ -1,0 +1,112 @@
+"""The process of one contestant: loads once, then runs whenever it is told to (python -m optkit.measure.worker).
+
+Speaks JSON, one object a line. First line in: kind, path, threads, inputs (an .npz). Answer: load, first,
+versions. Every further line in: seconds, iterations, settle. Answer: times, the seconds of every run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+_PR_SET_PDEATHSIG = 1
+_ALIGNMENT = 64
+
+
+def main() -> int:
+    """Serve until the input ends."""
+    _die_with_parent()
+    # What libraries print must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    try:
+        setup = json.loads(sys.stdin.readline())
+        with np.load(setup["inputs"]) as file:
+            feed = {name: _aligned(file[name]) for name in file.files}
+        begin = time.perf_counter()
+        run, versions = _LOADERS[setup["kind"]](setup["path"], setup["threads"], feed)
+        loaded = time.perf_counter()
+        run()
+        answer({"load": loaded - begin, "first": time.perf_counter() - loaded, "versions": versions})
+        gc.collect()
+        gc.disable()
+        for line in sys.stdin:
+            order = json.loads(line)
+            answer({"times": _turn(run, order["seconds"], order["iterations"], order["settle"])})
+            gc.collect()
+    except Exception as e:
+        answer({"error": " ".join(str(e).split()) or type(e).__name__})
+        return 1
+    return 0
+
+
+def _turn(run: Callable[[], object], seconds: float, iterations: int, settle: int) -> list[float]:
+    for _ in range(settle):
+        run()
+    clock = time.perf_counter
+    times: list[float] = []
+    end = clock() + seconds
+    while True:
+        begin = clock()
+        run()
+        now = clock()
+        times.append(now - begin)
+        if now >= end and len(times) >= iterations:
+            return times
+
+
+def _load_artifact(path: str, threads: int, feed: dict[str, np.ndarray]) -> tuple[Callable[[], object], dict[str, str]]:
+    from optkit.runtime import load
+
+    runner = load(path, threads=threads)
+    versions = {k: v for k, v in runner.manifest.versions.items() if k in ("optkit", "tvm", "llvm")}
+    return lambda: runner.run(feed), versions
+
+
+def _load_onnx(path: str, threads: int, feed: dict[str, np.ndarray]) -> tuple[Callable[[], object], dict[str, str]]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Its threads may spin during its own turn, as they do by default; between turns the process is stopped.
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, feed), {"onnxruntime": metadata.version("onnxruntime")}
+
+
+_LOADERS = {"optk": _load_artifact, "onnx": _load_onnx}
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """Inputs aligned for vector loads: the same for every contestant, and none has to copy them."""
+    memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def _die_with_parent() -> None:
+    """A worker that is stopped would outlive a parent that was killed, for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
