@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,13 +61,9 @@ class Built:
 
     def assembly(self) -> str:
         """Assembly of the kernels for the target's host."""
-        text: Callable[[str], Any]
-        for module in (self.executable.mod, *self.executable.mod.imports):
-            text = module.inspect_source if hasattr(module, "inspect_source") else module.get_source
-            try:
-                return str(text("asm"))
-            except (ValueError, RuntimeError, AttributeError):
-                continue
+        for module in self.executable.mod.imports:
+            if module.kind == "llvm":
+                return str(module.inspect_source("asm"))
         raise CompileError("no module of this build can print assembly")
 
 

@@ -10,8 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from tvm import te, tirx
+from tvm.ir import Op
 
 from optkit.compiler.operators.common import const, static
+
+
+# LLVM has vector forms of nearbyint, but TVM does not list it among the operators it vectorizes: a vector loop
+# around it would be split into scalars, and accumulators with it.
+Op.get("tirx.nearbyint").set_attr("TVectorizable", True)
 
 
 def to_uint8(real: Any, zero: int) -> Any:

@@ -22,6 +22,7 @@ from optkit_targets.cpu.kernels.tools import (
     finish,
     inline_rest,
     look,
+    parallel,
     read_dtype,
     schedule_pad,
     write_dtype,
@@ -78,15 +79,14 @@ def schedule(view: View, params: Mapping[str, int], pointwise: bool, lanes: int,
     if pointwise:
         xo, xi = sch.split(p, [None, params["rows"]])
         sch.reorder(n, co, xo, ci, xi, v)
-        at = sch.fuse(n, co, xo)
-        sch.parallel(at)
+        at = parallel(sch, n, co, xo)
     else:
         at, xi = sch.split(x, [None, params["rows"]])
         sch.reorder(n, co, y, at, ci, xi, v)
-        sch.parallel(sch.fuse(n, co, y))
+        parallel(sch, n, co, y)
     sch.compute_at(conv, at, preserve_unit_loops=True)
     sch.set_scope(conv, 0, "local")
-    inner = sch.get_loops(conv)[1 if pointwise else 2 :]
+    inner = sch.get_loops(conv)[-len(sch.get(conv).iter_vars) :]
     spatial, reduce = inner[: 4 if pointwise else 5], inner[4 if pointwise else 5 :]
     tile_c, tile_x, vector = spatial[1], spatial[-2], spatial[-1]
     if integer:

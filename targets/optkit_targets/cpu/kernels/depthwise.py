@@ -15,6 +15,7 @@ from optkit_targets.cpu.kernels.tools import (
     finish,
     inline_rest,
     look,
+    parallel,
     read_dtype,
 )
 
@@ -63,11 +64,10 @@ def schedule(view: View, params: Mapping[str, int]) -> Any:
     yo, yi = sch.split(y, [None, params["band"]])
     xo, xi = sch.split(x, [None, params["rows"]])
     sch.reorder(n, c, yo, yi, xo, xi, v)
-    outer = sch.fuse(n, c, yo)
-    sch.parallel(outer)
+    outer = parallel(sch, n, c, yo)
     sch.compute_at(conv, xo, preserve_unit_loops=True)
     sch.set_scope(conv, 0, "local")
-    _, _, _, tile, vector, ky, kx = sch.get_loops(conv)[3:]
+    _, _, _, tile, vector, ky, kx = sch.get_loops(conv)[-7:]
     sch.reorder(ky, kx, tile, vector)
     sch.vectorize(vector)
     init = sch.decompose_reduction(conv, ky)

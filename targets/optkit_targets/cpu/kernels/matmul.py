@@ -18,6 +18,7 @@ from optkit_targets.cpu.kernels.tools import (
     inline_rest,
     kinds,
     look,
+    parallel,
     read_dtype,
     write_dtype,
 )
@@ -88,7 +89,7 @@ def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) 
     if pack is not None:
         *outer, w = sch.get_loops(pack)
         sch.vectorize(w)
-        sch.parallel(sch.fuse(*outer))
+        parallel(sch, *outer)
     return finish(sch)
 
 
@@ -108,11 +109,10 @@ def _inside_epilogue(
         mo, mi = sch.split(m, [None, params["rows"]])
         sch.reorder(*batch, no, mo, mi, ni, v)
         at = mo
-        sch.parallel(sch.fuse(*batch, no))
+        parallel(sch, *batch, no)
     else:
         sch.reorder(*batch, no, ni, v)
-        at = sch.fuse(*batch, no)
-        sch.parallel(at)
+        at = parallel(sch, *batch, no)
     sch.compute_at(product, at, preserve_unit_loops=True)
     sch.set_scope(product, 0, "local")
     loops = sch.get_loops(product)
@@ -150,4 +150,4 @@ def _vectorize_rows(sch: Any, out: Any, lanes: int) -> None:
         _, n = sch.split(n, [None, width])
         sch.vectorize(n)
     if columns >= PARALLEL_ELEMENTS:
-        sch.parallel(sch.fuse(*lead))
+        parallel(sch, *lead)

@@ -7,7 +7,7 @@ from typing import Any
 
 from optkit.kernel import Choice
 from optkit.target import Target
-from optkit_targets.cpu.kernels.tools import View, divisors, extent, finish, inline_rest, look, read_dtype
+from optkit_targets.cpu.kernels.tools import View, divisors, extent, finish, inline_rest, look, parallel, read_dtype
 
 
 class PoolRule:
@@ -46,11 +46,11 @@ def schedule(view: View, params: Mapping[str, int]) -> Any:
     if direct:
         store = sch.cache_write(pool, 0, "local")
         at = xo
-        sch.parallel(sch.fuse(n, c, y))
+        parallel(sch, n, c, y)
         sch.reverse_compute_at(store, at, preserve_unit_loops=True)
     else:
         store = out
-        sch.parallel(sch.fuse(n, c, y))
+        parallel(sch, n, c, y)
         sch.compute_at(pool, xo, preserve_unit_loops=True)
         sch.set_scope(pool, 0, "local")
     loops = sch.get_loops(pool)
@@ -66,5 +66,5 @@ def schedule(view: View, params: Mapping[str, int]) -> Any:
     if pad is not None:
         *outer, _, v = sch.get_loops(pad)
         sch.vectorize(v)
-        sch.parallel(sch.fuse(*outer))
+        parallel(sch, *outer)
     return finish(sch)

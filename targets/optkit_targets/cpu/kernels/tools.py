@@ -92,6 +92,20 @@ def finish(sch: Schedule) -> Any:
     return sch.mod["main"]
 
 
+def parallel(sch: Schedule, *loops: Any) -> Any:
+    """Fuse adjacent loops into one parallel loop and return it.
+
+    A symbolic loop stays outside, serial: fused into the others it would make the index of every buffer a
+    quotient that TVM's buffer compaction cannot bound, and accumulators would live in memory.
+    """
+    loops = tuple(loops)
+    while len(loops) > 1 and extent(sch, loops[0]) is None:
+        loops = loops[1:]
+    fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
+    sch.parallel(fused)
+    return fused
+
+
 def schedule_pad(sch: Schedule, block: Any) -> None:
     """Parallel over rows of padded data, vectors over channels."""
     loops = sch.get_loops(block)
@@ -100,7 +114,7 @@ def schedule_pad(sch: Schedule, block: Any) -> None:
         sch.vectorize(v)
     else:
         del x
-    sch.parallel(sch.fuse(*outer))
+    parallel(sch, *outer)
 
 
 Body = Callable[[Any, Mapping[str, int]], Any]
