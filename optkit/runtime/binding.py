@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ def bind_names(specs: Sequence[TensorSpec], positional: Sequence[Any], named: Ma
     Raises:
         DataError: an input is missing, unknown, or given twice.
     """
+    if not positional and len(named) == len(specs):
+        with contextlib.suppress(KeyError):
+            return [named[spec.name] for spec in specs]
     names = [spec.name for spec in specs]
     if len(positional) > len(names):
         raise DataError(f"{len(positional)} inputs given, the model has {len(names)}: {', '.join(names)}")
@@ -27,9 +31,7 @@ def bind_names(specs: Sequence[TensorSpec], positional: Sequence[Any], named: Ma
         values[name] = value
     missing = [repr(name) for name in names if name not in values]
     if missing:
-        raise DataError(
-            f"input {', '.join(missing)} is missing; the model takes {', '.join(map(str, specs))}"
-        )
+        raise DataError(f"input {', '.join(missing)} is missing; the model takes {', '.join(map(str, specs))}")
     return [values[name] for name in names]
 
 
@@ -51,8 +53,7 @@ def check_shapes(specs: Sequence[TensorSpec], shapes: Sequence[Sequence[int]]) -
                 first, where = bound.setdefault(want, (have, spec.name))
                 if first != have:
                     raise DataError(
-                        f"input {spec.name!r} has {have} in dimension {axis}, but {want!r} is {first} "
-                        f"in {where!r}"
+                        f"input {spec.name!r} has {have} in dimension {axis}, but {want!r} is {first} in {where!r}"
                     )
             elif want != have:
                 raise DataError(

@@ -35,17 +35,13 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
         manifest = artifact.manifest
         where = str(artifact.path)
         if manifest.flavour not in _FLAVOURS:
-            raise ArtifactError(
-                f"{where}: flavour {manifest.flavour!r}; this optkit runs {', '.join(_FLAVOURS)}"
-            )
+            raise ArtifactError(f"{where}: flavour {manifest.flavour!r}; this optkit runs {', '.join(_FLAVOURS)}")
         isa = tuple(str(word) for word in manifest.target.get("isa", ()))
         check_isa(isa, where)
         if manifest.device == "cuda":
             check_gpu(isa, where)
         elif manifest.device != "cpu":
-            raise ArtifactError(
-                f"{where}: is for the device {manifest.device!r}, which this optkit cannot run"
-            )
+            raise ArtifactError(f"{where}: is for the device {manifest.device!r}, which this optkit cannot run")
         artifact.verify(skip=(WEIGHTS,))  # their hash is checked where they are mapped
         memory = artifact.map_weights()
         vm = load_executable(artifact)
@@ -59,12 +55,6 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
     bridge = TensorBridge(ffi, device)
     weights = []
     for entry in manifest.weights:
-        raw = (
-            np.frombuffer(memory, np.uint8, entry.nbytes, entry.offset)
-            if entry.nbytes
-            else np.empty(0, np.uint8)
-        )
-        weights.append(
-            bridge.to_device(bridge.from_array(raw.view(numpy_dtype(entry.dtype)).reshape(entry.shape)))
-        )
+        raw = np.frombuffer(memory, np.uint8, entry.nbytes, entry.offset) if entry.nbytes else np.empty(0, np.uint8)
+        weights.append(bridge.to_device(bridge.from_array(raw.view(numpy_dtype(entry.dtype)).reshape(entry.shape))))
     return Runner(manifest, ffi, vm, bridge, weights, threads)

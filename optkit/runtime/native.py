@@ -104,9 +104,7 @@ def _load_library(artifact: ArtifactFile, name: str, mode: int) -> None:
     if carried is None:
         if installed is None:
             tvm = artifact.manifest.versions.get("tvm", "")
-            raise ArtifactError(
-                f"{artifact.path}: carries no TVM runtime for this machine; install apache-tvm=={tvm}"
-            )
+            raise ArtifactError(f"{artifact.path}: carries no TVM runtime for this machine; install apache-tvm=={tvm}")
         _open(installed, mode, artifact)
     elif installed is not None and _same(installed, artifact.manifest.members[carried].sha256):
         _open(installed, mode, artifact)

@@ -41,6 +41,9 @@ class Runner:
         self._bridge = bridge
         self._weights = tuple(weights)
         self._kept = {w.data_ptr() for w in weights}
+        self._input_types = [spec.numpy for spec in manifest.inputs]
+        self._output_types = [spec.numpy for spec in manifest.outputs]
+        self._seen: list[Any] = []
         self._threads = default_threads() if threads is None else checked(threads)
         self._lock = threading.Lock()
         self._own_thread: ThreadPoolExecutor | None = None
@@ -87,16 +90,20 @@ class Runner:
     def _run(self, positional: Sequence[Any], named: Mapping[str, Any]) -> dict[str, np.ndarray]:
         values = bind_names(self.inputs, positional, named)
         tensors = [
-            self._bridge.from_input(spec, value) for spec, value in zip(self.inputs, values, strict=True)
+            self._bridge.from_input(spec, value, dtype)
+            for spec, value, dtype in zip(self.inputs, values, self._input_types, strict=True)
         ]
-        check_shapes(self.inputs, [t.shape for t in tensors])
+        shapes = [t.shape for t in tensors]
+        if shapes != self._seen:
+            check_shapes(self.inputs, shapes)
+            self._seen = shapes
         with self._lock:
             results = self._invoke(tensors)
         # What a model passes through is the caller's memory or the weights': the caller gets a copy.
         shared = self._kept | {t.data_ptr() for t in tensors}
         outputs = {}
-        for spec, tensor in zip(self.outputs, results, strict=True):
-            array = self._bridge.to_array(tensor)
+        for spec, tensor, dtype in zip(self.outputs, results, self._output_types, strict=True):
+            array = self._bridge.to_array(tensor, dtype)
             address = tensor.data_ptr()
             outputs[spec.name] = array.copy() if address in shared else array
             shared.add(address)
@@ -104,17 +111,20 @@ class Runner:
 
     def _invoke(self, tensors: list[Any]) -> list[Any]:
         if self._own_thread is not None:
-            return self._own_thread.submit(self._call, tensors).result()
+            return self._own_thread.submit(self._call_elsewhere, tensors).result()
         if configure(self._ffi, self._threads) < self._threads:
             # Something else in this thread made a smaller pool of TVM's, which cannot grow any more.
             self._own_thread = ThreadPoolExecutor(1, thread_name_prefix="optkit-runner")
             return self._invoke(tensors)
         return self._call(tensors)
 
+    def _call_elsewhere(self, tensors: list[Any]) -> list[Any]:
+        configure(self._ffi, self._threads)
+        return self._call(tensors)
+
     def _call(self, tensors: list[Any]) -> list[Any]:
         if self._vm is None:
             raise UsageError("the runner is closed; load the artifact again")
-        configure(self._ffi, self._threads)
         try:
             result = self._entry(*tensors, *self._weights)
         except Exception as e:
