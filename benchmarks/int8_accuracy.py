@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+from optkit_passes.quantize import Quantize
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +26,6 @@ from optkit.data import Samples, open_calibration
 from optkit.images import image_names
 from optkit.model import load_model, to_proto
 from optkit.transform import PassContext
-from optkit_passes.quantize import Quantize
 
 OURS = ("minmax", "percentile", "entropy", "mse")
 PEER = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}

@@ -258,6 +258,4 @@ def test_wrong_preprocess_is_named(tmp_path: Path, text: str, message: str) -> N
 
 
 def test_preprocess_without_images_is_an_error() -> None:
-    assert "preprocess is for folders" in bad(
-        rows(2, 4), [InputSpec("x", F32, ("n", 4))], preprocess="crop=4"
-    )
+    assert "preprocess is for folders" in bad(rows(2, 4), [InputSpec("x", F32, ("n", 4))], preprocess="crop=4")

@@ -64,28 +64,30 @@ def _groups(
     model: ir.Model, values: list[ir.Value], open_samples: Callable[[], Iterator[Sample]]
 ) -> list[list[ir.Value]]:
     """Cut `values`, in graph order, so that a sample's worth of a group fits GROUP_BYTES."""
-    sizes = [_bytes(v) for v in values]
-    if None in sizes:  # shapes that only running tells
-        first = next(open_samples(), None)
-        if first is None:
-            raise DataError("calibration data is empty")
-        rows = max((a.shape[0] for a in first.values() if a.ndim), default=1)
-        sizes = [GROUP_BYTES // 32 if s is None else s * rows for s in sizes]
+    first = next(open_samples(), None)
+    if first is None:
+        raise DataError("calibration data is empty")
+    axes: dict[object, int] = {}  # what the open axes of the model's inputs are in this data
+    for value in model.graph.inputs:
+        if value.shape is not None and value.name is not None and value.name in first:
+            have = np.asarray(first[value.name]).shape
+            axes.update((d, n) for d, n in zip(value.shape, have, strict=False) if isinstance(d, ir.SymbolicDim))
     groups: list[list[ir.Value]] = [[]]
     used = 0
-    for value, size in zip(values, sizes, strict=True):
-        used += size or 0
+    for value in values:
+        size = _bytes(value, axes)
+        used += size
         if groups[-1] and used > GROUP_BYTES:
             groups.append([])
-            used = size or 0
+            used = size
         groups[-1].append(value)
     return groups
 
 
-def _bytes(value: ir.Value) -> int | None:
-    if value.shape is None or not all(isinstance(d, int) for d in value.shape):
-        return None
-    return 4 * math.prod(value.shape.numpy())
+def _bytes(value: ir.Value, axes: Mapping[object, int]) -> int:
+    if value.shape is None:
+        return GROUP_BYTES // 32  # only running tells
+    return 4 * math.prod(d if isinstance(d, int) else axes.get(d, 1) for d in value.shape)
 
 
 @contextlib.contextmanager
@@ -94,7 +96,7 @@ def exposed_session(model: ir.Model, values: Sequence[ir.Value]) -> Iterator[Any
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised, in one line
     outputs = model.graph.outputs
     extra = [v for v in values if not v.is_graph_output() and not v.is_graph_input()]
     before = len(outputs)
