@@ -11,10 +11,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def complete_targets(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Target names that begin with what was typed."""
+    """Target names that begin with what was typed; none where a family is broken, for nobody would see why."""
     from optkit import registry
+    from optkit.errors import OptkitError
 
-    names = [name for family in registry.target_families().values() for name in family.names()]
+    try:
+        names = [name for family in registry.target_families().values() for name in family.names()]
+    except OptkitError:
+        return []
     return [name for name in names if name.startswith(incomplete)]
 
 
