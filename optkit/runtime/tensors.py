@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ class TensorBridge:
         self.device = device
         self.on_cpu = device.dlpack_device_type() == _CPU
         self._view = ffi.get_global_func("runtime.TVMTensorCreateView")
+        self._to_bytes = ffi.get_global_func("runtime.TVMTensorCopyToBytes")
         self._copy = ffi.get_global_func("runtime.TVMTensorCopyFromTo")
         self._allocate = ffi.get_global_func("runtime.TVMTensorAllocWithScope")
 
@@ -39,15 +41,19 @@ class TensorBridge:
         # numpy takes half the time of a small model to name a dtype: who knows it, says it.
         if self.on_cpu and dtype is not None and dtype.isbuiltin == 1:
             return np.from_dlpack(tensor)
-        if tensor.__dlpack_device__()[0] != _CPU:
-            host = self._allocate(self._ffi.Shape(tensor.shape), tensor.dtype, self._ffi.device("cpu", 0), None)
-            self._copy(tensor, host)
-            tensor = host
         dtype = numpy_dtype(str(tensor.dtype))
+        if tensor.__dlpack_device__()[0] != _CPU:
+            return self.download(tensor, dtype)
         if numpy_has(dtype.name):
             return np.from_dlpack(tensor)
         bits = self._view(tensor, self._ffi.Shape(tensor.shape), self._ffi.dtype(_UNSIGNED[dtype.itemsize].name), 0)
         return np.from_dlpack(bits).view(dtype)
+
+    def download(self, tensor: Any, dtype: np.dtype) -> np.ndarray:
+        """A copy of a tensor of any device; waits for the device to have computed it."""
+        array = np.empty(tensor.shape, dtype)
+        self._to_bytes(tensor, ctypes.c_void_p(array.ctypes.data), array.nbytes)
+        return array
 
     def to_device(self, tensor: Any) -> Any:
         """The tensor itself if it lies on this device, else a copy there."""

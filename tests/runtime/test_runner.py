@@ -189,6 +189,17 @@ def test_reads_what_it_is_given_without_copying(tmp_path: Path) -> None:
     assert runner._bridge.from_input(spec, x).data_ptr() == x.ctypes.data
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool"])
+def test_copies_as_made_of_device_tensors(runner: Runner, dtype: str) -> None:
+    """The way results come back from a device, taken on the CPU."""
+    spec = TensorSpec("a", dtype, [2, 3])
+    x = np.array([[0, 1, 2], [3, 4, 5]]).astype(spec.numpy)
+    tensor = runner._bridge.from_input(spec, x)
+    copy = runner._bridge.download(tensor, spec.numpy)
+    np.testing.assert_array_equal(copy, x)
+    assert copy.dtype == spec.numpy
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_thread_counts(mlp_artifact: Path, threads: int) -> None:
     runner = load(mlp_artifact, threads=threads)
