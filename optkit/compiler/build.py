@@ -12,8 +12,9 @@ import tvm
 from tvm import relax
 
 from optkit.compiler.constants import lift_constants
-from optkit.compiler.lower import NodeRecord, lower
+from optkit.compiler.lower import Lowered, NodeRecord, lower
 from optkit.compiler.schedule import Kernel, schedule_module
+from optkit.compiler.shape_order import order_shape_stores
 from optkit.errors import CompileError
 from optkit.target import Target
 
@@ -113,10 +114,28 @@ def generate(module: Any, target: Any) -> Any:
             t.LowerRuntimeBuiltin(),
             t.ComputePrimValue(),
             t.VMShapeLower(),
+            order_shape_stores,
             t.AttachGlobalSymbol(),
         ]
     )(module)
     return relax.build(lowered, target, relax_pipeline=None)
+
+
+@dataclass
+class Prepared:
+    """A model as fused kernels without schedules: what the kernel rules are given."""
+
+    lowered: Lowered
+    module: Any
+    weights: list[tuple[str, np.ndarray]]
+
+
+def prepare(model: ir.Model, target: Target) -> Prepared:
+    """Everything before schedules: lower, legalize, lift the weights out, fuse."""
+    lowered = lower(model, target)
+    with tvm_target(target):
+        lifted, weights = lift_constants(legalize(lowered.module))
+        return Prepared(lowered, fuse(lifted), weights)
 
 
 def build(model: ir.Model, target: Target, params: Mapping[str, Mapping[str, int]] | None = None) -> Built:
@@ -131,15 +150,15 @@ def build(model: ir.Model, target: Target, params: Mapping[str, Mapping[str, int
         UnsupportedError, CompileError: naming the node or the kernel.
     """
     machine = tvm_target(target)
-    lowered = lower(model, target)
+    ready = prepare(model, target)
+    lowered = ready.lowered
     with machine:
-        lifted, weights = lift_constants(legalize(lowered.module))
-        module, kernels = schedule_module(fuse(lifted), target, params or {})
+        module, kernels = schedule_module(ready.module, target, params or {})
         executable = generate(module, machine)
-    main = lifted["main"]
+    main = ready.module["main"]
     inputs = [_info(n, v.ty) for n, v in zip(lowered.input_names, main.params, strict=False)]
     outputs = [_info(n, ty) for n, ty in zip(lowered.output_names, main.ret_ty.fields, strict=True)]
-    return Built(executable, weights, inputs, outputs, kernels, lowered.records, module, target)
+    return Built(executable, ready.weights, inputs, outputs, kernels, lowered.records, module, target)
 
 
 def _info(name: str, ty: Any) -> TensorInfo:
