@@ -79,9 +79,9 @@ def table(reports: Sequence[dict[str, Any]]) -> str:
     machine = environment()
     threads = reports[0]["lanes"][0]["threads"] if reports else 1
     lines.append(
-        f"\nMedian of one run, batch 1, {threads} thread(s), untuned; ratio: ONNX Runtime's time over optkit's with its "
+        f"\nMedian of one run, batch 1, {threads} thread(s), untuned; ratio: ONNX Runtime's time over optkit's, its "
         f"95 % interval, above 1 optkit is faster. {machine['cpu']}; ONNX Runtime "
-        f"{machine['versions']['onnxruntime']}, both timed in turns, each in its own process."
+        f"{machine['versions']['onnxruntime']}, timed in turns, each in its own process."
     )
     return "\n".join(lines)
 

@@ -43,8 +43,6 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
-        raise OptkitError(
-            f"cannot write {path}: {error.strerror or error}; nothing was left there"
-        ) from error
+        raise OptkitError(f"cannot write {path}: {error.strerror or error}; nothing was left there") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -42,7 +42,7 @@ def build_report(
         "options": dict(manifest.options),
         "verification": {**manifest.verification, **proof.figures},
         "passes": [describe_pass(report) for report in passes],
-        "preflight": [describe_issue(issue) for issue in issues],
+        "preflight": [describe_issue(issue) for issue in issues if issue.status != "native"],
         "macs": compute_shares(built),
         "kernels": [kernel.as_dict() for kernel in built.kernels],
         "seconds": {phase: round(value, 3) for phase, value in seconds.items()},

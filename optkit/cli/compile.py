@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,8 +118,11 @@ def _dry_run(
     else:
         for key in ("output", "target", "runs_here", "pipeline", "linker"):
             click.echo(f"{key + ':':12}{plan[key]}")
+        counts = Counter(issue["status"] for issue in plan["preflight"])
+        click.echo(f"{'nodes:':12}{', '.join(f'{n} {status}' for status, n in counts.items())}")
         for issue in plan["preflight"]:
-            click.echo(f"{issue['status'] + ':':12}{issue['op_type']} {issue['node']}: {issue['reason']}")
+            if issue["reason"]:
+                click.echo(f"{issue['status'] + ':':12}{issue['op_type']} {issue['node']}: {issue['reason']}")
     if any(issue["status"] == "unsupported" for issue in plan["preflight"]):
         raise click.exceptions.Exit(1)
 

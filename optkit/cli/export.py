@@ -55,7 +55,7 @@ def command(
     path = Path(output or f"{module.rpartition(':')[2].rpartition('.')[2] or 'model'}.onnx")
     check_writable(path)
 
-    from optkit.torch.export import export
+    from optkit.torch.exporter import export
     from optkit.torch.load import example_inputs, load_module
 
     loaded = load_module(module)

@@ -33,7 +33,7 @@ def show_passes(reports: Sequence[PassReport] | Iterable[dict[str, Any]]) -> Non
 def show_issues(issues: Iterable[dict[str, Any]]) -> None:
     """Warn about operators that will run, but slowly; the others with -vv."""
     for issue in issues:
-        text = f"{issue['op_type']} {issue['node']}: {issue['reason']}"
+        text = f"{issue['op_type']} {issue['node']}: {issue['reason'] or 'composed of simpler operators'}"
         if issue["status"] == "slow":
             warn(text)
         else:

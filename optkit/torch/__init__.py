@@ -1,5 +1,5 @@
 """What runs inside the user's PyTorch; needs the extra `optkit[torch]`."""
 
-from optkit.torch.export import export
+from optkit.torch.exporter import export
 
 __all__ = ["export"]

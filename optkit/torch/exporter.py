@@ -181,6 +181,8 @@ def _explain(error: BaseException, module: torch.nn.Module) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = lines[0] if lines else type(error).__name__
+    if cause.endswith(":"):  # a heading: what it announces comes next
+        cause = " ".join(lines[:2])
     return f"torch.export cannot trace {type(module).__name__}: {cause}"
 
 
