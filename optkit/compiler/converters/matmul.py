@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import tvm
+import tvm_ffi
 from tvm import relax
 
 from optkit.compiler import packing
@@ -119,7 +119,7 @@ def _flat_bias(low: Lowering, bias: Value, columns: int) -> Value:
 
 def _activations(low: Lowering, node: Node, a: Value, b: Value) -> Value | None:
     for x, y in zip(a.shape[:-2], b.shape[:-2], strict=True):
-        same = tvm.ir.structural_equal(x, y)
+        same = tvm_ffi.structural_equal(x, y)
         if not same and not (isinstance(x, int) and x == 1) and not (isinstance(y, int) and y == 1):
             return None
     rows, columns = a.shape[-2], b.shape[-1]
