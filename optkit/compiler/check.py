@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import tvm
 from tvm import relax, tirx
+from tvm.sym import Analyzer
 
 from optkit.compiler.build import Prepared, prepare, tvm_target
 from optkit.compiler.schedule import schedule_module
@@ -154,11 +155,11 @@ def _extents(shape: Any) -> tuple[int, ...]:
     """A shape with its free variables bound."""
     extents = []
     for size in shape:
-        free: dict[Any, Any] = {}
         if not isinstance(size, (int, tirx.IntImm)):
+            known = Analyzer()
             for var in tirx.analysis.undefined_vars(size):
-                free[var] = tirx.const(FREE_EXTENT, str(var.ty.dtype))
-            size = tvm.arith.Analyzer().simplify(tirx.stmt_functor.substitute(size, free))
+                known.bind(var, tirx.const(FREE_EXTENT, "int64"))
+            size = known.simplify(size)
         extents.append(int(size))
     return tuple(extents)
 
