@@ -13,6 +13,7 @@ from tvm import te, tirx
 from tvm.ir import Op
 
 from optkit.compiler.operators.common import const, static
+from optkit.compiler.operators.exact import product
 
 
 # LLVM has vector forms of nearbyint, but TVM does not list it among the operators it vectorizes: a vector loop
@@ -41,7 +42,7 @@ def dequantize(data: te.Tensor, scale: float, zero: int) -> te.Tensor:
     factor = const(scale, "float32")
     return te.compute(
         data.shape,
-        lambda *i: (data(*i).astype("int32") - zero).astype("float32") * factor,
+        lambda *i: product((data(*i).astype("int32") - zero).astype("float32"), factor),
         name="dequantize",
     )
 
@@ -65,7 +66,7 @@ def dequantize_accumulator(
     """int32 accumulator -> float32: (acc + bias[c]) * scale[c]."""
     return te.compute(
         acc.shape,
-        lambda *i: (acc(*i) + bias(*channel(*i))).astype("float32") * scale(*channel(*i)),
+        lambda *i: product((acc(*i) + bias(*channel(*i))).astype("float32"), scale(*channel(*i))),
         name="rescale",
     )
 
