@@ -47,6 +47,9 @@ class Quantize(Pass):
     percentile: float = option(99.99, "share of values, in percent, that method=percentile keeps")
     per_channel: bool = option(True, "one weight scale an output channel; false: one a tensor")
     symmetric_activations: bool = option(False, "int8 activations with zero point 0, as TensorRT wants them")
+    exact: bool = option(
+        True, "scales under which every runtime and CPU computes the same integers; false: the finest scales"
+    )
     exclude: tuple[str, ...] = option((), "names of nodes that stay float")
     exclude_op_types: tuple[str, ...] = option((), "operator types that stay float")
     op_types: tuple[str, ...] = option(OP_TYPES, "operator types that are quantized")
@@ -140,7 +143,7 @@ class Quantize(Pass):
             model, observers, open_samples, samples=self.samples, progress=context.progress
         )  # in graph order, so that the first tensor to hold a NaN is the one named
         for group, calibrator in calibrators.items():
-            shared = params_of_range(*calibrator.range(), symmetric=self.symmetric_activations)
+            shared = params_of_range(*calibrator.range(), symmetric=self.symmetric_activations, exact=self.exact)
             params.update(dict.fromkeys(group.tensors, shared))
         if not made_up:
             return [Finding("note", "", f"ranges by {self.method} from {count} calibration samples")]
@@ -156,7 +159,7 @@ class Quantize(Pass):
             if anchor.weight is None or source is None:
                 continue
             axis = anchor.axis if self.per_channel and anchor.per_channel else None
-            quantized = quantize_weight(anchor.weight, axis, anchor.bias, float(params[source].scale))
+            quantized = quantize_weight(anchor.weight, axis, anchor.bias, float(params[source].scale), self.exact)
             if quantized.accumulator_fits(anchor.axis):
                 weights.append((anchor, quantized))
             else:

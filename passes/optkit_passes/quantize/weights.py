@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from optkit_passes.quantize.params import exact_weight_scale
+
 SMALLEST_SCALE = 2.0**-80
 """A weight's smallest scale: times the smallest activation scale it is still a normal float32."""
 
@@ -41,7 +43,11 @@ class QuantizedWeight:
 
 
 def quantize_weight(
-    weight: np.ndarray, axis: int | None, bias: np.ndarray | None = None, input_scale: float = 1.0
+    weight: np.ndarray,
+    axis: int | None,
+    bias: np.ndarray | None = None,
+    input_scale: float = 1.0,
+    exact: bool = False,
 ) -> QuantizedWeight:
     """Symmetric int8: scale = max|w| / 127 per channel, q = round half to even.
 
@@ -54,6 +60,7 @@ def quantize_weight(
         axis: channel axis, or None for one scale.
         bias: float (channels,) or None.
         input_scale: scale of the activation that the weight multiplies.
+        exact: round scales up to few significant bits, see params.exact_weight_scale.
     """
     w = weight.astype(np.float64)
     others = tuple(a for a in range(w.ndim) if a != axis) if axis is not None else None
@@ -66,7 +73,7 @@ def quantize_weight(
         need = need if axis is not None else np.asarray(need.max(initial=0.0))
         widened = tuple(int(c) for c in np.flatnonzero(need > scale))
         scale = np.maximum(scale, need)
-    scale = scale.astype(np.float32)
+    scale = (exact_weight_scale(scale) if exact else scale).astype(np.float32)
     shape = [1] * w.ndim
     if axis is not None:
         shape[axis] = -1
