@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from optkit.kernel import KernelRule
@@ -58,6 +58,13 @@ class Target:
 
         return target_family(self.name.split(":")[0], default="cpu").rules(self)
 
+    def package(self, executable: Any) -> Any:
+        """The VM executable as it is linked: a family with a compiler of its own adds device code here."""
+        from optkit.registry import target_family
+
+        family = target_family(self.name.split(":")[0], default="cpu")
+        return family.package(self, executable) if isinstance(family, PackagingFamily) else executable
+
 
 class TargetFamily(Protocol):
     """What an entry point of the group `optkit.targets` provides: one folder, many named targets."""
@@ -78,4 +85,13 @@ class TargetFamily(Protocol):
 
     def why_not_here(self, target: Target) -> str | None:
         """`None` where this machine can execute the target's code, else the reason."""
+        ...
+
+
+@runtime_checkable
+class PackagingFamily(Protocol):
+    """A family whose code needs another compiler than TVM's LLVM before it is linked."""
+
+    def package(self, target: Target, executable: Any) -> Any:
+        """An executable with `mod` and `export_library` like `tvm.relax.VMExecutable`'s."""
         ...

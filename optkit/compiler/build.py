@@ -154,7 +154,7 @@ def build(model: ir.Model, target: Target, params: Mapping[str, Mapping[str, int
     lowered = ready.lowered
     with machine:
         module, kernels = schedule_module(ready.module, target, params or {})
-        executable = generate(module, machine)
+        executable = target.package(generate(module, machine))
     main = ready.module["main"]
     inputs = [_info(n, v.ty) for n, v in zip(lowered.input_names, main.params, strict=False)]
     outputs = [_info(n, ty) for n, ty in zip(lowered.output_names, main.ret_ty.fields, strict=True)]

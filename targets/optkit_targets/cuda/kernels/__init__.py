@@ -1,0 +1,21 @@
+"""GPU kernel templates in the order they are asked; the last answers for anything."""
+
+from __future__ import annotations
+
+from optkit.kernel import KernelRule
+from optkit_targets.cuda.kernels.conv import ConvRule
+from optkit_targets.cuda.kernels.fallback import FallbackRule
+from optkit_targets.cuda.kernels.injective import InjectiveRule
+from optkit_targets.cuda.kernels.matmul import MatmulRule
+from optkit_targets.cuda.kernels.rows import RowsRule
+from optkit_targets.cuda.kernels.window import DepthwiseRule, PoolRule
+
+RULES: tuple[KernelRule, ...] = (
+    ConvRule(),
+    DepthwiseRule(),
+    MatmulRule(),
+    PoolRule(),
+    RowsRule(),
+    InjectiveRule(),
+    FallbackRule(),
+)

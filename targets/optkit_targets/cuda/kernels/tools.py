@@ -1,0 +1,58 @@
+"""Schedule steps that the GPU templates share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tvm.s_tir import Schedule
+
+from optkit_targets.cpu.kernels.tools import divisors, extent
+
+MAX_THREADS = 1024
+"""Threads a block may have on every GPU since compute capability 2.0."""
+WARP = 32
+
+
+def launch(sch: Schedule, loops: Sequence[Any], threads: int = 256) -> Any:
+    """Fuse adjacent spatial loops and spread them over blocks of `threads` threads; returns the thread's loop."""
+    fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
+    size = extent(sch, fused)
+    if size is not None:
+        threads = min(threads, -(-size // WARP) * WARP)
+    block, thread = sch.split(fused, [None, threads])
+    sch.bind(block, "blockIdx.x")
+    sch.bind(thread, "threadIdx.x")
+    return thread
+
+
+def unroll(sch: Schedule, loops: Iterable[Any]) -> None:
+    """Unroll loops whose bodies index registers."""
+    for loop in loops:
+        sch.unroll(loop)
+
+
+def largest(n: int, most: int) -> int:
+    """The largest divisor of n up to `most`.
+
+    >>> largest(14, 4)
+    2
+    """
+    return divisors(n, most)[-1]
+
+
+def load_stage(sch: Schedule, block: Any, index: int, at: Any, vector: int) -> Any:
+    """Read operand `index` of `block` into registers at loop `at`, `vector` innermost axes in one load."""
+    stage = sch.cache_read(block, index, "local")
+    place_stage(sch, stage, at, vector)
+    return stage
+
+
+def place_stage(sch: Schedule, stage: Any, at: Any, vector: int) -> None:
+    """Compute `stage` at `at` and load its `vector` innermost axes at once, the others unrolled."""
+    sch.compute_at(stage, at, preserve_unit_loops=True)
+    loops = sch.get_loops(stage)[-len(sch.get(stage).iter_vars) :]
+    inner = sch.fuse(*loops[-vector:]) if vector > 1 else loops[-1]
+    if (extent(sch, inner) or 0) > 1:
+        sch.vectorize(inner)
+    unroll(sch, loops[:-vector])

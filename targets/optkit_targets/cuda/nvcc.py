@@ -1,0 +1,68 @@
+"""CUDA C++ to a fat binary with nvcc: machine code for the target, PTX for every newer GPU.
+
+TVM's own way to nvcc has --use_fast_math, contracts multiply-adds and works in a folder of a random name. Here
+-fmad=false makes requantization round the same as everywhere (products that may be contracted say so with an
+explicit fma), and nvcc sees no folder: equal sources give equal bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from optkit.errors import CompileError
+
+PRELUDE = """\
+// sum of four products of an unsigned and a signed byte, added to c (PTX ISA, "dp4a")
+static __device__ __forceinline__ int optkit_dp4a_u8s8(unsigned a, int b, int c) {
+  int d;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+"""
+
+FLAGS = ("-O3", "-std=c++17", "-fmad=false", "--expt-relaxed-constexpr", "-w")
+
+
+def find_nvcc() -> str:
+    """nvcc from the PATH, CUDA_HOME, CUDA_PATH or the usual folder.
+
+    Raises:
+        CompileError: there is none.
+    """
+    roots = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    places = [str(Path(root) / "bin") for root in roots if root]
+    for path in (None, os.pathsep.join(places)):
+        if found := shutil.which("nvcc", path=path):
+            return found
+    raise CompileError("compiling for CUDA needs nvcc of the CUDA toolkit (12 or newer); put it on the PATH")
+
+
+def compile_source(source: str, arch: str) -> bytes:
+    """A fat binary with code for `arch` ("sm_90") and its PTX.
+
+    Raises:
+        CompileError: nvcc is missing or rejects the source; holds its first error line.
+    """
+    capability = arch.removeprefix("sm_")
+    generate = f"arch=compute_{capability},code=[sm_{capability},compute_{capability}]"
+    with tempfile.TemporaryDirectory(prefix="optkit-nvcc-") as folder:
+        (Path(folder) / "kernels.cu").write_text(PRELUDE + source)
+        command = [find_nvcc(), "-fatbin", *FLAGS, "-gencode", generate, "-o", "kernels.fatbin", "kernels.cu"]
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines()
+            reason = next((line for line in lines if "error" in line or "fatal" in line), lines[-1] if lines else "")
+            raise CompileError(f"nvcc failed for {arch}: {reason or f'exit status {done.returncode}'}")
+        return (Path(folder) / "kernels.fatbin").read_bytes()
