@@ -21,7 +21,7 @@ from optkit.pipeline import Pipeline, PipelineResult
 from optkit.plan import PassesLike, choose_pipeline
 from optkit.precision import precision_of
 from optkit.proof import Prover, skipped
-from optkit.report import build_report, write_report
+from optkit.report import build_report, compute_shares, write_report
 from optkit.runtime import Runner, load
 from optkit.source import ModelLike, model_stem, open_source
 from optkit.steps import (
@@ -159,6 +159,7 @@ def compile(
                 "seed": seed,
                 "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
                 "calibrated": calib_data is not None,
+                "macs": compute_shares(built)["by_compute"],
             },
             linker=linker,
         )

@@ -75,10 +75,7 @@ def inspect_artifact(path: Path) -> dict[str, Any]:
         artifact.verify()
         manifest = artifact.manifest
         kernels: list[dict[str, Any]] = json.loads(artifact.read(KERNELS))
-    computed: Counter[str] = Counter()
-    for kernel in kernels:
-        if kernel.get("macs"):
-            computed[str(kernel.get("compute", ""))] += int(kernel["macs"])
+    computed = Counter({str(name): int(n) for name, n in dict(manifest.options.get("macs", {})).items()})
     return {
         "kind": "artifact",
         "path": str(path),
@@ -88,7 +85,7 @@ def inspect_artifact(path: Path) -> dict[str, Any]:
         "device": manifest.device,
         "target": dict(manifest.target),
         "pipeline": manifest.pipeline,
-        "options": dict(manifest.options),
+        "options": {name: value for name, value in manifest.options.items() if name != "macs"},
         "verification": dict(manifest.verification),
         "source_sha256": manifest.source_sha256,
         "versions": dict(manifest.versions),

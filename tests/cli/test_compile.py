@@ -60,6 +60,10 @@ def test_int8_computes_in_int8_and_emits(optkit: Optkit, model: Path, samples: P
     done = _compile(optkit, model, "--int8", "--calib-data", samples, "--emit", "all", "--json")
     report = json.loads(done.out)
     assert report["macs"]["by_compute"].keys() == {"int8"}
+    found = json.loads(optkit("inspect", "small.optk", "--json").out)
+    assert found["macs"] == report["macs"]["total"] and found["macs_by_compute"].keys() == {"int8"}
+    assert any(kernel["template"] for kernel in found["kernels"])
+    assert "kernels, 6.91 k MACs (int8 6.91 k)" in optkit("inspect", "small.optk").out
     assert set(report["emitted"]) == {"onnx", "relax", "tir", "asm"}
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(report["emitted"]["onnx"]).graph.node}
     for path in report["emitted"].values():
