@@ -73,6 +73,9 @@ def _unary(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
         return None
     if node.op_type == "Relu" and isinstance(x, Accumulated):
         return _bounded(x, 0.0, float("inf"))
+    if node.op_type == "Sqrt" and x.block and _padded(x.shape[1], x.block):
+        # empty lanes may hold negative numbers, and the root's NaN would reach all channels of a convolution
+        x = _as_plain(x)
     if node.op_type in _LIBM:
         return apply(low, _map(low, _LIBM[node.op_type]), [x])
     return apply(low, _UNARY[node.op_type](low, node), [x])
@@ -80,8 +83,8 @@ def _unary(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
 
 def _bounded(x: Accumulated, low_bound: float, high_bound: float) -> Accumulated:
     """An accumulator with a tighter range; the clip happens where the value is made real or requantized."""
-    low, high = x.bounds
-    bounds = min(max(low, low_bound), high_bound), max(min(high, high_bound), low_bound)
+    low, high = (min(max(bound, low_bound), high_bound) for bound in x.bounds)
+    bounds = low, high
     return Accumulated(x.low, x.shape, x.acc, x.acc_block, x.bias, x.scale, bounds)
 
 
@@ -147,7 +150,7 @@ def _batch_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value 
     s = scale / np.sqrt(var + float(node.get("epsilon", 1e-5)))
     shape = (1, len(s), *[1] * (len(x.shape) - 2))
     factors = [
-        Value(low, shape, x.dtype, const=array.reshape(shape).astype(x.dtype))
+        Value(low, shape, x.dtype, const=array.reshape(shape).astype("float32"))
         for array in (s, bias - mean * s)
     ]
     return apply(low, lambda e, f, t: op.add(op.multiply(e, f), t), [x, *factors])
@@ -228,17 +231,21 @@ def apply(low: Lowering, formula: Formula, values: Sequence[Value]) -> Value:
 
 
 def _divide(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """Division by a blocked tensor would divide by the empty lanes of its last block; it is done plain."""
+    """Division by a tensor whose last block has empty lanes would make NaNs there; it is done plain."""
     a, b = inputs[0], inputs[1]
-    if b is not None and b.const is None and len(b.shape) > 1 and b.block and b.shape[1] % b.block:
-        b.plain()
-        return _binary(low, node, [a if a is None else _as_plain(a), b])
     if b is not None and b.const is not None and a is not None and _float(a) and a.const is None:
-        reciprocal = Value(
-            low, b.shape, b.dtype, const=(1.0 / b.const.astype("float64")).astype(b.const.dtype)
-        )
+        # float32, whatever b is: the reciprocal of a small float16 overflows
+        reciprocal = Value(low, b.shape, a.dtype, const=(1.0 / b.const.astype("float64")).astype("float32"))
         return apply(low, op.multiply, [a, reciprocal])
+    if a is not None and b is not None and _float(a) and a.dtype == b.dtype:
+        block = common_block([a, b])
+        if block and any(v.const is None and len(v.shape) > 1 and _padded(v.shape[1], block) for v in (a, b)):
+            inputs = [_as_plain(a), _as_plain(b)]
     return _binary(low, node, inputs)
+
+
+def _padded(channels: Any, block: int) -> bool:
+    return not isinstance(channels, int) or channels % block != 0
 
 
 def _as_plain(value: Value) -> Value:
