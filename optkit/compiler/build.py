@@ -77,6 +77,8 @@ def legalize(module: Any) -> Any:
             t.EliminateCommonSubexpr(),
             t.DecomposeOpsForInference(),
             t.FoldConstant(),
+            # Sorts and running sums that GPU threads share; a CPU's are LegalizeOps' own.
+            relax.backend.DispatchSortScan(),
             t.LegalizeOps(),
             # Constants that legalization made from constants, e.g. a transposed table.
             t.FoldConstant(),

@@ -12,6 +12,7 @@ from tvm.tirx import op
 
 DP4A = "optkit_dp4a_u8s8"
 """The device function in `optkit_targets.cuda.nvcc.PRELUDE`."""
+FMA = "fmaf"
 GROUP = 4
 
 

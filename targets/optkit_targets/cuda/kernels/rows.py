@@ -49,11 +49,7 @@ def schedule(view: View, threads: int) -> Any:
     for block in kept:
         kind = stages[id(block)]
         loops = sch.get_loops(block)
-        if kind == "row_lanes":
-            lane, step = loops[-2:]
-            _, thread = sch.split(step, [None, threads])
-            sch.bind(thread, "threadIdx.x")
-        elif block is out:
+        if kind == "row_lanes" or block is out:
             _, thread = sch.split(loops[-1], [None, threads])
             sch.bind(thread, "threadIdx.x")
         else:

@@ -1,0 +1,106 @@
+"""Models with a kernel of every kind, at sizes that are no multiple of any tile."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from tests.graphs import build, weights
+
+
+def cnn(batch: str = "1") -> ir.Model:
+    """Padded, strided, dilated, grouped, pointwise and depthwise convolution, pools, concat, add, Gemm."""
+    return build(
+        """
+        a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w0, b0)
+        ar = Relu(a)
+        d = Conv<pads=[1,1,1,1], group=10>(ar, w1)
+        dr = Clip(d, zero, six)
+        p = Conv(dr, w2, b2)
+        s = Add(p, a)
+        g = Conv<pads=[2,2,2,2], dilations=[2,2], group=2>(s, w3)
+        m = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(g)
+        e = AveragePool<kernel_shape=[2,2], strides=[2,2], ceil_mode=1>(s)
+        er = Conv<strides=[1,1]>(e, w4)
+        c = Concat<axis=1>(m, er)
+        q = GlobalAveragePool(c)
+        f = Flatten(q)
+        y = Gemm<transB=1>(f, w5, b5)
+        """,
+        inputs=f"float[{batch},3,19,23] x",
+        outputs=f"float[{batch},7] y",
+        w0=weights(10, 3, 3, 3, seed=0, scale=0.3),
+        b0=weights(10, seed=1),
+        w1=weights(10, 1, 3, 3, seed=2, scale=0.4),
+        zero=np.float32(0),
+        six=np.float32(6),
+        w2=weights(10, 10, 1, 1, seed=3, scale=0.4),
+        b2=weights(10, seed=4),
+        w3=weights(14, 5, 3, 3, seed=5, scale=0.2),
+        w4=weights(9, 10, 1, 1, seed=6, scale=0.3),
+        w5=weights(7, 23, seed=7, scale=0.3),
+        b5=weights(7, seed=8),
+    )
+
+
+def attention(batch: str = "1") -> ir.Model:
+    """One head pair of self-attention with normalization and GELU over 5 tokens of 22 channels."""
+    return build(
+        """
+        n = LayerNormalization(x, gain, shift)
+        q1 = MatMul(n, wq)
+        k1 = MatMul(n, wk)
+        v1 = MatMul(n, wv)
+        q2 = Reshape(q1, heads)
+        k2 = Reshape(k1, heads)
+        v2 = Reshape(v1, heads)
+        q = Transpose<perm=[0,2,1,3]>(q2)
+        k = Transpose<perm=[0,2,3,1]>(k2)
+        v = Transpose<perm=[0,2,1,3]>(v2)
+        s = MatMul(q, k)
+        t = Mul(s, scale)
+        p = Softmax<axis=-1>(t)
+        o = MatMul(p, v)
+        r = Transpose<perm=[0,2,1,3]>(o)
+        j = Reshape(r, joined)
+        z = Add(j, x)
+        h = MatMul(z, w1)
+        g = Gelu(h)
+        y = MatMul(g, w2)
+        """,
+        inputs=f"float[{batch},5,22] x",
+        outputs=f"float[{batch},5,22] y",
+        opset=20,
+        gain=weights(22, seed=0),
+        shift=weights(22, seed=1),
+        wq=weights(22, 22, seed=2, scale=0.2),
+        wk=weights(22, 22, seed=3, scale=0.2),
+        wv=weights(22, 22, seed=4, scale=0.2),
+        w1=weights(22, 46, seed=5, scale=0.2),
+        w2=weights(46, 22, seed=6, scale=0.2),
+        scale=np.float32(0.3),
+        heads=np.array([0, 5, 2, 11], np.int64),
+        joined=np.array([0, 5, 22], np.int64),
+    )
+
+
+def others() -> ir.Model:
+    """What has no template of its own: reductions, arg max, transposes, gathers, running sums, sorting."""
+    return build(
+        """
+        a = ReduceSum<keepdims=0>(x, axes)
+        b = ReduceMax<keepdims=1>(x)
+        c = ArgMax<axis=2, keepdims=0>(x)
+        d = Transpose<perm=[2,0,1]>(x)
+        e = Gather<axis=1>(x, picks)
+        f = CumSum(x, last)
+        g, h = TopK<axis=-1>(x, three)
+        """,
+        inputs="float[3,5,13] x",
+        outputs="float[3,13] a, float[1,1,1] b, int64[3,5] c, float[13,3,5] d, float[3,2,13] e, float[3,5,13] f,"
+        " float[3,5,3] g, int64[3,5,3] h",
+        axes=np.array([1], np.int64),
+        picks=np.array([4, 1], np.int64),
+        last=np.array(2, np.int64),
+        three=np.array([3], np.int64),
+    )

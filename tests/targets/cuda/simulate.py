@@ -1,0 +1,87 @@
+"""GPU kernels on a CPU: threads become loops, and device functions the arithmetic they stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import tvm
+import tvm_ffi
+from optkit_targets.cuda.kernels.intrinsics import DP4A, FMA
+from tvm import tirx
+
+from optkit.kernel import Choice, KernelRule
+from optkit.registry import find_target
+from optkit.target import Target
+
+
+def serial(func: Any) -> Any:
+    """A scheduled GPU function as one that a CPU runs, thread after thread.
+
+    Right for schedules whose threads meet only between the stages of a block, which block-level TIR says by
+    giving every stage loops of its own.
+    """
+
+    def loop(node: Any) -> Any:
+        if node.kind != tirx.ForKind.THREAD_BINDING:
+            return node
+        return tirx.For(node.loop_var, node.min, node.extent, tirx.ForKind.SERIAL, node.body)
+
+    def call(node: Any) -> Any:
+        if not isinstance(node.op, tvm.ir.Op) or node.op.name != "tirx.call_pure_extern":
+            return node
+        name = node.args[0].value
+        if name == DP4A:
+            return _dp4a(*node.args[1:])
+        return node.args[1] * node.args[2] + node.args[3] if name == FMA else node
+
+    return func.with_body(tvm_ffi.structural_map(func.body, [(tirx.For, loop), (tvm.ir.Call, call)]))
+
+
+def _dp4a(data: Any, weight: Any, total: Any) -> Any:
+    """The four products, from vectors of four bytes."""
+    for lane in range(4):
+        a, b = (_lane(v, lane).astype("int32") for v in (data, weight))
+        total = total + a * b
+    return total
+
+
+def _lane(vector: Any, lane: int) -> Any:
+    *lead, ramp = vector.indices
+    return tirx.BufferLoad(vector.source, [*lead, ramp.base + lane])
+
+
+@dataclass(frozen=True)
+class Simulated(Target):
+    """A CUDA target whose kernels run here."""
+
+    real: Target | None = field(default=None, compare=False)
+
+    def rules(self) -> tuple[KernelRule, ...]:
+        """The GPU's rules, their schedules made serial."""
+        assert self.real is not None
+        return tuple(_Serial(rule, self.real) for rule in self.real.rules())
+
+
+@dataclass(frozen=True)
+class _Serial:
+    rule: KernelRule
+    real: Target
+
+    @property
+    def name(self) -> str:
+        return self.rule.name
+
+    def choices(self, func: Any, target: Target) -> list[Choice] | None:
+        found = self.rule.choices(func, self.real)
+        return found and [replace(c, apply=lambda f, p, c=c: serial(c.apply(f, p))) for c in found]
+
+
+def simulated(real: Target) -> Target:
+    """`real` with its layouts and schedules, and code for any CPU of this machine's architecture.
+
+    Not for this very CPU: LLVM 22 miscompiles scalar float16 loops that it vectorizes for AVX-512 itself.
+    """
+    triple = find_target("cpu").tvm["mtriple"]
+    values = {f.name: getattr(real, f.name) for f in fields(Target)}
+    return Simulated(**{**values, "tvm": {"kind": "llvm", "mtriple": triple}, "tvm_host": {}, "real": real})

@@ -1,0 +1,92 @@
+"""CUDA code without a GPU: nvcc takes every kernel, the library holds its code, and twice the same bytes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+from optkit_targets.cuda import nvcc, package
+
+from optkit.api import transform
+from optkit.artifact.link import link_library
+from optkit.compiler.build import Built, build
+from optkit.errors import CompileError
+from optkit.plan import choose_pipeline
+from optkit.registry import find_target
+from tests.targets.cuda.models import attention, cnn, others
+
+CASES = [(cnn, "default"), (cnn, "int8"), (attention, "fp16"), (attention, "int8"), (others, "default")]
+SHARED = 48 * 1024
+"""Bytes of shared memory that a block has on every GPU without asking for more."""
+
+
+def built(model: Callable[[], ir.Model], pipeline: str, target: str) -> Built:
+    """The model compiled, but for nvcc."""
+    return build(transform(model(), choose_pipeline(pipeline, {})).model, find_target(target))
+
+
+@pytest.mark.needs_nvcc
+@pytest.mark.parametrize(("model", "pipeline"), CASES, ids=lambda c: c if isinstance(c, str) else c.__name__)
+def test_every_kernel_becomes_machine_code(model: Callable[[], ir.Model], pipeline: str, tmp_path: Path) -> None:
+    made = built(model, pipeline, "cuda:sm_80")
+    assert made.kernels
+    assert {k.rule.split(".")[0] for k in made.kernels} == {"cuda"}
+    source = made.executable.source()
+    kernels = len(re.findall(r"__global__ void __launch_bounds__\(\d+\) \w+\(.*\{", source))
+    assert kernels >= len(made.kernels)
+    (tmp_path / "k.cu").write_text(nvcc.PRELUDE + source)
+    for arch in ("sm_80", "sm_90"):
+        command = [nvcc.find_nvcc(), "-cubin", f"-arch={arch}", *nvcc.FLAGS, "-Xptxas=-v", "-o", "k.cubin", "k.cu"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("Compiling entry function") == kernels
+        assert all(int(size) <= SHARED for size in re.findall(r"(\d+) bytes smem", done.stderr))
+        assert set(re.findall(r"(\d+) bytes spill", done.stderr)) == {"0"}
+
+
+@pytest.mark.needs_nvcc
+@pytest.mark.needs_compiler
+def test_the_library_holds_the_code_and_is_reproducible(tmp_path: Path) -> None:
+    libraries = []
+    for name in ("one", "two"):
+        made = built(cnn, "int8", "cuda:sm_90")
+        link_library(made.executable, tmp_path / f"{name}.so")
+        libraries.append((tmp_path / f"{name}.so").read_bytes())
+    first, second = libraries
+    assert first == second
+    assert b"__global__" not in first
+    assert b"fatbin" in first
+    assert b"sm_90" in first
+    for kernel in made.kernels:
+        assert kernel.name.encode() in first
+
+
+def test_integers_use_dp4a_and_nothing_else_is_contracted() -> None:
+    integer, real = (built(cnn, p, "cuda:sm_75").executable.source() for p in ("int8", "default"))
+    assert "optkit_dp4a_u8s8(" in integer
+    assert "fmaf(" not in integer
+    assert "fmaf(" in real
+    assert "-fmad=false" in nvcc.FLAGS
+    assert not any("fast" in flag for flag in nvcc.FLAGS)
+
+
+@pytest.mark.needs_nvcc
+def test_what_nvcc_rejects_is_one_line() -> None:
+    with pytest.raises(CompileError, match=r"nvcc failed for sm_80: .*error") as caught:
+        nvcc.compile_source("int f( {", "sm_80")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_nvcc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvcc.shutil, "which", lambda *_args, **_options: None)
+    with pytest.raises(CompileError, match="needs nvcc"):
+        nvcc.find_nvcc()
+
+
+def test_a_blob_of_another_layout_is_refused() -> None:
+    with pytest.raises(CompileError, match="another version of TVM"):
+        package.replace_code(b"\x08" + bytes(15), "source", b"code")

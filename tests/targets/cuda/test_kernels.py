@@ -1,0 +1,107 @@
+"""Every GPU schedule against the unscheduled kernel, with threads run as loops on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+import tvm
+import tvm_ffi
+from tvm import tirx
+
+from optkit.api import transform
+from optkit.compiler.build import prepare
+from optkit.compiler.check import check_prepared
+from optkit.compiler.schedule import choose
+from optkit.pipeline import Pipeline
+from optkit.plan import choose_pipeline
+from optkit.registry import find_target
+from tests.targets.cuda.models import attention, cnn, others
+from tests.targets.cuda.simulate import simulated
+
+MODELS: dict[str, Callable[[], ir.Model]] = {
+    "cnn": cnn,
+    "cnn-batch": lambda: cnn("n"),
+    "attention": attention,
+    "attention-batch": lambda: attention("n"),
+}
+CASES = [
+    *((name, pipeline) for name in MODELS for pipeline in ("default", "int8")),
+    ("cnn", "fp16"),
+    ("attention", "bf16"),
+]
+
+
+def passed(model: ir.Model, pipeline: str) -> ir.Model:
+    """The model after a named pipeline."""
+    chosen: Pipeline = choose_pipeline(pipeline, {})
+    return transform(model, chosen).model
+
+
+@pytest.mark.parametrize(("name", "pipeline"), CASES)
+def test_schedules_compute_what_the_unscheduled_kernels_do(name: str, pipeline: str) -> None:
+    target = find_target("cuda:sm_80")
+    ready = prepare(passed(MODELS[name](), pipeline), target)
+    assert check_prepared(ready, simulated(target)) == []
+
+
+def test_the_comparison_sees_a_wrong_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    from optkit_targets.cuda.kernels import conv
+
+    monkeypatch.setattr(conv, "use_dp4a", lambda func: func)
+    monkeypatch.setattr(conv, "finish", _without_first_step)
+    target = find_target("cuda:sm_80")
+    found = check_prepared(prepare(passed(cnn(), "int8"), target), simulated(target))
+    assert {m.rule.split("/")[0] for m in found} == {"cuda.conv"}
+
+
+def _without_first_step(sch: Any) -> Any:
+    """A convolution that forgets the first step of each reduction over kernel columns."""
+
+    def loop(node: Any) -> Any:
+        if node.kind == tirx.ForKind.SERIAL and int(node.extent) > 1 and isinstance(node.body, tirx.SeqStmt):
+            return tirx.For(node.loop_var, 1, node.extent - 1, node.kind, node.body)
+        return node
+
+    func = sch.mod["main"]
+    return func.with_body(tvm_ffi.structural_map(func.body, (tirx.For, loop)))
+
+
+@pytest.mark.parametrize("build", [cnn, attention, others], ids=lambda b: b.__name__)
+def test_launches_keep_to_the_limits_of_every_gpu(build: Callable[[], ir.Model]) -> None:
+    target = find_target("cuda:sm_75")
+    ready = prepare(passed(build(), "default"), target)
+    functions = {v.name_hint: f for v, f in ready.module.functions.items() if isinstance(f, tirx.PrimFunc)}
+    assert functions
+    for name, func in functions.items():
+        choice = choose(func, target)
+        with tvm.target.Target(dict(target.tvm)):
+            extents = _launch(choice.apply(func, choice.params))
+        threads = 1
+        for axis in "xyz":
+            threads *= extents.get(f"threadIdx.{axis}", 1)
+        assert any(tag.startswith("threadIdx") or tag.startswith("blockIdx") for tag in extents), name
+        assert threads <= 1024, (name, extents)
+        assert max(extents.get("blockIdx.y", 1), extents.get("blockIdx.z", 1)) <= 65535, (name, extents)
+
+
+def _launch(func: Any) -> dict[str, int]:
+    """The largest extent of each thread axis in the function's launches; symbolic ones are left out."""
+    found: dict[str, int] = {}
+
+    def note(tag: str, extent: Any) -> None:
+        size = int(extent) if isinstance(extent, (int, tirx.IntImm)) else 1
+        found[tag] = max(found.get(tag, 1), size)
+
+    def loop(node: Any) -> None:
+        if node.kind == tirx.ForKind.THREAD_BINDING:
+            note(str(node.thread_binding.thread_tag), node.extent)
+
+    def attribute(node: Any) -> None:
+        if node.attr_key == "thread_extent":
+            note(str(node.node.thread_tag), node.value)
+
+    tvm_ffi.structural_walk(func.body, [(tirx.For, loop), (tirx.AttrStmt, attribute)])
+    return found
