@@ -89,7 +89,8 @@ def schedule(view: View, params: Mapping[str, int], pointwise: bool, lanes: int,
     inner = sch.get_loops(conv)[-len(sch.get(conv).iter_vars) :]
     spatial, reduce = inner[: 4 if pointwise else 5], inner[4 if pointwise else 5 :]
     tile_c, tile_x, vector = spatial[1], spatial[-2], spatial[-1]
-    if integer:
+    dot = integer and target.has("int8_vector")
+    if dot:
         *outer, four = reduce
         sch.reorder(*outer, tile_c, tile_x, vector, four)
     else:
@@ -104,11 +105,8 @@ def schedule(view: View, params: Mapping[str, int], pointwise: bool, lanes: int,
         sch.vectorize(w)
         sch.unroll(b)
         sch.unroll(a)
-    if integer and target.has("int8_vector"):
+    if dot:
         sch.tensorize(vector, dot_product(lanes, extent(sch, reduce[-1]) or 0))
-    elif integer:
-        sch.reorder(reduce[-1], vector)
-        sch.vectorize(vector)
     if pad is not None:
         schedule_pad(sch, pad)
     return finish(sch)
