@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import tvm
+from hypothesis import HealthCheck, Phase, settings
 from onnx import helper, numpy_helper
 from tvm import relax
 
@@ -20,6 +21,17 @@ from tests.graphs import session
 
 TYPES = {"float32": 1e-5, "float16": 3e-3}
 """Limit of the relative error's norm by type."""
+
+
+BUNDLED = settings(
+    max_examples=4,
+    deadline=None,
+    derandomize=True,
+    # A failure names its case; shrinking a bundle would build hundreds of models.
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+"""Settings of tests whose every example is a bundle of cases."""
 
 
 def run(built: Built, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.compiler.bundle import Bundle
-
-SLOW = settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+from tests.compiler.bundle import BUNDLED, Bundle
 
 
 def conv(
@@ -116,7 +114,7 @@ def geometry(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@SLOW
+@BUNDLED
 @given(st.lists(geometry(), min_size=6, max_size=6))
 def test_any_geometry(cases: list[dict[str, Any]]) -> None:
     b = Bundle()

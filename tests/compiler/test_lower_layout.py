@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.compiler.bundle import Bundle
+from tests.compiler.bundle import BUNDLED, Bundle
 from tests.compiler.test_lower_conv import conv
 
-SLOW = settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 PART = st.tuples(st.sampled_from([1, 3, 5, 15, 16, 17, 32]), st.sampled_from(["conv", "plain", "const"]))
 
 
-@SLOW
+@BUNDLED
 @given(st.lists(st.lists(PART, min_size=2, max_size=4), min_size=4, max_size=4))
 def test_concatenation(cases: list[list[tuple[int, str]]]) -> None:
     """Of any channels from any layout, read plain and by a convolution."""

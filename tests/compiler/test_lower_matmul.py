@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.compiler.bundle import Bundle
+from tests.compiler.bundle import BUNDLED, Bundle
 
-SLOW = settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 SIZE = st.sampled_from([1, 2, 3, 5, 7, 13, 16, 17, 31, 33, 48, 65])
 
 
@@ -34,7 +33,7 @@ def test_gemm(target: str) -> None:
     b.check(target)
 
 
-@SLOW
+@BUNDLED
 @given(st.lists(st.tuples(st.lists(SIZE, min_size=0, max_size=2), SIZE, SIZE, SIZE), min_size=6, max_size=6))
 def test_constant_weights(cases: list[tuple[list[int], int, int, int]]) -> None:
     b = Bundle()
@@ -44,7 +43,7 @@ def test_constant_weights(cases: list[tuple[list[int], int, int, int]]) -> None:
     b.check()
 
 
-@SLOW
+@BUNDLED
 @given(st.lists(st.tuples(SIZE, SIZE, SIZE, st.integers(0, 3)), min_size=6, max_size=6))
 def test_two_activations(cases: list[tuple[int, int, int, int]]) -> None:
     leads = [((2, 3), (2, 3)), ((1, 3), (2, 1)), ((4,), (4,)), ((), ())]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.compiler.bundle import Bundle
+from tests.compiler.bundle import BUNDLED, Bundle
 from tests.compiler.test_lower_conv import conv
-
-SLOW = settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @st.composite
@@ -35,7 +33,7 @@ def pool(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@SLOW
+@BUNDLED
 @given(st.lists(pool(), min_size=8, max_size=8))
 def test_any_window(cases: list[dict[str, Any]]) -> None:
     b = Bundle()

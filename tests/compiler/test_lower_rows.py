@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.compiler.bundle import Bundle
-
-SLOW = settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+from tests.compiler.bundle import BUNDLED, Bundle
 
 
-@SLOW
+@BUNDLED
 @given(st.lists(st.lists(st.sampled_from([1, 2, 3, 5, 16, 17, 33, 111]), min_size=1, max_size=3), min_size=6, max_size=6))
 def test_rows_of_any_length(shapes: list[list[int]]) -> None:
     b = Bundle()

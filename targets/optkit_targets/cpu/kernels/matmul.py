@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tvm.tirx import IndexMap
+
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.intrinsics import dot_product
@@ -66,7 +68,8 @@ def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) 
         tile, reduce, store = _own_nest(sch, product, params)
         _vectorize_rows(sch, out, lanes)
     m, nb, v = tile
-    if integer:
+    dot = integer and target.has("int8_vector")
+    if dot:
         *steps, four = reduce
         sch.reorder(*steps, m, nb, v, four)
     else:
@@ -81,11 +84,8 @@ def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) 
         sch.vectorize(w)
         sch.unroll(b)
         sch.unroll(a)
-    if integer and target.has("int8_vector"):
+    if dot:
         sch.tensorize(v, dot_product(lanes, extent(sch, reduce[-1]) or 0))
-    elif integer:
-        sch.reorder(reduce[-1], v)
-        sch.vectorize(v)
     if pack is not None:
         *outer, w = sch.get_loops(pack)
         sch.vectorize(w)
@@ -98,6 +98,16 @@ def _inside_epilogue(
 ) -> tuple[list[Any], list[Any]]:
     """Compute the product into the epilogue's tile."""
     batch_axes = len(kinds(sch, product)[0]) - 3
+    extents = [extent(sch, loop) for loop in sch.get_loops(out)]
+    if len(extents) - batch_axes > 2 and None not in extents[batch_axes:]:
+        # Rows become one axis of the block itself: a tile then never straddles two loops.
+        def flat(*index: Any) -> tuple[Any, ...]:
+            row: Any = 0
+            for i, size in zip(index[batch_axes:-1], extents[batch_axes:-1], strict=True):
+                row = row * size + i
+            return (*index[:batch_axes], row, index[-1])
+
+        sch.transform_block_layout(out, IndexMap.from_func(flat, ndim=len(extents)))
     *lead, n = sch.get_loops(out)
     batch, inner = lead[:batch_axes], lead[batch_axes:]
     if not inner:
