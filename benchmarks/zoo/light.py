@@ -93,11 +93,12 @@ def _draw_weights(graph: onnx.GraphProto, generator: np.random.Generator) -> Non
             for bias in names[2:]:
                 put(bias, 0.0, 0.05)
         elif node.op_type == "BatchNormalization":
-            for name, mean, std in zip(names[1:], (1.0, 0.0, 0.0, 1.0), (0.1, 0.1, 0.0, 0.0), strict=True):
+            # Positive biases for the reason given in zoo/seeded.py: without them the network is chaotic.
+            for name, mean, std in zip(names[1:], (1.0, 1.0, 0.0, 1.0), (0.1, 0.1, 0.0, 0.0), strict=True):
                 put(name, mean, std)
         elif node.op_type in ("Mul", "Add"):  # a scale or shift after a batch norm
             for name in names:
-                put(name, 1.0 if node.op_type == "Mul" else 0.0, 0.1)
+                put(name, 1.0, 0.1)
     if weights:
         raise UsageError(f"weights of unknown use: {', '.join(sorted(weights))}")
 

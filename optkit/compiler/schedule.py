@@ -81,7 +81,8 @@ def schedule_module(
         kernels.append(
             Kernel(name, choice.rule, choice.template, chosen, choice.compute, calls.get(name, []))
         )
-    complete = tvm.IRModule(scheduled)
+    # A function inlined at two places brings its `let` variables twice; names must be single again.
+    complete = tvm.s_tir.transform.ConvertSSA()(tirx.transform.BF16ComputeLegalize()(tvm.IRModule(scheduled)))
     refuse_naked(complete)
     return complete, kernels
 
