@@ -43,6 +43,10 @@ def pad_axes(
     if not any(before) and inner == list(extents) and dtype in (None, str(data.dtype)):
         return data
     kind = dtype or str(data.dtype)
+    if kind == "bfloat16":
+        # TVM cannot vectorize a choice between bfloat16 values. float32 holds them exactly, and the loop
+        # that multiplies them then need not widen them again at every use.
+        kind = "float32"
     full = [*shape[:axis], *extents, *shape[axis + len(extents) :]]
 
     def element(*index: Any) -> Any:

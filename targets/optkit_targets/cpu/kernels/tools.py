@@ -53,9 +53,9 @@ def extent(sch: Schedule, loop: Any) -> int | None:
 
 
 def read_dtype(sch: Schedule, block: Any) -> str:
-    """Element type of the first tensor a block reads."""
-    reads = sch.get(block).reads
-    return str(reads[0].source.dtype) if len(reads) else ""
+    """Element type of the first tensor a block reads; bfloat16 where any is, for padded copies are float32."""
+    types = [str(read.source.dtype) for read in sch.get(block).reads]
+    return "bfloat16" if "bfloat16" in types else types[0] if types else ""
 
 
 def write_dtype(sch: Schedule, block: Any) -> str:
