@@ -66,7 +66,8 @@ def attention(batch: str = "1") -> ir.Model:
         z = Add(j, x)
         h = MatMul(z, w1)
         g = Gelu(h)
-        y = MatMul(g, w2)
+        u = MatMul(g, w2)
+        y = Add(u, z)
         """,
         inputs=f"float[{batch},5,22] x",
         outputs=f"float[{batch},5,22] y",
@@ -81,6 +82,20 @@ def attention(batch: str = "1") -> ir.Model:
         scale=np.float32(0.3),
         heads=np.array([0, 5, 2, 11], np.int64),
         joined=np.array([0, 5, 22], np.int64),
+    )
+
+
+def rows() -> ir.Model:
+    """A product over 3 x 4 rows, which a tile of six straddles, and 9 columns."""
+    return build(
+        """
+        m = MatMul(x, w)
+        y = Add(m, b)
+        """,
+        inputs="float[3,4,10] x",
+        outputs="float[3,4,9] y",
+        w=weights(10, 9, seed=0),
+        b=weights(9, seed=1),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -56,17 +57,19 @@ class Simulated(Target):
     """A CUDA target whose kernels run here."""
 
     real: Target | None = field(default=None, compare=False)
+    largest: bool = False
 
     def rules(self) -> tuple[KernelRule, ...]:
         """The GPU's rules, their schedules made serial."""
         assert self.real is not None
-        return tuple(_Serial(rule, self.real) for rule in self.real.rules())
+        return tuple(_Serial(rule, self.real, self.largest) for rule in self.real.rules())
 
 
 @dataclass(frozen=True)
 class _Serial:
     rule: KernelRule
     real: Target
+    largest: bool
 
     @property
     def name(self) -> str:
@@ -74,14 +77,25 @@ class _Serial:
 
     def choices(self, func: Any, target: Target) -> list[Choice] | None:
         found = self.rule.choices(func, self.real)
-        return found and [replace(c, apply=lambda f, p, c=c: serial(c.apply(f, p))) for c in found]
+        return found and [self._serial(choice) for choice in found]
+
+    def _serial(self, choice: Choice) -> Choice:
+        def apply(func: Any, params: Mapping[str, int]) -> Any:
+            return serial(choice.apply(func, params))
+
+        corner = {name: max(values) for name, values in choice.space.items()}
+        return replace(choice, apply=apply, params={**choice.params, **corner} if self.largest else choice.params)
 
 
-def simulated(real: Target) -> Target:
+def simulated(real: Target, largest: bool = False) -> Target:
     """`real` with its layouts and schedules, and code for any CPU of this machine's architecture.
+
+    With `largest`, every parameter takes the largest value of its space and not the model's choice, which for
+    small tensors is the smallest.
 
     Not for this very CPU: LLVM 22 miscompiles scalar float16 loops that it vectorizes for AVX-512 itself.
     """
     triple = find_target("cpu").tvm["mtriple"]
     values = {f.name: getattr(real, f.name) for f in fields(Target)}
-    return Simulated(**{**values, "tvm": {"kind": "llvm", "mtriple": triple}, "tvm_host": {}, "real": real})
+    here = {"tvm": {"kind": "llvm", "mtriple": triple}, "tvm_host": {}}
+    return Simulated(**{**values, **here, "real": real, "largest": largest})

@@ -19,7 +19,11 @@ from optkit.plan import choose_pipeline
 from optkit.registry import find_target
 from tests.targets.cuda.models import attention, cnn, others
 
-CASES = [(cnn, "default"), (cnn, "int8"), (attention, "fp16"), (attention, "int8"), (others, "default")]
+CASES = [
+    *((cnn, name) for name in ("default", "int8", "fp16", "bf16")),
+    *((attention, name) for name in ("int8", "fp16", "bf16")),
+    (others, "default"),
+]
 SHARED = 48 * 1024
 """Bytes of shared memory that a block has on every GPU without asking for more."""
 

@@ -18,7 +18,7 @@ from optkit.compiler.schedule import choose
 from optkit.pipeline import Pipeline
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, others
+from tests.targets.cuda.models import attention, cnn, others, rows
 from tests.targets.cuda.simulate import simulated
 
 MODELS: dict[str, Callable[[], ir.Model]] = {
@@ -26,7 +26,9 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "cnn-batch": lambda: cnn("n"),
     "attention": attention,
     "attention-batch": lambda: attention("n"),
+    "rows": rows,
 }
+CORNERS = [("cnn", "default"), ("cnn", "int8"), ("attention", "int8"), ("rows", "default"), ("rows", "int8")]
 CASES = [
     *((name, pipeline) for name in MODELS for pipeline in ("default", "int8")),
     ("cnn", "fp16"),
@@ -45,6 +47,13 @@ def test_schedules_compute_what_the_unscheduled_kernels_do(name: str, pipeline: 
     target = find_target("cuda:sm_80")
     ready = prepare(passed(MODELS[name](), pipeline), target)
     assert check_prepared(ready, simulated(target)) == []
+
+
+@pytest.mark.parametrize(("name", "pipeline"), CORNERS)
+def test_the_largest_tiles_compute_it_too(name: str, pipeline: str) -> None:
+    target = find_target("cuda:sm_80")
+    ready = prepare(passed(MODELS[name](), pipeline), target)
+    assert check_prepared(ready, simulated(target, largest=True)) == []
 
 
 def test_the_comparison_sees_a_wrong_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +91,7 @@ def test_launches_keep_to_the_limits_of_every_gpu(build: Callable[[], ir.Model])
         threads = 1
         for axis in "xyz":
             threads *= extents.get(f"threadIdx.{axis}", 1)
-        assert any(tag.startswith("threadIdx") or tag.startswith("blockIdx") for tag in extents), name
+        assert any(tag.startswith(("threadIdx", "blockIdx")) for tag in extents), name
         assert threads <= 1024, (name, extents)
         assert max(extents.get("blockIdx.y", 1), extents.get("blockIdx.z", 1)) <= 65535, (name, extents)
 

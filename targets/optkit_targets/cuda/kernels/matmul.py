@@ -27,9 +27,11 @@ class MatmulRule:
         rows, blocks, lanes = (extent(sch, loop) for loop in spatial[-3:])
         if rows is None or blocks is None or lanes is None:
             return None
-        params = _tile(rows, blocks, target.cores)
+        # Rows may be several axes of the output; a tile must not straddle the last of them.
+        last = extent(sch, sch.get_loops(view.last)[-2]) or 1
+        params = _tile(rows, last, blocks, target.cores)
         space = {
-            "rows": divisors(rows, 8),
+            "rows": divisors(last, 8),
             "blocks": divisors(blocks, 4),
             "ty": (1, 2, 4, 8, 16),
             "tx": (8, 16, 32, 64),
@@ -44,10 +46,10 @@ class MatmulRule:
         return [Choice(self.name, "tiled", 1, params, space, apply, compute=compute)]
 
 
-def _tile(rows: int, blocks: int, cores: int) -> dict[str, int]:
+def _tile(rows: int, last: int, blocks: int, cores: int) -> dict[str, int]:
     """Tiles of up to 4 x 2 while every multiprocessor keeps 256 threads; thread blocks of about 128 threads."""
     best = (1, 1)
-    for m in divisors(rows, 4):
+    for m in divisors(last, 4):
         for n in divisors(blocks, 2):
             if m * n > best[0] * best[1] and rows // m * (blocks // n) >= cores * 256:
                 best = (m, n)

@@ -53,6 +53,9 @@ def place_stage(sch: Schedule, stage: Any, at: Any, vector: int) -> None:
     sch.compute_at(stage, at, preserve_unit_loops=True)
     loops = sch.get_loops(stage)[-len(sch.get(stage).iter_vars) :]
     inner = sch.fuse(*loops[-vector:]) if vector > 1 else loops[-1]
-    if (extent(sch, inner) or 0) > 1:
+    # CUDA has no vector of three halves.
+    if extent(sch, inner) in (2, 4, 8, 16):
         sch.vectorize(inner)
+    else:
+        sch.unroll(inner)
     unroll(sch, loops[:-vector])
