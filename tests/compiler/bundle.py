@@ -69,9 +69,7 @@ class Bundle:
         """Seeded normal numbers."""
         return (scale * self.generator.standard_normal(shape)).astype(dtype)
 
-    def input(
-        self, *shape: int, dtype: str = "float32", free: str = "", values: np.ndarray | None = None
-    ) -> str:
+    def input(self, *shape: int, dtype: str = "float32", free: str = "", values: np.ndarray | None = None) -> str:
         """A graph input fed with normal numbers or the given ones; with `free`, its first axis is symbolic."""
         name = self._name("x")
         declared: list[int | str] = [free, *shape[1:]] if free else list(shape)

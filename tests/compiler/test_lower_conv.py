@@ -99,7 +99,9 @@ def geometry(draw: st.DrawFn) -> dict[str, Any]:
     width = draw(st.one_of(st.integers(span[1], span[1] + 20), st.sampled_from([37, 53, 111])))
     width = max(width, span[1])
     # ONNX Runtime's SAME wants no dilation (it refuses others)
-    auto = draw(st.sampled_from(["NOTSET"] * 3 + ["VALID"] + (["SAME_UPPER", "SAME_LOWER"] if dilations == (1, 1) else [])))
+    auto = draw(
+        st.sampled_from(["NOTSET"] * 3 + ["VALID"] + (["SAME_UPPER", "SAME_LOWER"] if dilations == (1, 1) else []))
+    )
     return {
         "channels": channels,
         "out": channels if draw(st.booleans()) else group * draw(st.sampled_from([1, 2, 7, 16, 24])),

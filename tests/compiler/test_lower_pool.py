@@ -18,7 +18,9 @@ def pool(draw: st.DrawFn) -> dict[str, Any]:
     op = draw(st.sampled_from(["MaxPool", "AveragePool"]))
     dilations = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 3)]))
     span = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    auto = draw(st.sampled_from(["NOTSET"] * 4 + ["VALID"] + (["SAME_UPPER", "SAME_LOWER"] if dilations == (1, 1) else [])))
+    auto = draw(
+        st.sampled_from(["NOTSET"] * 4 + ["VALID"] + (["SAME_UPPER", "SAME_LOWER"] if dilations == (1, 1) else []))
+    )
     return {
         "op": op,
         "channels": draw(st.sampled_from([1, 3, 16, 17])),

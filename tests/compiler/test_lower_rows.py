@@ -11,7 +11,9 @@ from tests.compiler.bundle import BUNDLED, Bundle
 
 
 @BUNDLED
-@given(st.lists(st.lists(st.sampled_from([1, 2, 3, 5, 16, 17, 33, 111]), min_size=1, max_size=3), min_size=6, max_size=6))
+@given(
+    st.lists(st.lists(st.sampled_from([1, 2, 3, 5, 16, 17, 33, 111]), min_size=1, max_size=3), min_size=6, max_size=6)
+)
 def test_rows_of_any_length(shapes: list[list[int]]) -> None:
     b = Bundle()
     for shape in shapes:
