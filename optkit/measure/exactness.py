@@ -1,0 +1,112 @@
+"""Which operators of a Q/DQ model make its integers depend on the runtime.
+
+Where only exact arithmetic stands between a DequantizeLinear and the next QuantizeLinear, every runtime gets
+the same integers. A softmax, or a mean over 49 elements, is rounded differently by each; near a tie the next
+QuantizeLinear turns that into a whole step, and every later quantization of a sum that holds the step turns
+some more values. After a few layers the runtimes differ by a good part of the quantization noise itself: one
+step put by hand into ONNX Runtime's own intermediate values does the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+_EXACT = frozenset(
+    {
+        "Add",
+        "Clip",
+        "Concat",
+        "Conv",
+        "ConvTranspose",
+        "DepthToSpace",
+        "DequantizeLinear",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Gemm",
+        "Identity",
+        "MatMul",
+        "Max",
+        "MaxPool",
+        "Min",
+        "Mul",
+        "Neg",
+        "Pad",
+        "Relu",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Sub",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+_MEANS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
+_WEIGHT_BITS = 6
+
+
+def inexact_steps(model: ir.Model) -> list[str]:
+    """Nodes, in graph order, after which a QuantizeLinear may round differently from runtime to runtime."""
+    found = []
+    reaches: dict[ir.Value, bool] = {}
+    for node in reversed(model.graph):
+        onward = node.op_type == "QuantizeLinear" or any(reaches.get(v, False) for v in node.outputs)
+        if not onward:
+            continue
+        reaches.update((v, True) for v in node.inputs if v is not None)
+        if not _exact(node):
+            found.append(f"{node.op_type} {node.name!r}")
+    return found[::-1]
+
+
+def _exact(node: ir.Node) -> bool:
+    if node.op_type == "QuantizeLinear":
+        return _significant_bits(node.inputs[1]) <= 1
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return all(_integer(v) for v in node.inputs if v is not None)
+    if node.op_type == "DequantizeLinear":
+        return _significant_bits(node.inputs[1]) <= _WEIGHT_BITS
+    if node.op_type in _MEANS:
+        count = _averaged(node)
+        return count is not None and math.log2(count).is_integer()
+    if node.op_type == "Resize":
+        mode = node.attributes.get("mode")
+        return mode is None or mode.as_string() == "nearest"
+    return node.op_type in _EXACT
+
+
+def _integer(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
+def _significant_bits(scale: ir.Value | None) -> int:
+    """Bits from the first to the last one of the mantissas; 24 where the scale is no constant."""
+    constant = None if scale is None else ir.convenience.get_const_tensor(scale)
+    if constant is None:
+        return 24
+    mantissas: Any = np.frexp(constant.numpy().astype(np.float64).ravel())[0]
+    bits = 0
+    while bits < 24 and (mantissas * 2.0**bits % 1.0).any():
+        bits += 1
+    return bits
+
+
+def _averaged(node: ir.Node) -> int | None:
+    """Elements each mean is over, None where windows differ or the shape is open."""
+    x = node.inputs[0]
+    if node.op_type == "AveragePool":
+        pads = node.attributes.get("pads")
+        kernel = node.attributes["kernel_shape"].as_ints()
+        return None if pads is not None and any(pads.as_ints()) else math.prod(kernel)
+    if x is None or x.shape is None or len(x.shape) < 3:
+        return None
+    space = list(x.shape)[2:]
+    return math.prod(d for d in space if isinstance(d, int)) if all(isinstance(d, int) for d in space) else None
