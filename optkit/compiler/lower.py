@@ -130,9 +130,7 @@ class Lowering:
             return size
         name = size.value if isinstance(size, ir.SymbolicDim) else None
         if name is None:
-            raise UnsupportedError(
-                f"{where} has an axis with neither size nor name; fix it with --input-shape"
-            )
+            raise UnsupportedError(f"{where} has an axis with neither size nor name; fix it with --input-shape")
         if name not in self.symbols:
             safe = "".join(c if c.isalnum() else "_" for c in name)
             self.symbols[name] = tirx.Var(safe, "int64")

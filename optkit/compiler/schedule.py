@@ -53,9 +53,7 @@ def choose(func: Any, target: Target) -> Choice:
     raise CompileError(f"no rule of target {target.name!r} answers for a kernel; the last one must")
 
 
-def schedule_module(
-    module: Any, target: Target, params: Mapping[str, Mapping[str, int]]
-) -> tuple[Any, list[Kernel]]:
+def schedule_module(module: Any, target: Target, params: Mapping[str, Mapping[str, int]]) -> tuple[Any, list[Kernel]]:
     """Schedule every PrimFunc; `params` overrides a kernel's parameters by its name."""
     calls = _calls(module)
     kernels = []
@@ -70,17 +68,11 @@ def schedule_module(
         try:
             result = choice.apply(func, chosen)
         except (RuntimeError, ValueError, IndexError) as error:
-            raise CompileError(
-                f"{choice.rule} cannot schedule kernel {name!r}: {_last_line(error)}"
-            ) from error
-        mark = json.dumps(
-            {"rule": choice.rule, "template": choice.template, "params": chosen}, sort_keys=True
-        )
+            raise CompileError(f"{choice.rule} cannot schedule kernel {name!r}: {_last_line(error)}") from error
+        mark = json.dumps({"rule": choice.rule, "template": choice.template, "params": chosen}, sort_keys=True)
         attrs = dict(func.attrs.items()) if func.attrs else {}
         scheduled[var] = result.with_attrs({**attrs, ATTRIBUTE: mark})
-        kernels.append(
-            Kernel(name, choice.rule, choice.template, chosen, choice.compute, calls.get(name, []))
-        )
+        kernels.append(Kernel(name, choice.rule, choice.template, chosen, choice.compute, calls.get(name, [])))
     # A function inlined at two places brings its `let` variables twice; names must be single again.
     complete = tvm.s_tir.transform.ConvertSSA()(tirx.transform.BF16ComputeLegalize()(tvm.IRModule(scheduled)))
     refuse_naked(complete)

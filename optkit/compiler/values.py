@@ -62,7 +62,7 @@ class Value:
         """The block it lives in, or 0 when a plain form exists or nothing was computed."""
         if PLAIN in self.forms or not self.forms:
             return PLAIN
-        return next(iter(self.forms))
+        return int(next(iter(self.forms)))
 
     def form(self, block: int) -> Any:
         """The Relax expression of this value in the given form, moved once if need be."""
@@ -76,13 +76,9 @@ class Value:
             array = self.const if block == PLAIN else block_array(self.const, block)
             return relax.const(array, self.dtype)
         if block != PLAIN and PLAIN in self.forms:
-            return self.low.emit(
-                layout.to_blocked, self.forms[PLAIN], block, name="to_blocked", kind=INJECTIVE
-            )
+            return self.low.emit(layout.to_blocked, self.forms[PLAIN], block, name="to_blocked", kind=INJECTIVE)
         if block != PLAIN:
-            return self.low.emit(
-                layout.to_blocked, self.form(PLAIN), block, name="to_blocked", kind=INJECTIVE
-            )
+            return self.low.emit(layout.to_blocked, self.form(PLAIN), block, name="to_blocked", kind=INJECTIVE)
         source = next(iter(self.forms.values()))
         return self.low.emit(layout.to_plain, source, self.shape[1], name="to_plain", kind=INJECTIVE)
 

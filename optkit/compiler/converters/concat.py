@@ -19,9 +19,7 @@ def concat(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
     block = blocks.pop()
     channels = [v.shape[1] for v in values]
     parts = [v.form(block) for v in values]
-    out = low.emit(
-        lambda *tensors: concat_blocked(tensors, channels), *parts, name="concatenate", kind=INJECTIVE
-    )
+    out = low.emit(lambda *tensors: concat_blocked(tensors, channels), *parts, name="concatenate", kind=INJECTIVE)
     first = values[0]
     return low.blocked((first.shape[0], sum(channels), *first.shape[2:]), first.dtype, block, out)
 

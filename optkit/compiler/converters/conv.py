@@ -74,9 +74,7 @@ def _integer_reason(x: Value, weight: Value) -> str:
     return ""
 
 
-def _conv2d(
-    low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None, geometry: Window
-) -> Value:
+def _conv2d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None, geometry: Window) -> Value:
     groups = int(node.get("group", 1))
     n, channels, h, w = x.shape
     out, per_in, kh, kw = weight.shape
@@ -120,7 +118,8 @@ def integer_bias(bias: Value | None, scale: np.ndarray) -> np.ndarray:
     if isinstance(bias, QuantizedWeight) and np.allclose(bias.scale, scale, rtol=1e-4):
         return bias.q.astype("int64")
     assert bias.const is not None
-    return np.rint(bias.const.astype("float64") / scale).astype("int64")
+    steps: np.ndarray = np.rint(bias.const.astype("float64") / scale)
+    return steps.astype("int64")
 
 
 def _product(
@@ -149,9 +148,7 @@ def _product(
     if depthwise:
         packed = relax.const(packing.depthwise_weight(weight, b))
         tile = choose_tile(ow, 1, registers)
-        return low.emit(
-            depthwise2d, read(b), packed, geometry, pad_value, tile, name="depthwise", kind=OUT_FUSABLE
-        )
+        return low.emit(depthwise2d, read(b), packed, geometry, pad_value, tile, name="depthwise", kind=OUT_FUSABLE)
     g = dot_group(low) if compute == "int8" else 1
     c = b
     if channels < b and x.block != b and groups == 1:

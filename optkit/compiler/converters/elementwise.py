@@ -49,9 +49,7 @@ _UNARY: dict[str, Callable[[Lowering, Node], Formula]] = {
     "LeakyRelu": lambda low, n: _leaky(n.get("alpha", 0.01)),
     "HardSigmoid": lambda low, n: lambda x: _hard_sigmoid(x, n.get("alpha", 0.2), n.get("beta", 0.5)),
     "HardSwish": lambda low, n: lambda x: op.multiply(x, _hard_sigmoid(x, 1 / 6, 0.5)),
-    "Gelu": lambda low, n: _map(
-        low, math_ops.gelu_tanh if n.get("approximate", "none") == "tanh" else math_ops.gelu
-    ),
+    "Gelu": lambda low, n: _map(low, math_ops.gelu_tanh if n.get("approximate", "none") == "tanh" else math_ops.gelu),
 }
 
 _BINARY: dict[str, Formula] = {
@@ -122,9 +120,7 @@ def _binary(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | No
 def _fold(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     """Max, Min and Sum of several operands."""
     values = [v for v in inputs if v is not None]
-    if not all(_float(v) and v.dtype == values[0].dtype for v in values) or all(
-        v.const is not None for v in values
-    ):
+    if not all(_float(v) and v.dtype == values[0].dtype for v in values) or all(v.const is not None for v in values):
         return None
     step: Formula = {"Max": op.maximum, "Min": op.minimum, "Sum": op.add}[node.op_type]
 
@@ -142,16 +138,13 @@ def _batch_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value 
     x = inputs[0]
     if x is None or not _float(x) or node.outputs != 1 or node.get("training_mode", 0):
         return None
-    scale, bias, mean, var = (
-        v.const.astype("float64") if v and v.const is not None else None for v in inputs[1:5]
-    )
+    scale, bias, mean, var = (v.const.astype("float64") if v and v.const is not None else None for v in inputs[1:5])
     if scale is None or bias is None or mean is None or var is None:
         return None
     s = scale / np.sqrt(var + float(node.get("epsilon", 1e-5)))
     shape = (1, len(s), *[1] * (len(x.shape) - 2))
     factors = [
-        Value(low, shape, x.dtype, const=array.reshape(shape).astype("float32"))
-        for array in (s, bias - mean * s)
+        Value(low, shape, x.dtype, const=array.reshape(shape).astype("float32")) for array in (s, bias - mean * s)
     ]
     return apply(low, lambda e, f, t: op.add(op.multiply(e, f), t), [x, *factors])
 
@@ -224,9 +217,7 @@ def apply(low: Lowering, formula: Formula, values: Sequence[Value]) -> Value:
     if block == PLAIN:
         return low.wrap(expr)
     shapes = [(*[1] * (rank - len(v.shape)), *v.shape) for v in values]
-    shape = tuple(
-        next((s[i] for s in shapes if not (isinstance(s[i], int) and s[i] == 1)), 1) for i in range(rank)
-    )
+    shape = tuple(next((s[i] for s in shapes if not (isinstance(s[i], int) and s[i] == 1)), 1) for i in range(rank))
     return low.blocked(shape, dtype, block, expr)
 
 

@@ -35,15 +35,13 @@ _MOVERS = frozenset(
 
 def _moves(node: Node) -> bool:
     if node.op_type == "Resize":
-        return node.get("mode", "nearest") == "nearest"
+        return bool(node.get("mode", "nearest") == "nearest")
     if node.op_type == "MaxPool":
         return node.outputs == 1
     return node.op_type in _MOVERS
 
 
-def move(
-    low: Lowering, node: Node, inputs: list[Value | None], convert: Converter
-) -> Value | Sequence[Value] | None:
+def move(low: Lowering, node: Node, inputs: list[Value | None], convert: Converter) -> Value | Sequence[Value] | None:
     """Convert on integers where all real inputs share one affine map; None where that does not apply."""
     if not _moves(node) or not inputs or not isinstance(inputs[0], Dequantized):
         return None

@@ -41,9 +41,7 @@ def gemm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     transposed = bool(node.get("transB", 0))
     alpha, beta = float(node.get("alpha", 1.0)), float(node.get("beta", 1.0))
     quantized = isinstance(b, QuantizedWeight) and alpha == 1.0 and beta == 1.0
-    weight = (
-        b.q if isinstance(b, QuantizedWeight) and quantized else b.const * np.asarray(alpha, b.const.dtype)
-    )
+    weight = b.q if isinstance(b, QuantizedWeight) and quantized else b.const * np.asarray(alpha, b.const.dtype)
     if transposed:
         weight = weight.T
     if c is not None and c.const is not None and beta != 1.0:
@@ -59,9 +57,7 @@ def _macs(shape: Any, columns: int) -> int:
     return columns * math.prod(d for d in shape if isinstance(d, int))
 
 
-def _packed(
-    low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, bias: Value | None, axis: int
-) -> Value:
+def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, bias: Value | None, axis: int) -> Value:
     target, shape = low.target, a.shape
     columns = weight.shape[1]
     _, rows = define.row_split(shape)
@@ -135,9 +131,7 @@ def _activations(low: Lowering, node: Node, a: Value, b: Value) -> Value | None:
     result = low.emit(define.batch_matmul, left, right, lanes, tile, name="batch_matmul", kind=OUT_FUSABLE)
     if a.dtype != "float32":
         result = low.bind(relax.op.astype(result, a.dtype))
-    lead = [
-        y if isinstance(x, int) and x == 1 else x for x, y in zip(a.shape[:-2], b.shape[:-2], strict=True)
-    ]
+    lead = [y if isinstance(x, int) and x == 1 else x for x, y in zip(a.shape[:-2], b.shape[:-2], strict=True)]
     return low.blocked((*lead, rows, columns), a.dtype, PLAIN, result)
 
 

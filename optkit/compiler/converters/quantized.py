@@ -88,9 +88,7 @@ def dequantize_linear(low: Lowering, node: Node, inputs: list[Value | None]) -> 
     return Dequantized(low, Affine(raw, factor, offset + 128, True))
 
 
-def _weight(
-    low: Lowering, node: Node, q: np.ndarray, scale: np.ndarray, zero: np.ndarray | None
-) -> Value | None:
+def _weight(low: Lowering, node: Node, q: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> Value | None:
     axis = int(node.get("axis", 1))
     if node.get("block_size", 0):
         return None
@@ -98,9 +96,7 @@ def _weight(
     shape = [1] * q.ndim
     if scale.size > 1:
         shape[axis] = scale.size
-    wide = q.astype("int64") - (
-        0 if zero is None else zero.astype("int64").reshape(shape if zero.size > 1 else 1)
-    )
+    wide = q.astype("int64") - (0 if zero is None else zero.astype("int64").reshape(shape if zero.size > 1 else 1))
     real = (wide.astype("float32") * scale.astype("float32").reshape(shape if scale.size > 1 else ())).astype(
         scale.dtype
     )

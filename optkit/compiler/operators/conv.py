@@ -45,15 +45,11 @@ class Window:
 def _source(data: te.Tensor, window: Window, out: tuple[int, int], pad_value: float) -> te.Tensor:
     """The input as the padded output extent reads it."""
     _, _, h, w, _ = static(data.shape)
-    need = [
-        (out[i] - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1 for i in range(2)
-    ]
+    need = [(out[i] - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1 for i in range(2)]
     if not any(window.pads) and need[0] <= h and need[1] <= w:
         return data
     before = window.pads[:2]
-    return pad_axes(
-        data, before, [max(n, s + b) for n, s, b in zip(need, (h, w), before, strict=True)], 2, pad_value
-    )
+    return pad_axes(data, before, [max(n, s + b) for n, s, b in zip(need, (h, w), before, strict=True)], 2, pad_value)
 
 
 def conv2d(
@@ -111,9 +107,7 @@ def conv2d(
         return te.sum(read * weight[o, ko, ky, kx, ki, v, kr].astype(kind), axis=[ko, ky, kx, ki, kr])
 
     acc = te.compute((n, ob, oh, padded, b), element, name="conv", attrs=attrs)
-    return te.compute(
-        (n, ob, oh, ow, b), lambda i, o, y, x, v: acc[i, o, y, x, v], name="crop", attrs={OP: "crop"}
-    )
+    return te.compute((n, ob, oh, ow, b), lambda i, o, y, x, v: acc[i, o, y, x, v], name="crop", attrs={OP: "crop"})
 
 
 def first_input_block(block: Any, out_channels: int, groups: int, in_channels: int, b: int, c: int) -> Any:
@@ -132,9 +126,7 @@ def input_blocks(out_channels: int, groups: int, in_channels: int, b: int, c: in
     return most
 
 
-def depthwise2d(
-    data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float, tile: Tile
-) -> te.Tensor:
+def depthwise2d(data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float, tile: Tile) -> te.Tensor:
     """Depthwise convolution, one filter a channel -> (N, C/b, OH, OW, b) in the accumulator type."""
     n, cb, h, w, b = static(data.shape)
     _, kh, kw, _ = static(weight.shape)
@@ -147,13 +139,10 @@ def depthwise2d(
     acc = te.compute(
         (n, cb, oh, padded, b),
         lambda i, c, y, x, v: te.sum(
-            source[i, c, y * sy + ky * dy, x * sx + kx * dx, v].astype(kind)
-            * weight[c, ky, kx, v].astype(kind),
+            source[i, c, y * sy + ky * dy, x * sx + kx * dx, v].astype(kind) * weight[c, ky, kx, v].astype(kind),
             axis=[ky, kx],
         ),
         name="depthwise",
         attrs={OP: "depthwise", **tile.attrs()},
     )
-    return te.compute(
-        (n, cb, oh, ow, b), lambda i, c, y, x, v: acc[i, c, y, x, v], name="crop", attrs={OP: "crop"}
-    )
+    return te.compute((n, cb, oh, ow, b), lambda i, c, y, x, v: acc[i, c, y, x, v], name="crop", attrs={OP: "crop"})

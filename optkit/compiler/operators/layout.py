@@ -26,9 +26,7 @@ def to_blocked(data: te.Tensor, b: int) -> te.Tensor:
 def to_plain(data: te.Tensor, channels: int) -> te.Tensor:
     """(N, C/b, *S, b) -> (N, C, *S)."""
     n, _, *space, b = static(data.shape)
-    return te.compute(
-        (n, channels, *space), lambda *i: data(i[0], i[1] // b, *i[2:], i[1] % b), name="to_plain"
-    )
+    return te.compute((n, channels, *space), lambda *i: data(i[0], i[1] // b, *i[2:], i[1] % b), name="to_plain")
 
 
 def concat_blocked(parts: Sequence[te.Tensor], channels: Sequence[int]) -> te.Tensor:

@@ -61,9 +61,7 @@ def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.T
         at = [*outer, *_unflatten(row, inner)]
         return te.sum(data(*at, ki * g + kr).astype(kind) * weight[o, ki, v, kr].astype(kind), axis=[ki, kr])
 
-    acc = te.compute(
-        (*batch, padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()}
-    )
+    acc = te.compute((*batch, padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
 
     def unpack(*i: Any) -> Any:
         outer, at, column = i[: len(batch)], i[len(batch) : -1], i[-1]

@@ -15,7 +15,6 @@ from tvm.ir import Op
 from optkit.compiler.operators.common import const, static
 from optkit.compiler.operators.exact import product
 
-
 # LLVM has vector forms of nearbyint, but TVM does not list it among the operators it vectorizes: a vector loop
 # around it would be split into scalars, and accumulators with it.
 Op.get("tirx.nearbyint").set_attr("TVectorizable", True)
@@ -32,9 +31,7 @@ def to_uint8(real: Any, zero: int) -> Any:
 def quantize(data: te.Tensor, scale: float, zero: int) -> te.Tensor:
     """float -> uint8."""
     inverse = const(1.0 / scale, "float32")
-    return te.compute(
-        data.shape, lambda *i: to_uint8(data(*i).astype("float32") * inverse, zero), name="quantize"
-    )
+    return te.compute(data.shape, lambda *i: to_uint8(data(*i).astype("float32") * inverse, zero), name="quantize")
 
 
 def dequantize(data: te.Tensor, scale: float, zero: int) -> te.Tensor:
@@ -60,9 +57,7 @@ def last_channel(*index: Any) -> tuple[Any, ...]:
     return (index[-1],)
 
 
-def dequantize_accumulator(
-    acc: te.Tensor, bias: te.Tensor, scale: te.Tensor, channel: ChannelIndex
-) -> te.Tensor:
+def dequantize_accumulator(acc: te.Tensor, bias: te.Tensor, scale: te.Tensor, channel: ChannelIndex) -> te.Tensor:
     """int32 accumulator -> float32: (acc + bias[c]) * scale[c]."""
     return te.compute(
         acc.shape,
@@ -100,9 +95,7 @@ def requantize(
 def flip_sign(data: te.Tensor, dtype: str) -> te.Tensor:
     """int8 <-> uint8 with an offset of 128, so that every quantized activation is unsigned inside."""
     offset = 128 if dtype == "uint8" else -128
-    return te.compute(
-        data.shape, lambda *i: (data(*i).astype("int32") + offset).astype(dtype), name="flip_sign"
-    )
+    return te.compute(data.shape, lambda *i: (data(*i).astype("int32") + offset).astype(dtype), name="flip_sign")
 
 
 __all__ = [

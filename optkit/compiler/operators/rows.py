@@ -29,9 +29,7 @@ def _partial(
 
     lanes = te.compute((*lead, b), lane, name=f"{name}_lanes", attrs={OP: "row_lanes"})
     v = te.reduce_axis((0, b), "v")
-    return te.compute(
-        tuple(lead), lambda *i: combine(lanes(*i, v), axis=v), name=name, attrs={OP: "row_total"}
-    )
+    return te.compute(tuple(lead), lambda *i: combine(lanes(*i, v), axis=v), name=name, attrs={OP: "row_total"})
 
 
 def softmax(data: te.Tensor, b: int) -> te.Tensor:
@@ -58,9 +56,7 @@ def softmax(data: te.Tensor, b: int) -> te.Tensor:
     )
 
 
-def layer_norm(
-    data: te.Tensor, scale: te.Tensor, shift: te.Tensor | None, epsilon: float, b: int
-) -> te.Tensor:
+def layer_norm(data: te.Tensor, scale: te.Tensor, shift: te.Tensor | None, epsilon: float, b: int) -> te.Tensor:
     """(x - mean) / sqrt(var + epsilon) * scale + shift over the last axis, in float32, two passes.
 
     Ba, Kiros and Hinton, "Layer Normalization", 2016, section 3.

@@ -35,9 +35,7 @@ def exp(value: Any) -> Any:
     """2^n * e^r with |r| <= ln 2 / 2; relative error below 3e-7 (Cody and Waite, 1980, chapter 6)."""
 
     def power(n: Any, r: Any) -> Any:
-        p = _horner(
-            r, [1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5]
-        )
+        p = _horner(r, [1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5])
         y = p * r * r + r + _f(1.0)
         return y * tirx.reinterpret("float32", (n.astype("int32") + 127) << 23)
 
@@ -74,9 +72,7 @@ def tanh(value: Any) -> Any:
                     4.89352455891786e-03,
                 ],
             )
-            q = _horner(
-                s, [1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03]
-            )
+            q = _horner(s, [1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03])
             return x * p / q
 
         return bound(x * x, of_square, "s")

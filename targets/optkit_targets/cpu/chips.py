@@ -59,9 +59,7 @@ def _zmm(summary: str, mcpu: str, isa: tuple[str, ...], l1: int, l2: int) -> Chi
 
 
 def _arm(summary: str, mcpu: str, isa: tuple[str, ...], l1: int, l2: int) -> Chip:
-    return Chip(
-        summary, mcpu, "aarch64", ARM, ("asimd", *isa), lanes=4, registers=32, cache=(l1 * KB, l2 * KB)
-    )
+    return Chip(summary, mcpu, "aarch64", ARM, ("asimd", *isa), lanes=4, registers=32, cache=(l1 * KB, l2 * KB))
 
 
 CHIPS: dict[str, Chip] = {

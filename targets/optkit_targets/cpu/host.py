@@ -48,12 +48,8 @@ def host_chip() -> Chip:
             extra = ("+avx512bf16",) if name == "sapphirerapids" else ()
             if name == "sapphirerapids":
                 mcpu = "cascadelake"
-            return replace(
-                chip, mcpu=mcpu, attributes=extra, summary=f"this machine ({name} level)", cache=_caches()
-            )
-    raise UsageError(
-        f"this CPU ({machine}) has neither AVX2 nor 64-bit Arm vectors: name a target with --target"
-    )
+            return replace(chip, mcpu=mcpu, attributes=extra, summary=f"this machine ({name} level)", cache=_caches())
+    raise UsageError(f"this CPU ({machine}) has neither AVX2 nor 64-bit Arm vectors: name a target with --target")
 
 
 def _caches() -> tuple[int, int]:

@@ -133,9 +133,7 @@ def _inside_epilogue(
 def kinds_of(sch: Any, block: Any) -> tuple[list[int], list[int]]:
     """Indices of a block's spatial and reduction axes."""
     axes = list(sch.get(block).iter_vars)
-    return [i for i, a in enumerate(axes) if a.iter_type == 0], [
-        i for i, a in enumerate(axes) if a.iter_type == 2
-    ]
+    return [i for i, a in enumerate(axes) if a.iter_type == 0], [i for i, a in enumerate(axes) if a.iter_type == 2]
 
 
 def _own_nest(sch: Any, product: Any, params: Mapping[str, int]) -> tuple[list[Any], list[Any], Any]:

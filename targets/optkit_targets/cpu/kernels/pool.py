@@ -30,9 +30,7 @@ class PoolRule:
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(look(function), chosen)
 
-        return [
-            Choice(self.name, "window", 1, {"rows": options[-1]}, {"rows": options}, apply, compute=dtype)
-        ]
+        return [Choice(self.name, "window", 1, {"rows": options[-1]}, {"rows": options}, apply, compute=dtype)]
 
 
 def schedule(view: View, params: Mapping[str, int]) -> Any:
