@@ -95,9 +95,7 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Samp
         raise DataError(f"{path}: {info.filename} holds Python objects; give plain numbers")
     if info.compress_type == zipfile.ZIP_STORED and all(shape):
         start = _data_offset(path, info) + offset
-        return Mapped(
-            np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape, order="F" if fortran else "C")
-        )
+        return Mapped(np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape, order="F" if fortran else "C"))
     if fortran:  # rows are not contiguous: there is no reading it in pieces
         with archive.open(info) as stream:
             return Mapped(npy.read_array(stream, allow_pickle=False))

@@ -96,9 +96,7 @@ def _from_object(spec: object, specs: Sequence[InputSpec], samples: int | None, 
     if hasattr(spec, "shape") and hasattr(spec, "__array__"):
         return _from_arrays({_only(specs, where).name: Mapped(_array(spec, where))}, specs, samples, where)
     if isinstance(spec, Iterator):
-        raise DataError(
-            f"{where}: an iterator can be read only once; give a function that returns one, or a list"
-        )
+        raise DataError(f"{where}: an iterator can be read only once; give a function that returns one, or a list")
     if isinstance(spec, Iterable):
         return _from_items(lambda: spec, specs, samples, where)
     if callable(spec):
@@ -141,9 +139,7 @@ def _from_arrays(
     return read
 
 
-def _from_images(
-    path: Path, specs: Sequence[InputSpec], preprocess: str | None, samples: int | None
-) -> Samples:
+def _from_images(path: Path, specs: Sequence[InputSpec], preprocess: str | None, samples: int | None) -> Samples:
     spec = _only(specs, f"{path}: a folder of images")
     try:
         if samples is not None:
@@ -168,9 +164,7 @@ def _from_images(
     return read
 
 
-def _from_callable(
-    text: str, make: Callable[[], object], specs: Sequence[InputSpec], samples: int | None
-) -> Samples:
+def _from_callable(text: str, make: Callable[[], object], specs: Sequence[InputSpec], samples: int | None) -> Samples:
     def read() -> Iterator[Sample]:
         try:
             made = make()
@@ -249,9 +243,7 @@ def _check_names(given: Iterable[str], specs: Sequence[InputSpec], where: str) -
 def _only(specs: Sequence[InputSpec], where: str) -> InputSpec:
     if len(specs) != 1:
         names = ", ".join(s.name for s in specs)
-        raise DataError(
-            f"{where}: the model has {len(specs)} inputs ({names}); give an array for each by name"
-        )
+        raise DataError(f"{where}: the model has {len(specs)} inputs ({names}); give an array for each by name")
     return specs[0]
 
 

@@ -28,9 +28,7 @@ def image_names(path: Path) -> list[str]:
             found = [i.filename for i in archive.infolist() if not i.is_dir()]
     # macOS leaves "._name.jpg" beside name.jpg, in folders and in zips
     return sorted(
-        name
-        for name in found
-        if name.lower().endswith(SUFFIXES) and not name.rsplit("/", 1)[-1].startswith(".")
+        name for name in found if name.lower().endswith(SUFFIXES) and not name.rsplit("/", 1)[-1].startswith(".")
     )
 
 
@@ -89,9 +87,7 @@ def _contents(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
                 raise DataError(f"{path}: {name} cannot be read: {error}") from error
 
 
-def _decode(
-    where: str, data: bytes, steps: Preprocess, size: tuple[int | None, int | None, int | None]
-) -> np.ndarray:
+def _decode(where: str, data: bytes, steps: Preprocess, size: tuple[int | None, int | None, int | None]) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:

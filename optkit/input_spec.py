@@ -34,8 +34,7 @@ class InputSpec:
     def check(self, array: np.ndarray, where: str) -> np.ndarray:
         """`array` in the input's type. Raises DataError for rank, axes, type, or a NaN or Inf."""
         fits = len(array.shape) == len(self.shape) and all(
-            not isinstance(want, int) or want == have
-            for want, have in zip(self.shape, array.shape, strict=True)
+            not isinstance(want, int) or want == have for want, have in zip(self.shape, array.shape, strict=True)
         )
         if not fits:
             raise DataError(f"{where}: has shape {_dims(array.shape)}, the model takes {_dims(self.shape)}")

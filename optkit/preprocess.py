@@ -105,9 +105,7 @@ class Preprocess:
         elif self.crop is None and all(crop):
             # nothing was asked for: the smallest size that covers the model's input, keeping the aspect
             ratio = max(crop[1] / image.width, crop[0] / image.height)
-            image = _resized(
-                image, max(crop[1], round(image.width * ratio)), max(crop[0], round(image.height * ratio))
-            )
+            image = _resized(image, max(crop[1], round(image.width * ratio)), max(crop[0], round(image.height * ratio)))
         crop = (crop[0] or image.height, crop[1] or image.width)
         if image.height < crop[0] or image.width < crop[1]:
             raise DataError(

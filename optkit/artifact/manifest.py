@@ -69,9 +69,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Canonical JSON: sorted keys, UTF-8, a line feed at the end."""
-        text = json.dumps(
-            dataclasses.asdict(self), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
-        )
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
         return text.encode() + b"\n"
 
     @classmethod

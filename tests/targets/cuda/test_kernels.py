@@ -32,6 +32,7 @@ CORNERS = [("cnn", "default"), ("cnn", "int8"), ("attention", "int8"), ("rows", 
 CASES = [
     *((name, pipeline) for name in MODELS for pipeline in ("default", "int8")),
     ("cnn", "fp16"),
+    ("cnn", "bf16"),
     ("attention", "bf16"),
 ]
 

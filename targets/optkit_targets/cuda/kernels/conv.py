@@ -14,7 +14,7 @@ from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, divisors, extent, finish, inline_rest, kinds, look, read_dtype
 from optkit_targets.cuda.kernels.intrinsics import contract_products, use_dp4a
-from optkit_targets.cuda.kernels.tools import WARP, largest, load_stage, place_stage, unroll
+from optkit_targets.cuda.kernels.tools import WARP, largest, load_stage, place_stage, staged, unroll
 
 
 class ConvRule:
@@ -63,6 +63,9 @@ def schedule(view: View, params: Mapping[str, int], dot: bool) -> Any:
     axes = len(sch.get(conv).iter_vars)
     _, reduce = kinds(sch, conv)
     steps = len(reduce)
+    stages = staged(sch, conv)
+    if not stages:
+        pad = None
     inline_rest(view, [conv] if pad is None else [conv, pad])
     out = view.last
     n, c, y, x, v = sch.get_loops(out)
@@ -84,12 +87,13 @@ def schedule(view: View, params: Mapping[str, int], dot: bool) -> Any:
     *outer, channels, four = reduce
     sch.reorder(*outer, channels, *tile, four)
     # The input vector of a step holds the channels of all its groups of four.
-    if pad is None:
-        load_stage(sch, conv, 0, outer[-1], 1)
-    else:
+    if pad is not None:
         place_stage(sch, pad, outer[-1], 1)
         sch.set_scope(pad, 0, "local")
-    load_stage(sch, conv, 1, channels, 2)
+    elif stages:
+        load_stage(sch, conv, 0, outer[-1], 1)
+    if stages:
+        load_stage(sch, conv, 1, channels, 2)
     unroll(sch, (channels, *tile))
     init = sch.decompose_reduction(conv, outer[0])
     unroll(sch, sch.get_loops(init)[-3:])

@@ -9,7 +9,7 @@ from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, divisors, extent, finish, inline_rest, kinds, look, read_dtype
 from optkit_targets.cuda.kernels.intrinsics import contract_products, use_dp4a
-from optkit_targets.cuda.kernels.tools import MAX_THREADS, load_stage, unroll
+from optkit_targets.cuda.kernels.tools import MAX_THREADS, load_stage, staged, unroll
 
 
 class MatmulRule:
@@ -63,7 +63,7 @@ def schedule(view: View, params: Mapping[str, int], dot: bool) -> Any:
     spatial, reduce = kinds(sch, product)
     batch_axes, steps = len(spatial) - 3, len(reduce)
     lanes = extent(sch, spatial[-1]) or 1
-    packed = "pack" not in view.ops
+    stages = "pack" not in view.ops and staged(sch, product)
     if params["ty"] * params["tx"] > MAX_THREADS:
         raise ValueError(f"{params['ty']} x {params['tx']} threads are more than {MAX_THREADS}")
     inline_rest(view, [product])
@@ -92,7 +92,7 @@ def schedule(view: View, params: Mapping[str, int], dot: bool) -> Any:
     else:
         (step,) = reduce
         sch.reorder(step, *tile)
-    if packed:
+    if stages:
         load_stage(sch, product, 0, step, 1)
         load_stage(sch, product, 1, step, 2)
     unroll(sch, tile)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm.s_tir import Schedule
 
-from optkit_targets.cpu.kernels.tools import divisors, extent
+from optkit_targets.cpu.kernels.tools import divisors, extent, read_dtype
 
 MAX_THREADS = 1024
 """Threads a block may have on every GPU since compute capability 2.0."""
@@ -39,6 +39,15 @@ def largest(n: int, most: int) -> int:
     2
     """
     return divisors(n, most)[-1]
+
+
+def staged(sch: Schedule, block: Any) -> bool:
+    """Whether operands of `block` pass through registers of their own.
+
+    TVM's legalization of bfloat16 leaves buffers of it inside a kernel with values of another type, so that
+    such operands are read where they are used.
+    """
+    return read_dtype(sch, block) != "bfloat16"
 
 
 def load_stage(sch: Schedule, block: Any, index: int, at: Any, vector: int) -> Any:
