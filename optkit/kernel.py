@@ -23,6 +23,7 @@ class Choice:
         apply: apply(func, params) -> scheduled PrimFunc.
         ops: multiply-accumulates of one call where they are statically known, else 0.
         compute: arithmetic type of the inner loop, e.g. "int8", "float32", "bfloat16".
+        layout: of the activations and, after a blank, of the weights, e.g. "NCHW16c OIHW16i16o".
     """
 
     rule: str
@@ -33,6 +34,7 @@ class Choice:
     apply: Callable[[Any, Mapping[str, int]], Any]
     ops: int = 0
     compute: str = ""
+    layout: str = ""
 
 
 class KernelRule(Protocol):

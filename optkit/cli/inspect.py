@@ -56,7 +56,7 @@ def _print_artifact(found: dict[str, Any]) -> None:
     _print_tensors(found)
     share = ", ".join(f"{name or '?'} {count_text(n)}" for name, n in found["macs_by_compute"].items())
     out.print(f"{len(found['kernels'])} kernels, {count_text(found['macs'])} MACs ({share or 'none'})")
-    out.print(table(["kernel", "template", "parameters", "type", ">calls"], map(_row, found["kernels"])))
+    out.print(table(["kernel", "template", "parameters", "type", "layout", ">calls"], map(_row, found["kernels"])))
 
 
 def _print_tensors(found: dict[str, Any]) -> None:
@@ -76,6 +76,7 @@ def _row(kernel: dict[str, Any]) -> tuple[object, ...]:
         template if template == rule or not rule else f"{rule}/{template}",
         parameters,
         kernel.get("compute", ""),
+        kernel.get("layout", ""),
         len(kernel.get("calls") or ()),
     )
 

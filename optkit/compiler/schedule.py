@@ -31,6 +31,7 @@ class Kernel:
     params: dict[str, int]
     compute: str
     calls: list[str]
+    layout: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form for the manifest."""
@@ -40,6 +41,7 @@ class Kernel:
             "template": self.template,
             "params": dict(self.params),
             "compute": self.compute,
+            "layout": self.layout,
             "calls": self.calls,
         }
 
@@ -72,7 +74,9 @@ def schedule_module(module: Any, target: Target, params: Mapping[str, Mapping[st
         mark = json.dumps({"rule": choice.rule, "template": choice.template, "params": chosen}, sort_keys=True)
         attrs = dict(func.attrs.items()) if func.attrs else {}
         scheduled[var] = result.with_attrs({**attrs, ATTRIBUTE: mark})
-        kernels.append(Kernel(name, choice.rule, choice.template, chosen, choice.compute, calls.get(name, [])))
+        kernels.append(
+            Kernel(name, choice.rule, choice.template, chosen, choice.compute, calls.get(name, []), choice.layout)
+        )
     # A function inlined at two places brings its `let` variables twice; names must be single again.
     complete = tvm.s_tir.transform.ConvertSSA()(tirx.transform.BF16ComputeLegalize()(tvm.IRModule(scheduled)))
     refuse_naked(complete)

@@ -17,13 +17,13 @@ from optkit_targets.cpu.kernels.intrinsics import dot_product
 from optkit_targets.cpu.kernels.tools import (
     View,
     annotation,
+    arithmetic,
     divisors,
     extent,
     finish,
     inline_rest,
     look,
     parallel,
-    read_dtype,
     schedule_pad,
     write_dtype,
 )
@@ -52,13 +52,15 @@ class ConvRule:
         }
         limit = target.registers
         space = {"rows": divisors(tiled, limit), "blocks": divisors(blocks, limit)}
-        dtype = read_dtype(sch, block)
+        dtype = arithmetic(sch, block)
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(look(function), chosen, pointwise, lanes, target)
 
         template = "pointwise" if pointwise else "direct"
-        return [Choice(self.name, template, 1, params, space, apply, compute=dtype)]
+        return [
+            Choice(self.name, template, 1, params, space, apply, compute=dtype, layout=f"NCHW{lanes}c OIHW{lanes}o")
+        ]
 
 
 def schedule(view: View, params: Mapping[str, int], pointwise: bool, lanes: int, target: Target) -> Any:

@@ -10,13 +10,13 @@ from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import (
     View,
     annotation,
+    arithmetic,
     divisors,
     extent,
     finish,
     inline_rest,
     look,
     parallel,
-    read_dtype,
 )
 
 
@@ -32,17 +32,17 @@ class DepthwiseRule:
             return None
         sch, block = view.sch, view.ops["depthwise"]
         loops = sch.get_loops(block)
-        height, tiled = extent(sch, loops[2]), extent(sch, loops[3])
+        height, tiled, lanes = extent(sch, loops[2]), extent(sch, loops[3]), extent(sch, loops[4])
         if height is None or tiled is None:
             return None
         params = {"rows": int(annotation(sch, block, "optkit.rows")), "band": band(height)}
         space = {"rows": divisors(tiled, target.registers), "band": divisors(height, height)}
-        dtype = read_dtype(sch, block)
+        dtype = arithmetic(sch, block)
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(look(function), chosen)
 
-        return [Choice(self.name, "rows", 1, params, space, apply, compute=dtype)]
+        return [Choice(self.name, "rows", 1, params, space, apply, compute=dtype, layout=f"NCHW{lanes}c CHW{lanes}c")]
 
 
 def band(height: int) -> int:

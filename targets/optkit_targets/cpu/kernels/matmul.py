@@ -14,6 +14,7 @@ from optkit_targets.cpu.kernels.tools import (
     PARALLEL_ELEMENTS,
     View,
     annotation,
+    arithmetic,
     divisors,
     extent,
     finish,
@@ -21,7 +22,6 @@ from optkit_targets.cpu.kernels.tools import (
     kinds,
     look,
     parallel,
-    read_dtype,
     write_dtype,
 )
 
@@ -46,12 +46,12 @@ class MatmulRule:
             "blocks": int(annotation(sch, block, "optkit.blocks")),
         }
         space = {"rows": divisors(rows, target.registers), "blocks": divisors(blocks, target.registers)}
-        dtype = read_dtype(sch, block)
+        dtype = arithmetic(sch, block)
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(look(function), chosen, lanes, target)
 
-        return [Choice(self.name, "packed", 1, params, space, apply, compute=dtype)]
+        return [Choice(self.name, "packed", 1, params, space, apply, compute=dtype, layout=f"MK NK{lanes}n")]
 
 
 def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from optkit.kernel import Choice
 from optkit.target import Target
-from optkit_targets.cpu.kernels.tools import View, divisors, extent, finish, inline_rest, look, parallel, read_dtype
+from optkit_targets.cpu.kernels.tools import View, arithmetic, divisors, extent, finish, inline_rest, look, parallel
 
 
 class PoolRule:
@@ -21,16 +21,27 @@ class PoolRule:
         if "pool" not in view.ops:
             return None
         sch = view.sch
-        width = extent(sch, sch.get_loops(view.ops["pool"])[3])
+        width, lanes = (extent(sch, loop) for loop in sch.get_loops(view.ops["pool"])[3:5])
         if width is None:
             return None
         options = divisors(width, 8)
-        dtype = read_dtype(sch, view.ops["pool"])
+        dtype = arithmetic(sch, view.ops["pool"])
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(look(function), chosen)
 
-        return [Choice(self.name, "window", 1, {"rows": options[-1]}, {"rows": options}, apply, compute=dtype)]
+        return [
+            Choice(
+                self.name,
+                "window",
+                1,
+                {"rows": options[-1]},
+                {"rows": options},
+                apply,
+                compute=dtype,
+                layout=f"NCHW{lanes}c",
+            )
+        ]
 
 
 def schedule(view: View, params: Mapping[str, int]) -> Any:

@@ -58,6 +58,12 @@ def read_dtype(sch: Schedule, block: Any) -> str:
     return "bfloat16" if "bfloat16" in types else types[0] if types else ""
 
 
+def arithmetic(sch: Schedule, block: Any) -> str:
+    """The type a product of the block multiplies in, as users name it."""
+    dtype = read_dtype(sch, block)
+    return "int8" if dtype in ("uint8", "int8") else dtype
+
+
 def write_dtype(sch: Schedule, block: Any) -> str:
     """Element type of what a block writes."""
     return str(sch.get(block).writes[0].source.dtype)
