@@ -24,7 +24,7 @@ TYPES = {"float32": 1e-5, "float16": 3e-3}
 
 
 BUNDLED = settings(
-    max_examples=4,
+    max_examples=3,
     deadline=None,
     derandomize=True,
     # A failure names its case; shrinking a bundle would build hundreds of models.
