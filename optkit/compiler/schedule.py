@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
@@ -23,6 +23,7 @@ class Kernel:
 
     Attributes:
         calls: the names of the graph values it computes, one a call.
+        refused: rules that were asked before and could not schedule it, each with its reason.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Kernel:
     compute: str
     calls: list[str]
     layout: str = ""
+    refused: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form for the manifest."""
@@ -42,17 +44,43 @@ class Kernel:
             "params": dict(self.params),
             "compute": self.compute,
             "layout": self.layout,
+            "refused": self.refused,
             "calls": self.calls,
         }
 
 
 def choose(func: Any, target: Target) -> Choice:
     """The first choice of the first rule that has one."""
+    return next(offers(func, target))
+
+
+def offers(func: Any, target: Target) -> Iterator[Choice]:
+    """Every rule's choices, in the order they are asked."""
+    answered = False
     for rule in target.rules():
-        choices = rule.choices(func, target)
-        if choices:
-            return choices[0]
-    raise CompileError(f"no rule of target {target.name!r} answers for a kernel; the last one must")
+        choices = rule.choices(func, target) or []
+        answered = answered or bool(choices)
+        yield from choices
+    if not answered:
+        raise CompileError(f"no rule of target {target.name!r} answers for a kernel; the last one must")
+
+
+def _schedule(
+    func: Any, name: str, target: Target, params: Mapping[str, int]
+) -> tuple[Any, Choice, dict[str, int], list[str]]:
+    """Apply the first choice that works: the function, the choice, its parameters, and who refused and why.
+
+    A template that meets an epilogue it was not made for costs speed and not the whole compilation; what it
+    said stays with the kernel.
+    """
+    refused: list[str] = []
+    for choice in offers(func, target):
+        chosen = {**choice.params, **params}
+        try:
+            return choice.apply(func, chosen), choice, chosen, refused
+        except (RuntimeError, ValueError, IndexError) as error:
+            refused.append(f"{choice.rule}: {_last_line(error)}")
+    raise CompileError(f"no rule can schedule kernel {name!r}: {'; '.join(refused)}")
 
 
 def schedule_module(module: Any, target: Target, params: Mapping[str, Mapping[str, int]]) -> tuple[Any, list[Kernel]]:
@@ -65,18 +93,12 @@ def schedule_module(module: Any, target: Target, params: Mapping[str, Mapping[st
             scheduled[var] = func
             continue
         name = str(var.name_hint)
-        choice = choose(func, target)
-        chosen = {**choice.params, **params.get(name, {})}
-        try:
-            result = choice.apply(func, chosen)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise CompileError(f"{choice.rule} cannot schedule kernel {name!r}: {_last_line(error)}") from error
+        result, choice, chosen, refused = _schedule(func, name, target, params.get(name, {}))
         mark = json.dumps({"rule": choice.rule, "template": choice.template, "params": chosen}, sort_keys=True)
         attrs = dict(func.attrs.items()) if func.attrs else {}
         scheduled[var] = result.with_attrs({**attrs, ATTRIBUTE: mark})
-        kernels.append(
-            Kernel(name, choice.rule, choice.template, chosen, choice.compute, calls.get(name, []), choice.layout)
-        )
+        made = calls.get(name, [])
+        kernels.append(Kernel(name, choice.rule, choice.template, chosen, choice.compute, made, choice.layout, refused))
     # A function inlined at two places brings its `let` variables twice; names must be single again.
     complete = tvm.s_tir.transform.ConvertSSA()(tirx.transform.BF16ComputeLegalize()(tvm.IRModule(scheduled)))
     refuse_naked(complete)
@@ -107,4 +129,4 @@ def _calls(module: Any) -> dict[str, list[str]]:
     return found
 
 
-__all__ = ["ATTRIBUTE", "Kernel", "choose", "refuse_naked", "schedule_module"]
+__all__ = ["ATTRIBUTE", "Kernel", "choose", "offers", "refuse_naked", "schedule_module"]

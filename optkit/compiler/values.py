@@ -59,10 +59,8 @@ class Value:
 
     @property
     def block(self) -> int:
-        """The block it lives in, or 0 when a plain form exists or nothing was computed."""
-        if PLAIN in self.forms or not self.forms:
-            return PLAIN
-        return int(next(iter(self.forms)))
+        """The form it was made in: moves made since for some consumer do not change what the others prefer."""
+        return int(next(iter(self.forms), PLAIN))
 
     def form(self, block: int) -> Any:
         """The Relax expression of this value in the given form, moved once if need be."""

@@ -11,7 +11,7 @@ it is read: `Conv -> Relu -> Conv` has its Q after the Relu.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -57,13 +57,16 @@ class Placement:
     readers: Mapping[ir.Value, tuple[Edge, ...]]
 
 
-def place(graph: ir.Graph, anchors: Iterable[Anchor], excluded: Collection[ir.Node]) -> Placement:
+def place(
+    graph: ir.Graph, anchors: Iterable[Anchor], excluded: Collection[ir.Node], fuse_residual: bool = True
+) -> Placement:
     """Decide for every tensor of `graph` whether it is quantized and who reads it so.
 
     Args:
         graph: with types inferred; subgraphs are not looked into.
         anchors: the convolutions and matrix products to quantize.
         excluded: nodes that must compute in float.
+        fuse_residual: leave the operand of a residual sum that is added on its own accumulator in float.
     """
     reads = {a.node: a.activations for a in anchors}
     roles = roles_of(graph)
@@ -83,9 +86,33 @@ def place(graph: ir.Graph, anchors: Iterable[Anchor], excluded: Collection[ir.No
         if not refused:
             break
         between -= refused
+    order = {n: i for i, n in enumerate(graph)}
     for n in between:
-        reads[n] = tuple(i for i, v in enumerate(n.inputs) if v in _data_inputs(n, roles))
+        kept = [i for i, v in enumerate(n.inputs) if v in _data_inputs(n, roles)]
+        fused = _accumulates(n, kept, reads, order) if fuse_residual else None
+        reads[n] = tuple(i for i in kept if i != fused)
     return _collect(graph, roles, reads, between, produced)
+
+
+def _accumulates(
+    node: ir.Node, inputs: Sequence[int], reads: Mapping[ir.Node, tuple[int, ...]], order: Mapping[ir.Node, int]
+) -> int | None:
+    """The operand of a residual Add that needs no int8 form: a product that nothing else reads.
+
+    The sum then happens on that product's accumulator, in its epilogue, with one rounding less. Of two such
+    products it is the one made first, because that is the one an Add is fused into.
+    """
+    if node.op_type != "Add" or len(inputs) != 2:
+        return None
+    found = []
+    for index in inputs:
+        value = node.inputs[index]
+        producer = None if value is None else value.producer()
+        if value is None or producer is None or producer not in reads or producer not in order:
+            continue
+        if producer.op_type in ("Conv", "Gemm") and len(value.uses()) == 1 and not value.is_graph_output():
+            found.append((order[producer], index))
+    return min(found)[1] if found else None
 
 
 def _data_inputs(node: ir.Node, roles: Mapping[ir.Node, Role]) -> list[ir.Value]:

@@ -50,6 +50,9 @@ class Quantize(Pass):
     exact: bool = option(
         True, "scales under which every runtime and CPU computes the same integers; false: the finest scales"
     )
+    fuse_residual: bool = option(
+        True, "add residuals on the accumulator; false: quantize both operands, as ONNX Runtime's kernels want"
+    )
     exclude: tuple[str, ...] = option((), "names of nodes that stay float")
     exclude_op_types: tuple[str, ...] = option((), "operator types that stay float")
     op_types: tuple[str, ...] = option(OP_TYPES, "operator types that are quantized")
@@ -124,7 +127,7 @@ class Quantize(Pass):
 
     def _place(self, model: ir.Model, anchors: Iterable[Anchor]) -> Placement:
         excluded = {n for n in model.graph if self._excluded(n) is not None}
-        return place(model.graph, anchors, excluded)
+        return place(model.graph, anchors, excluded, self.fuse_residual)
 
     def _calibrate(
         self, model: ir.Model, context: PassContext, placement: Placement, params: dict[ir.Value, Params]

@@ -74,10 +74,25 @@ def test_model_outputs_stay_float_even_if_read() -> None:
     assert {v.name for v in model.graph.outputs} == {"b", "y"}
 
 
-def test_residual_add_is_int8_on_both_sides() -> None:
-    model = quantized("a = Conv(x, v) r = Relu(a) b = Conv(r, w0) s = Add(b, r) t = Relu(s) y = Conv(t, w1)")
+RESIDUAL = "a = Conv(x, v) r = Relu(a) b = Conv(r, w0) s = Add(b, r) t = Relu(s) y = Conv(t, w1)"
+
+
+def test_residual_is_added_on_the_accumulator_of_its_convolution() -> None:
+    model = quantized(RESIDUAL)
+    assert tensors(model) == ["x", "r", "t"]
+    assert reads(model, "s") == [False, True]
+
+
+def test_residual_add_is_int8_on_both_sides_if_asked() -> None:
+    model = quantized(RESIDUAL, options=Quantize(fuse_residual=False))
     assert tensors(model) == ["x", "r", "b", "t"]
     assert reads(model, "s") == [True, True]
+
+
+def test_of_two_products_the_first_is_the_accumulator() -> None:
+    model = quantized("a = Conv(x, v) b = Conv(a, w0) c = Conv(a, w1) s = Add(c, b) y = Conv(s, w0)")
+    assert tensors(model) == ["x", "a", "c", "s"]
+    assert reads(model, "s") == [True, False]
 
 
 def test_last_add_stays_float_because_nothing_reads_it_in_int8() -> None:
@@ -183,7 +198,8 @@ def test_same_tensor_twice_gets_one_q_and_two_dq() -> None:
     # x + x is a function of one tensor: a pointwise operator
     assert tensors(model) == ["x", "s"]
     model = quantized("a = Conv(x, v) p = Conv(a, w0) q = Conv(a, w1) s = Add(p, q) y = Conv(s, w2)")
-    assert tensors(model) == ["x", "a", "p", "q", "s"]
+    # of the two products, one is summed on the other's accumulator
+    assert tensors(model) == ["x", "a", "q", "s"]
 
 
 def test_float_readers_of_a_convolutions_result_read_int8_too() -> None:

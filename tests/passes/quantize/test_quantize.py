@@ -102,7 +102,7 @@ def test_per_channel_is_better_than_per_tensor() -> None:
         value = model.graph.initializers[name]
         spread = value.const_value.numpy() * 10.0 ** np.linspace(-2, 0, 8)[:, None, None, None]
         value.const_value = ir.tensor(spread.astype(np.float32), name=name)
-    one, many = (quantize(model, Quantize(per_channel=p)).model for p in (False, True))
+    one, many = (quantize(model, Quantize(per_channel=p, exact=False)).model for p in (False, True))
     assert sqnr(model, many) > sqnr(model, one) + 3
     scales = [n.inputs[1].const_value for n in one.graph if n.op_type == "DequantizeLinear"]
     assert {s.shape.numpy() for s in scales} == {()}
