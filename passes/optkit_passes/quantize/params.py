@@ -26,8 +26,9 @@ class Params:
 EXACT_WEIGHT_BITS = 6
 """Significant bits of an exact weight scale: it grows by 3 % at most."""
 
-POWER_SLACK = 2.0**-0.25
-"""A power of two this much below the ideal scale is taken: it clips 16 % of a range's far ends at most."""
+POWER_SLACK = 2.0**-0.4
+"""A power of two this much below the ideal scale is still taken: it clips the far 24 % of a range at most, where
+few values lie, and the alternative is a step nearly twice as coarse (chosen by SQNR on three CIFAR networks)."""
 
 
 def exact_activation_scale(scale: float) -> float:
@@ -39,7 +40,7 @@ def exact_activation_scale(scale: float) -> float:
     bit, in whatever order they add (power-of-two scales: Jacob et al. 2018, section 2.2, and Jain et al. 2020,
     "Trained Quantization Thresholds").
 
-    >>> exact_activation_scale(0.01), exact_activation_scale(0.009)
+    >>> exact_activation_scale(0.011), exact_activation_scale(0.01)
     (0.015625, 0.0078125)
     """
     return float(2.0 ** np.ceil(np.log2(scale * POWER_SLACK)))
