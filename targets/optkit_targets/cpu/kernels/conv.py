@@ -13,7 +13,7 @@ from typing import Any
 
 from optkit.kernel import Choice
 from optkit.target import Target
-from optkit_targets.cpu.kernels.intrinsics import dot_product
+from optkit_targets.cpu.kernels.tile import register_tile
 from optkit_targets.cpu.kernels.tools import (
     View,
     annotation,
@@ -25,7 +25,6 @@ from optkit_targets.cpu.kernels.tools import (
     look,
     parallel,
     schedule_pad,
-    write_dtype,
 )
 
 
@@ -55,7 +54,7 @@ class ConvRule:
         dtype = arithmetic(sch, block)
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
-            return schedule(look(function), chosen, pointwise, lanes, target)
+            return schedule(look(function), chosen, pointwise, target)
 
         template = "pointwise" if pointwise else "direct"
         return [
@@ -63,13 +62,12 @@ class ConvRule:
         ]
 
 
-def schedule(view: View, params: Mapping[str, int], pointwise: bool, lanes: int, target: Target) -> Any:
+def schedule(view: View, params: Mapping[str, int], pointwise: bool, target: Target) -> Any:
     """Apply the template."""
     sch, conv = view.sch, view.ops["conv"]
     pad = view.ops.get("pad")
     inline_rest(view, [conv] if pad is None else [conv, pad])
     out = view.last
-    integer = "int" in write_dtype(sch, conv)
     if pointwise:
         # Rows and columns become one axis of the block itself: a tile then never straddles two loops.
         width = extent(sch, sch.get_loops(out)[3])
@@ -90,25 +88,7 @@ def schedule(view: View, params: Mapping[str, int], pointwise: bool, lanes: int,
     sch.set_scope(conv, 0, "local")
     inner = sch.get_loops(conv)[-len(sch.get(conv).iter_vars) :]
     spatial, reduce = inner[: 4 if pointwise else 5], inner[4 if pointwise else 5 :]
-    tile_c, tile_x, vector = spatial[1], spatial[-2], spatial[-1]
-    dot = integer and target.has("int8_vector")
-    if dot:
-        *outer, four = reduce
-        sch.reorder(*outer, tile_c, tile_x, vector, four)
-    else:
-        outer = reduce
-        sch.reorder(*outer, tile_c, tile_x, vector)
-        sch.vectorize(vector)
-    sch.unroll(tile_x)
-    sch.unroll(tile_c)
-    init = sch.decompose_reduction(conv, outer[0])
-    for block in (out, init):
-        *_, a, b, w = sch.get_loops(block)
-        sch.vectorize(w)
-        sch.unroll(b)
-        sch.unroll(a)
-    if dot:
-        sch.tensorize(vector, dot_product(lanes, extent(sch, reduce[-1]) or 0))
+    register_tile(sch, conv, out, (spatial[1], spatial[-2], spatial[-1]), reduce, target)
     if pad is not None:
         schedule_pad(sch, pad)
     return finish(sch)

@@ -9,7 +9,7 @@ from tvm.tirx import IndexMap
 
 from optkit.kernel import Choice
 from optkit.target import Target
-from optkit_targets.cpu.kernels.intrinsics import dot_product
+from optkit_targets.cpu.kernels.tile import register_tile
 from optkit_targets.cpu.kernels.tools import (
     PARALLEL_ELEMENTS,
     View,
@@ -22,7 +22,6 @@ from optkit_targets.cpu.kernels.tools import (
     kinds,
     look,
     parallel,
-    write_dtype,
 )
 
 
@@ -59,7 +58,6 @@ def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) 
     sch, product, pack = view.sch, view.ops["matmul"], view.ops.get("pack")
     inline_rest(view, [product] if pack is None else [product, pack])
     out = view.last
-    integer = "int" in write_dtype(sch, product)
     columns = extent(sch, sch.get_loops(out)[-1]) or 0
     if columns % (lanes * params["blocks"]) == 0:
         tile, reduce = _inside_epilogue(sch, product, out, params, lanes)
@@ -67,25 +65,7 @@ def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) 
     else:
         tile, reduce, store = _own_nest(sch, product, params)
         _vectorize_rows(sch, out, lanes)
-    m, nb, v = tile
-    dot = integer and target.has("int8_vector")
-    if dot:
-        *steps, four = reduce
-        sch.reorder(*steps, m, nb, v, four)
-    else:
-        steps = reduce
-        sch.reorder(*steps, m, nb, v)
-        sch.vectorize(v)
-    sch.unroll(nb)
-    sch.unroll(m)
-    init = sch.decompose_reduction(product, steps[0])
-    for block in (store, init):
-        *_, a, b, w = sch.get_loops(block)
-        sch.vectorize(w)
-        sch.unroll(b)
-        sch.unroll(a)
-    if dot:
-        sch.tensorize(v, dot_product(lanes, extent(sch, reduce[-1]) or 0))
+    register_tile(sch, product, store, tile, reduce, target)
     if pack is not None:
         *outer, w = sch.get_loops(pack)
         sch.vectorize(w)
@@ -95,7 +75,7 @@ def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) 
 
 def _inside_epilogue(
     sch: Any, product: Any, out: Any, params: Mapping[str, int], lanes: int
-) -> tuple[list[Any], list[Any]]:
+) -> tuple[tuple[Any, Any, Any], list[Any]]:
     """Compute the product into the epilogue's tile."""
     batch_axes = len(kinds(sch, product)[0]) - 3
     extents = [extent(sch, loop) for loop in sch.get_loops(out)]
@@ -127,7 +107,8 @@ def _inside_epilogue(
     sch.set_scope(product, 0, "local")
     loops = sch.get_loops(product)
     reduce = len(kinds_of(sch, product)[1])
-    return loops[-reduce - 3 : -reduce], loops[-reduce:]
+    m, nb, v = loops[-reduce - 3 : -reduce]
+    return (m, nb, v), loops[-reduce:]
 
 
 def kinds_of(sch: Any, block: Any) -> tuple[list[int], list[int]]:
@@ -136,7 +117,7 @@ def kinds_of(sch: Any, block: Any) -> tuple[list[int], list[int]]:
     return [i for i, a in enumerate(axes) if a.iter_type == 0], [i for i, a in enumerate(axes) if a.iter_type == 2]
 
 
-def _own_nest(sch: Any, product: Any, params: Mapping[str, int]) -> tuple[list[Any], list[Any], Any]:
+def _own_nest(sch: Any, product: Any, params: Mapping[str, int]) -> tuple[tuple[Any, Any, Any], list[Any], Any]:
     """Columns do not fill whole tiles: the product goes to a buffer, the epilogue is a pass of its own."""
     (*batch, m, nb, v), reduce = kinds(sch, product)
     mo, mi = sch.split(m, [None, params["rows"]])
@@ -146,7 +127,7 @@ def _own_nest(sch: Any, product: Any, params: Mapping[str, int]) -> tuple[list[A
     store = sch.cache_write(product, 0, "local")
     sch.parallel(at)
     sch.reverse_compute_at(store, at, preserve_unit_loops=True)
-    return [mi, ni, v], reduce, store
+    return (mi, ni, v), reduce, store
 
 
 def _vectorize_rows(sch: Any, out: Any, lanes: int) -> None:
