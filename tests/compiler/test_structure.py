@@ -164,7 +164,7 @@ def test_an_axis_without_size_or_name_is_refused() -> None:
 @pytest.mark.skipif(find_target("x86-64-v3").runs_here() is not None, reason="needs AVX2")
 def test_the_comparison_finds_a_wrong_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong on purpose: an intrinsic that subtracts what it is described to add."""
-    from optkit_targets.cpu.kernels import intrinsics, matmul
+    from optkit_targets.cpu.kernels import intrinsics, tile
 
     def wrong(lanes: int, group: int) -> str:
         name = f"tests.wrong_{lanes}x{group}"
@@ -181,7 +181,7 @@ def test_the_comparison_finds_a_wrong_schedule(monkeypatch: pytest.MonkeyPatch) 
     b.case(b.op("Relu", b.op("MatMul", x, w)), "product")
     target = find_target("x86-64-v3")
     assert check_kernels(b.model(), target) == []
-    monkeypatch.setattr(matmul, "dot_product", wrong)
+    monkeypatch.setattr(tile, "dot_product", wrong)
     (mismatch,) = check_kernels(b.model(), target)
     assert mismatch.rule == "cpu.matmul/packed" and "relative difference" in str(mismatch)
 
