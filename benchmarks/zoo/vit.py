@@ -61,9 +61,24 @@ class VisionTransformer(nn.Module):
         return y
 
 
+@torch.no_grad()
+def scale_residuals(model: VisionTransformer) -> VisionTransformer:
+    """Divide what each residual branch adds by the root of their number, so that depth does not add up.
+
+    Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
+    """
+    factor = (2 * len(model.layers)) ** -0.5
+    for layer in model.layers:
+        for last in (layer.attention.out, layer.down):
+            last.weight.mul_(factor)
+    return model
+
+
 def build(seed: int = 0) -> nn.Module:
     """ViT-B/16 at 224x224 with seeded weights, in eval mode."""
-    return seeded(VisionTransformer(224, 16, 12, 768, 12, 1000), INPUT_SHAPE, seed)
+    model = VisionTransformer(224, 16, 12, 768, 12, 1000)
+    seeded(model, INPUT_SHAPE, seed)
+    return scale_residuals(model)
 
 
 def build_tiny(seed: int = 0) -> nn.Module:
