@@ -1,0 +1,52 @@
+"""Which operators make a Q/DQ model's integers depend on the runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from optkit_passes.quantize import Quantize
+
+from optkit.measure.compare import Comparison
+from optkit.measure.exactness import inexact_steps
+from optkit.measure.verify import _check_int8
+from optkit.transform import PassContext
+from tests.graphs import build, weights
+
+CONVS = {"v": weights(4, 3, 3, 3, scale=0.2), "w": weights(4, 4, 3, 3, seed=1, scale=0.2)}
+
+
+def quantized(body: str, exact: bool = True) -> ir.Model:
+    model = build(body, outputs="float[a,b,c,d] y", **CONVS)
+    rng = np.random.default_rng(0)
+    samples = [{"x": rng.standard_normal((1, 3, 8, 8)).astype(np.float32)} for _ in range(2)]
+    return Quantize(exact=exact).run(model, PassContext(calibration=lambda: iter(samples))).model
+
+
+@pytest.mark.parametrize("between", ["b = Relu(a)", "b = MaxPool<kernel_shape=[2,2]>(a)"])
+def test_exact_operators_leave_nothing_to_name(between: str) -> None:
+    assert inexact_steps(quantized(f"a = Conv(x, v) {between} y = Conv(b, w)")) == []
+
+
+def test_a_free_rounding_before_a_quantization_is_named() -> None:
+    (found,) = inexact_steps(quantized("a = Conv(x, v) b = Sigmoid(a) y = Conv(b, w)"))
+    assert found.startswith("Sigmoid")
+
+
+def test_a_free_rounding_after_the_last_quantization_is_not() -> None:
+    assert inexact_steps(quantized("a = Conv(x, v) b = Conv(a, w) y = Sigmoid(b)")) == []
+
+
+def test_fine_scales_are_named() -> None:
+    assert inexact_steps(quantized("a = Conv(x, v) b = Relu(a) y = Conv(b, w)", exact=False))
+
+
+def test_the_limit_is_two_steps_whatever_is_inexact() -> None:
+    reference = np.linspace(0, 255, 256, dtype=np.float32)[None]
+    against, original = Comparison(), Comparison()
+    against.add(reference, reference + np.float32(2.5))
+    original.add(reference, reference + np.float32(100))
+    for named in ((), ("LRN 'n2'",)):
+        check = _check_int8("y", original.figures(), against.figures(), original.figures(), 1.0, named)
+        assert "2.50 steps, exceeds 2 steps" in check.reason
+        assert ("LRN 'n2'" in check.reason) == bool(named)
