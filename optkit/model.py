@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from optkit.errors import ModelError, OptkitError
+from optkit.exact import is_ours
 from optkit.onnx_file import external_files, read_proto
 from optkit.opset import MINIMUM_OPSET, check_operators, raise_opset
 from optkit.shapes import bind_shapes, parse_shape
@@ -41,7 +42,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
 
     Normalized means: operators of opset 18 or newer (older models are converted; where that is not
     possible the reason is kept in `metadata_props["optkit.opset"]`), initializers are no inputs,
-    functions are inlined, every node has a unique name, shapes are inferred, and no path of the
+    functions other than our own are inlined, every node has a unique name, shapes are inferred, and no path of the
     exporting machine is left. Weights of models past 1.8 GB stay memory-mapped.
 
     Raises ModelError in one line for everything that is wrong with the file, naming node or tensor.
@@ -83,7 +84,7 @@ def _normalize(model: ir.Model) -> None:
     common.RemoveInitializersFromInputsPass()(model)
     check_operators(model)
     if model.functions:
-        common.InlinePass()(model)
+        common.InlinePass(criteria=lambda function: not is_ours(function))(model)
         common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     strip_paths(model)
     raise_opset(model)

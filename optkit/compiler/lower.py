@@ -40,6 +40,7 @@ class Node:
 
     name: str
     op_type: str
+    domain: str
     attributes: dict[str, Any]
     outputs: int
     opset: int
@@ -66,10 +67,15 @@ class Lowered:
 
 
 class Lowering:
-    """State of one walk."""
+    """State of one walk.
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    Attributes:
+        rounded: round every element-wise product and quotient where it stands, because a QuantizeLinear may
+            follow and would turn another rounding into another integer.
+    """
+
+    def __init__(self, target: Target, rounded: bool = False) -> None:
+        self.target, self.rounded = target, rounded
         self.bb = relax.BlockBuilder()
         self.values: dict[ir.Value, Value] = {}
         self.records: list[NodeRecord] = []
@@ -146,8 +152,8 @@ def lower(model: ir.Model, target: Target) -> Lowered:
     """
     from optkit.compiler.converters import convert
 
-    low = Lowering(target)
     graph = model.graph
+    low = Lowering(target, rounded=any(node.op_type == "QuantizeLinear" for node in graph))
     parameters = []
     names: set[str] = set()
     for value in graph.inputs:
@@ -192,6 +198,7 @@ def _lower_node(low: Lowering, node: ir.Node, opset: int, convert: Converter) ->
     view = Node(
         name=node.name or "",
         op_type=node.op_type,
+        domain=node.domain,
         attributes={a.name: _attribute(a) for a in node.attributes.values()},
         outputs=len(node.outputs),
         opset=opset,

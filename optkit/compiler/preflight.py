@@ -8,6 +8,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from optkit.exact import DOMAIN
 from optkit.target import Target
 
 _SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
@@ -39,7 +40,7 @@ def preflight(model: ir.Model, target: Target) -> list[Issue]:
 
 
 def _judge(model: ir.Model) -> Iterator[Issue]:
-    from optkit.compiler.converters import NATIVE
+    from optkit.compiler.converters import EXACT, NATIVE
     from optkit.compiler.converters.imported import knows
 
     for node in model.graph:
@@ -48,6 +49,8 @@ def _judge(model: ir.Model) -> Iterator[Issue]:
             yield Issue(name, op, domain, "unsupported", "control flow with subgraphs is not lowered yet")
         elif op in _STRINGS:
             yield Issue(name, op, domain, "unsupported", "strings have no place in a kernel")
+        elif domain == DOMAIN and op in EXACT:
+            yield Issue(name, op, domain, "native", "")
         elif domain not in _DOMAINS:
             yield Issue(name, op, domain, "unsupported", f"operators of domain {domain!r} are unknown")
         elif op in NATIVE and domain in ("", "ai.onnx"):

@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from optkit.exact import DOMAIN
+
 _EXACT = frozenset(
     {
+        "Abs",
         "Add",
         "Clip",
         "Concat",
@@ -24,35 +27,46 @@ _EXACT = frozenset(
         "ConvTranspose",
         "DepthToSpace",
         "DequantizeLinear",
+        "Div",
         "Expand",
         "Flatten",
         "Gather",
         "Gemm",
         "Identity",
+        "LeakyRelu",
         "MatMul",
         "Max",
         "MaxPool",
         "Min",
         "Mul",
         "Neg",
+        "PRelu",
         "Pad",
         "Relu",
         "Reshape",
         "Slice",
         "SpaceToDepth",
         "Split",
+        "Sqrt",
         "Squeeze",
         "Sub",
         "Tile",
         "Transpose",
         "Unsqueeze",
+        "Where",
     }
 )
+"""Move values, or compute each by operations that IEEE 754 rounds in one way."""
 _MEANS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 _WEIGHT_BITS = 6
 
 
 def inexact_steps(model: ir.Model) -> list[str]:
+    """What `inexact_nodes` finds, for a message."""
+    return [f"{node.op_type} {node.name!r}" for node in inexact_nodes(model)]
+
+
+def inexact_nodes(model: ir.Model) -> list[ir.Node]:
     """Nodes, in graph order, after which a QuantizeLinear may round differently from runtime to runtime."""
     found = []
     reaches: dict[ir.Value, bool] = {}
@@ -62,13 +76,15 @@ def inexact_steps(model: ir.Model) -> list[str]:
             continue
         reaches.update((v, True) for v in node.inputs if v is not None)
         if not _exact(node):
-            found.append(f"{node.op_type} {node.name!r}")
+            found.append(node)
     return found[::-1]
 
 
 def _exact(node: ir.Node) -> bool:
     if node.op_type == "QuantizeLinear":
         return _significant_bits(node.inputs[1]) <= 1
+    if all(v.dtype is not None and not v.dtype.is_floating_point() for v in node.outputs):
+        return True
     if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return all(_integer(v) for v in node.inputs if v is not None)
     if node.op_type == "DequantizeLinear":
@@ -79,7 +95,7 @@ def _exact(node: ir.Node) -> bool:
     if node.op_type == "Resize":
         mode = node.attributes.get("mode")
         return mode is None or mode.as_string() == "nearest"
-    return node.op_type in _EXACT
+    return node.domain == DOMAIN or node.op_type in _EXACT
 
 
 def _integer(value: ir.Value) -> bool:

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from tvm import relax
 
 from optkit.compiler.build import Built, build
+from optkit.exact import DOMAIN, VERSION, definition
 from optkit.registry import find_target
 from optkit.target import Target
 from optkit.tidy import check_model, infer_shapes, name_nodes
@@ -102,7 +103,13 @@ class Bundle:
         """The model, checked."""
         outputs = [helper.make_empty_tensor_value_info(name) for name in self.labels]
         graph = helper.make_graph(self.nodes, "bundle", self.inputs, outputs, self.constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
+        called = sorted({node.op_type for node in self.nodes if node.domain == DOMAIN})
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", self.opset), helper.make_opsetid(DOMAIN, VERSION)],
+            ir_version=10,
+            functions=[ir.to_proto(definition(name, self.opset)) for name in called],
+        )
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
         onnx.checker.check_model(model)
         return model
@@ -138,6 +145,19 @@ class Bundle:
                     problems.append(f"{label}: relative error {error:.2e} over {most:.0e}")
             elif not np.array_equal(a, b):
                 problems.append(f"{label}: {int((a != b).sum())} of {a.size} differ")
+        assert not problems, "\n".join(problems)
+        return built
+
+    def check_bits(self, target: str | Target = "cpu") -> Built:
+        """Assert that every case gives ONNX Runtime's numbers to the bit."""
+        built = self.build(target)
+        found = run(built, [self.feeds[i.name] for i in built.inputs])
+        cases = zip(self.labels.values(), self.reference(), found, strict=True)
+        problems = [
+            f"{label}: {int((a != b).sum())} of {a.size} differ, by up to {np.abs(a - b).max():.1e}"
+            for label, a, b in cases
+            if not np.array_equal(a, b)
+        ]
         assert not problems, "\n".join(problems)
         return built
 

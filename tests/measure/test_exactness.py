@@ -29,8 +29,14 @@ def test_exact_operators_leave_nothing_to_name(between: str) -> None:
 
 
 def test_a_free_rounding_before_a_quantization_is_named() -> None:
-    (found,) = inexact_steps(quantized("a = Conv(x, v) b = Sigmoid(a) y = Conv(b, w)"))
-    assert found.startswith("Sigmoid")
+    (found,) = inexact_steps(quantized("a = Conv(x, v) b = Softplus(a) y = Conv(b, w)"))
+    assert found.startswith("Softplus")
+
+
+def test_what_can_be_spelled_out_is_not_named() -> None:
+    model = quantized("a = Conv(x, v) b = Sigmoid(a) y = Conv(b, w)")
+    assert inexact_steps(model) == []
+    assert [key[1] for key in model.functions] == ["Sigmoid"]
 
 
 def test_a_free_rounding_after_the_last_quantization_is_not() -> None:

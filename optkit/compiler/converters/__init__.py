@@ -8,6 +8,7 @@ from optkit.compiler.converters import (
     concat,
     conv,
     elementwise,
+    exact,
     imported,
     integer,
     matmul,
@@ -17,6 +18,7 @@ from optkit.compiler.converters import (
 )
 from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.values import Value
+from optkit.exact import DOMAIN
 
 NATIVE: dict[str, Converter] = {
     **quantized.CONVERTERS,
@@ -28,10 +30,15 @@ NATIVE: dict[str, Converter] = {
     **elementwise.CONVERTERS,
 }
 """Operators with kernels of our own; each may still decline a node."""
+EXACT = exact.CONVERTERS
+"""The functions of `optkit.exact`."""
 
 
 def convert(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
-    """Integer movement first, then our own converter, then TVM's."""
+    """Our functions by name; else integer movement first, then our own converter, then TVM's."""
+    if node.domain == DOMAIN:
+        known = EXACT.get(node.op_type)
+        return known(low, node, inputs) if known is not None else None
     moved = integer.move(low, node, inputs, _convert_real)
     return moved if moved is not None else _convert_real(low, node, inputs)
 
@@ -42,4 +49,4 @@ def _convert_real(low: Lowering, node: Node, inputs: list[Value | None]) -> Valu
     return result if result is not None else imported.convert(low, node, inputs)
 
 
-__all__ = ["NATIVE", "convert"]
+__all__ = ["EXACT", "NATIVE", "convert"]

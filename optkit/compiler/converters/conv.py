@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -56,7 +57,7 @@ def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
             attributes[name] = [1, *attributes[name]]
     if "pads" in attributes:
         attributes["pads"] = [0, attributes["pads"][0], 0, attributes["pads"][1]]
-    flat = Node(node.name, node.op_type, attributes, node.outputs, node.opset, node.compute_type, node.source)
+    flat = replace(node, attributes=attributes)
     wide_x, wide_w = widen(x), widen(weight)
     geometry = window(flat, wide_w.shape[2:], wide_x.shape[2:])
     result = _conv2d(low, flat, wide_x, wide_w, bias, geometry)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import tvm
 from tvm import relax
 
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operators import transcendental as math_ops
+from optkit.compiler.operators.exact import multiply
 from optkit.compiler.values import PLAIN, Accumulated, Value
 
 op = relax.op
@@ -24,17 +26,12 @@ def _hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
     return op.minimum(op.maximum(op.add(op.multiply(x, _c(alpha)), _c(beta)), _c(0)), _c(1))
 
 
-def _map(low: Lowering, function: Callable[[Any], Any]) -> Formula:
+def _map(low: Lowering, function: str) -> Formula:
     """A function without a vector instruction, as arithmetic (see operators/transcendental.py)."""
-    return lambda x: low.emit(math_ops.mapped(function), low.bind(x), name=function.__name__)
+    return lambda x: low.emit(math_ops.mapped(function), low.bind(x), name=function.lower())
 
 
-_LIBM = {
-    "Exp": math_ops.exp,
-    "Sigmoid": math_ops.sigmoid,
-    "Tanh": math_ops.tanh,
-    "Erf": math_ops.erf,
-}
+_LIBM = ("Exp", "Sigmoid", "Tanh", "Erf")
 
 
 def _leaky(alpha: float) -> Formula:
@@ -49,7 +46,7 @@ _UNARY: dict[str, Callable[[Lowering, Node], Formula]] = {
     "LeakyRelu": lambda low, n: _leaky(n.get("alpha", 0.01)),
     "HardSigmoid": lambda low, n: lambda x: _hard_sigmoid(x, n.get("alpha", 0.2), n.get("beta", 0.5)),
     "HardSwish": lambda low, n: lambda x: op.multiply(x, _hard_sigmoid(x, 1 / 6, 0.5)),
-    "Gelu": lambda low, n: _map(low, math_ops.gelu_tanh if n.get("approximate", "none") == "tanh" else math_ops.gelu),
+    "Gelu": lambda low, n: _map(low, "GeluTanh" if n.get("approximate", "none") == "tanh" else "Gelu"),
 }
 
 _BINARY: dict[str, Formula] = {
@@ -75,7 +72,7 @@ def _unary(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
         # empty lanes may hold negative numbers, and the root's NaN would reach all channels of a convolution
         x = _as_plain(x)
     if node.op_type in _LIBM:
-        return apply(low, _map(low, _LIBM[node.op_type]), [x])
+        return apply(low, _map(low, node.op_type), [x])
     return apply(low, _UNARY[node.op_type](low, node), [x])
 
 
@@ -114,7 +111,20 @@ def _binary(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | No
         return None
     if a.const is not None and b.const is not None:
         return None
-    return apply(low, _BINARY[node.op_type], [a, b])
+    formula = _BINARY[node.op_type]
+    return apply(low, _rounded(low) if low.rounded and node.op_type == "Mul" else formula, [a, b])
+
+
+def _rounded(low: Lowering) -> Formula:
+    """Products that no sum behind them contracts."""
+
+    def formula(a: Any, b: Any) -> Any:
+        if isinstance(a, tvm.ir.GenericConst):
+            a, b = b, a
+        number = float(b.value.numpy()) if isinstance(b, tvm.ir.GenericConst) and not b.value.shape else None
+        return low.emit(multiply, low.bind(a), low.bind(b) if number is None else number, name="multiply")
+
+    return formula
 
 
 def _fold(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -224,7 +234,7 @@ def apply(low: Lowering, formula: Formula, values: Sequence[Value]) -> Value:
 def _divide(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     """Division by a tensor whose last block has empty lanes would make NaNs there; it is done plain."""
     a, b = inputs[0], inputs[1]
-    if b is not None and b.const is not None and a is not None and _float(a) and a.const is None:
+    if b is not None and b.const is not None and a is not None and _float(a) and a.const is None and not low.rounded:
         # float32, whatever b is: the reciprocal of a small float16 overflows
         reciprocal = Value(low, b.shape, a.dtype, const=(1.0 / b.const.astype("float64")).astype("float32"))
         return apply(low, op.multiply, [a, reciprocal])

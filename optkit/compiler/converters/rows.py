@@ -17,12 +17,13 @@ def _rows(x: Value | None, axis: int) -> bool:
     return axis % len(x.shape) == len(x.shape) - 1 and isinstance(x.shape[-1], int)
 
 
-def _matrix(low: Lowering, x: Value) -> Any:
+def matrix(low: Lowering, x: Value) -> Any:
     """The plain form; a vector is one row."""
     return low.bind(relax.op.expand_dims(x.plain(), 0)) if len(x.shape) == 1 else x.plain()
 
 
-def _like(low: Lowering, x: Value, out: Any) -> Value:
+def like(low: Lowering, x: Value, out: Any) -> Value:
+    """A Value of x's shape around what a kernel made of `matrix(low, x)`."""
     expr = low.bind(relax.op.squeeze(out, [0])) if len(x.shape) == 1 else out
     return low.blocked(x.shape, x.dtype, PLAIN, expr)
 
@@ -32,8 +33,8 @@ def softmax(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | No
     x = inputs[0]
     if x is None or node.opset < 13 or not _rows(x, int(node.get("axis", -1))):
         return None
-    out = low.emit(define.softmax, _matrix(low, x), low.target.lanes, name="softmax", kind=OPAQUE)
-    return _like(low, x, out)
+    out = low.emit(define.softmax, matrix(low, x), low.target.lanes, name="softmax", kind=OPAQUE)
+    return like(low, x, out)
 
 
 def layer_normalization(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -44,9 +45,9 @@ def layer_normalization(low: Lowering, node: Node, inputs: list[Value | None]) -
     if scale.shape != (x.shape[-1],) or (shift is not None and shift.shape != scale.shape):
         return None
     epsilon = float(node.get("epsilon", 1e-5))
-    args = [_matrix(low, x), scale.plain(), None if shift is None else shift.plain()]
+    args = [matrix(low, x), scale.plain(), None if shift is None else shift.plain()]
     out = low.emit(define.layer_norm, *args, epsilon, low.target.lanes, name="layer_norm", kind=OPAQUE)
-    return _like(low, x, out)
+    return like(low, x, out)
 
 
 CONVERTERS = {"Softmax": softmax, "LayerNormalization": layer_normalization}

@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
-from tvm import tirx
+from tvm import te, tirx
 from tvm.ir import op as _op
 from tvm.tirx.op import register_intrin_lowering
+
+from optkit.compiler.operators.common import const, static
 
 _NAME = "tirx.optkit_product"
 _PURE = 1  # CallEffectKind.kPure, which the registry wants as a plain int
@@ -30,7 +32,8 @@ def _register() -> None:
 
     def cuda(call: Any) -> Any:
         # CUDA C++ Programming Guide, "Intrinsic Functions": __fmul_rn is never merged into an fma.
-        return tirx.call_pure_extern("float32", "__fmul_rn", *call.args)
+        name = "__dmul_rn" if str(call.args[0].ty.dtype) == "float64" else "__fmul_rn"
+        return tirx.call_pure_extern(str(call.args[0].ty.dtype), name, *call.args)
 
     register_intrin_lowering(_NAME, target="default", f=llvm)
     register_intrin_lowering(_NAME, target="cuda", f=cuda)
@@ -39,9 +42,25 @@ def _register() -> None:
 _register()
 
 
-def product(a: Any, b: Any) -> Any:
-    """a * b in float32, rounded to nearest even whatever is added to it."""
-    return tirx.call_intrin("float32", _NAME, a, b)
+def product(a: Any, b: Any, dtype: str = "float32") -> Any:
+    """a * b in float32 or float64, rounded to nearest even whatever is added to it."""
+    return tirx.call_intrin(dtype, _NAME, a, b)
 
 
-__all__ = ["product"]
+def multiply(a: te.Tensor, b: te.Tensor | float) -> te.Tensor:
+    """a * b with numpy's broadcasting, every product rounded where it stands."""
+    if isinstance(b, float):
+        return te.compute(a.shape, lambda *i: product(a(*i), const(b, "float32")), name="multiply")
+    shapes = [static(t.shape) for t in (a, b)]
+    rank = max(map(len, shapes))
+    padded = [[1] * (rank - len(s)) + s for s in shapes]
+    full = [y if isinstance(x, int) and x == 1 else x for x, y in zip(*padded, strict=True)]
+
+    def read(t: te.Tensor, shape: list[Any], index: tuple[Any, ...]) -> Any:
+        given = zip(shape, index[rank - len(shape) :], strict=True)
+        return t(*(0 if isinstance(d, int) and d == 1 else i for d, i in given))
+
+    return te.compute(full, lambda *i: product(read(a, shapes[0], i), read(b, shapes[1], i)), name="multiply")
+
+
+__all__ = ["multiply", "product"]

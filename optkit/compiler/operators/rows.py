@@ -15,10 +15,17 @@ from optkit.compiler.operators.common import OP, const, static
 from optkit.compiler.operators.transcendental import exp
 
 
-def _partial(
-    name: str, lead: list[Any], size: int, b: int, value: Callable[..., Any], combine: Any, empty: Any
+def partial(
+    name: str,
+    lead: list[Any],
+    size: int,
+    b: int,
+    value: Callable[..., Any],
+    combine: Any,
+    empty: Any,
+    wide: str | None = None,
 ) -> te.Tensor:
-    """Reduce `value(*lead, i)` over i in 0..size: first to `b` lanes, then to one number."""
+    """Reduce `value(*lead, i)` over i in 0..size: first to `b` lanes, then to one number, of type `wide` if given."""
     steps = -(-size // b)
     k = te.reduce_axis((0, steps), "k")
 
@@ -29,7 +36,12 @@ def _partial(
 
     lanes = te.compute((*lead, b), lane, name=f"{name}_lanes", attrs={OP: "row_lanes"})
     v = te.reduce_axis((0, b), "v")
-    return te.compute(tuple(lead), lambda *i: combine(lanes(*i, v), axis=v), name=name, attrs={OP: "row_total"})
+
+    def together(*i: Any) -> Any:
+        lane = lanes(*i, v)
+        return combine(lane if wide is None else lane.astype(wide), axis=v)
+
+    return te.compute(tuple(lead), together, name=name, attrs={OP: "row_total"})
 
 
 def softmax(data: te.Tensor, b: int) -> te.Tensor:
@@ -37,14 +49,14 @@ def softmax(data: te.Tensor, b: int) -> te.Tensor:
     *lead, size = static(data.shape)
     dtype = str(data.dtype)
     lowest = tirx.min_value("float32")
-    top = _partial("row_max", lead, size, b, lambda *i: data(*i).astype("float32"), te.max, lowest)
+    top = partial("row_max", lead, size, b, lambda *i: data(*i).astype("float32"), te.max, lowest)
     power = te.compute(
         data.shape,
         lambda *i: exp(data(*i).astype("float32") - top(*i[:-1])),
         name="row_exp",
         attrs={OP: "row_map"},
     )
-    total = _partial("row_sum", lead, size, b, lambda *i: power(*i), te.sum, const(0, "float32"))
+    total = partial("row_sum", lead, size, b, lambda *i: power(*i), te.sum, const(0, "float32"))
     inverse = te.compute(
         tuple(lead), lambda *i: const(1, "float32") / total(*i), name="row_inverse", attrs={OP: "row_total"}
     )
@@ -65,14 +77,14 @@ def layer_norm(data: te.Tensor, scale: te.Tensor, shift: te.Tensor | None, epsil
     dtype = str(data.dtype)
     count = const(1.0 / size, "float32")
     zero = const(0, "float32")
-    total = _partial("row_sum", lead, size, b, lambda *i: data(*i).astype("float32"), te.sum, zero)
+    total = partial("row_sum", lead, size, b, lambda *i: data(*i).astype("float32"), te.sum, zero)
     mean = te.compute(tuple(lead), lambda *i: total(*i) * count, name="row_mean", attrs={OP: "row_total"})
 
     def squared(*i: Any) -> Any:
         centred = data(*i).astype("float32") - mean(*i[:-1])
         return centred * centred
 
-    variance = _partial("row_square", lead, size, b, squared, te.sum, zero)
+    variance = partial("row_square", lead, size, b, squared, te.sum, zero)
     inverse = te.compute(
         tuple(lead),
         lambda *i: const(1, "float32") / te.sqrt(variance(*i) * count + const(epsilon, "float32")),

@@ -19,6 +19,7 @@ from optkit_passes.quantize.collect import collect
 from optkit_passes.quantize.data_free import made_up_samples
 from optkit_passes.quantize.params import Params, params_of_range
 from optkit_passes.quantize.placement import Placement, place
+from optkit_passes.quantize.reproducible import spell_out
 from optkit_passes.quantize.rewrite import rewrite
 from optkit_passes.quantize.roles import ANCHORS, OP_TYPES
 from optkit_passes.quantize.weights import QuantizedWeight, quantize_weight
@@ -48,7 +49,8 @@ class Quantize(Pass):
     per_channel: bool = option(True, "one weight scale an output channel; false: one a tensor")
     symmetric_activations: bool = option(False, "int8 activations with zero point 0, as TensorRT wants them")
     exact: bool = option(
-        True, "scales under which every runtime and CPU computes the same integers; false: the finest scales"
+        True,
+        "scales and functions with which every runtime and CPU computes the same integers; false: the finest scales",
     )
     fuse_residual: bool = option(
         True, "add residuals on the accumulator; false: quantize both operands, as ONNX Runtime's kernels want"
@@ -82,6 +84,8 @@ class Quantize(Pass):
                 placement = self._place(model, anchors)
             findings += [_widened(a, w) for a, w in weights if w.widened]
             rewrite(model.graph, placement, params, weights)
+            if self.exact:
+                findings += spell_out(model)
         findings.append(Finding("note", "", _share(macs, {a.node for a in anchors})))
         return Result(model, bool(anchors), findings)
 
