@@ -54,14 +54,20 @@ def schedule(view: View, lanes: int) -> Any:
             sch.vectorize(v)
             init = sch.decompose_reduction(block, k)
             sch.vectorize(sch.get_loops(init)[-1])
+            steps = extent(sch, k) or 0
+            if steps > 1:
+                # The last vector may be partial; the others then need no condition, which would make them scalar.
+                sch.loop_partition(k, [steps - 1, None])
         elif kind != "row_total":
-            _vectorize_tail(sch, loops[-1], lanes)
+            _vectorize_row(sch, loops[-1], lanes)
     return finish(sch)
 
 
-def _vectorize_tail(sch: Any, loop: Any, lanes: int) -> None:
+def _vectorize_row(sch: Any, loop: Any, lanes: int) -> None:
     size = extent(sch, loop) or 0
-    width = next((w for w in (lanes, lanes // 2, 4) if w > 1 and size % w == 0), 1)
+    width = next((w for w in (lanes, lanes // 2, 4) if w > 1 and size >= w), 1)
     if width > 1:
+        if size % width:
+            loop, _ = sch.loop_partition(loop, [size // width * width, None])
         _, inner = sch.split(loop, [None, width])
         sch.vectorize(inner)
