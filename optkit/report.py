@@ -36,7 +36,11 @@ def build_report(
     """Everything about one compilation; unlike the manifest it holds times and figures of the moment."""
     return {
         "artifact": {"path": str(path), "bytes": path.stat().st_size},
-        "source": {"path": str(source.path), "bytes": source.path.stat().st_size, "sha256": source.sha256},
+        "source": {
+            "path": None if source.in_memory else str(source.path),
+            "bytes": source.size,
+            "sha256": source.sha256,
+        },
         "target": dict(manifest.target),
         "pipeline": manifest.pipeline,
         "options": dict(manifest.options),

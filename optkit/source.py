@@ -29,12 +29,16 @@ class Source:
         path: the ONNX file it was read from, the reference that results are compared with.
         sha256: of that file with its external data.
         stem: the word that files made from it begin with.
+        size: of the file in bytes, without external data.
+        in_memory: whether it was given in memory; `path` then ends with the call it was opened for.
     """
 
     model: ir.Model
     path: Path
     sha256: str
     stem: str
+    size: int
+    in_memory: bool
 
 
 def open_source(model: ModelLike, shapes: Mapping[str, Sequence[int]] | None, scratch: Path) -> Source:
@@ -49,7 +53,8 @@ def open_source(model: ModelLike, shapes: Mapping[str, Sequence[int]] | None, sc
     path = _as_file(model, scratch)
     loaded = load_model(path)
     bind_shapes(loaded, shapes or {})
-    return Source(loaded, path, model_sha256(path), model_stem(model))
+    in_memory = not isinstance(model, (str, os.PathLike))
+    return Source(loaded, path, model_sha256(path), model_stem(model), path.stat().st_size, in_memory)
 
 
 def model_stem(model: ModelLike) -> str:

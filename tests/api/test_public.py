@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import optkit
+from tests.graphs import build, feeds, session
 
 PUBLIC = [
     "Artifact",
@@ -56,3 +57,10 @@ def test_typing_sees_the_same_names() -> None:
     for name, module in homes.items():
         assert optkit._HOMES[name] == module
     assert {*homes, "OptkitError", "__version__"} == set(PUBLIC)
+
+
+def test_a_model_in_memory_compiles(tmp_path: Path) -> None:
+    model = build("y = Relu(x)")
+    artifact = optkit.compile(model, output=tmp_path / "m.optk", input_shapes={"x": (1, 3, 8, 8)})
+    assert artifact.report["source"]["path"] is None and artifact.report["source"]["bytes"] > 0
+    assert optkit.load(artifact.path)(feeds(session(model), 1)["x"])["y"].min() == 0
