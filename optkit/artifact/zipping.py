@@ -10,7 +10,7 @@ from typing import IO
 from optkit.artifact.manifest import ALIGNMENT
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_LEVEL = 9
+_LEVEL = 6  # 9 takes three times as long and saves half a percent
 _PADDING_ID = 0xD935
 """Header id of the extra field that Android's zipalign pads with; readers skip ids they do not know."""
 _LOCAL_HEADER = 30
