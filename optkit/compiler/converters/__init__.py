@@ -5,31 +5,66 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optkit.compiler.converters import (
+    attention,
+    bits,
+    casts,
     concat,
+    control,
     conv,
+    detection,
     elementwise,
     exact,
     imported,
     integer,
+    integer_products,
+    losses,
     matmul,
+    norms,
     pool,
     quantized,
+    recurrent,
+    reductions,
+    resize,
     rows,
+    sampling,
+    selection,
+    sequences,
+    shapes,
+    signal,
+    transposed,
 )
 from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.values import Value
 from optkit.exact import DOMAIN
 
-NATIVE: dict[str, Converter] = {
-    **quantized.CONVERTERS,
-    **conv.CONVERTERS,
-    **matmul.CONVERTERS,
-    **pool.CONVERTERS,
-    **concat.CONVERTERS,
-    **rows.CONVERTERS,
-    **elementwise.CONVERTERS,
-}
-"""Operators with kernels of our own; each may still decline a node."""
+_MODULES = (
+    quantized,
+    conv,
+    matmul,
+    pool,
+    concat,
+    rows,
+    elementwise,
+    reductions,
+    shapes,
+    selection,
+    casts,
+    bits,
+    integer_products,
+    recurrent,
+    attention,
+    norms,
+    losses,
+    signal,
+    resize,
+    sampling,
+    detection,
+    transposed,
+    control,
+    sequences,
+)
+NATIVE: dict[str, Converter] = {op: f for module in reversed(_MODULES) for op, f in module.CONVERTERS.items()}
+"""Operators with converters of our own; each may still decline a node."""
 EXACT = exact.CONVERTERS
 """The functions of `optkit.exact`."""
 

@@ -1,0 +1,7 @@
+"""Bits, predicates and remainders."""
+
+from __future__ import annotations
+
+from optkit.compiler.lower import Converter
+
+CONVERTERS: dict[str, Converter] = {}

@@ -1,0 +1,7 @@
+"""If, Loop and Scan."""
+
+from __future__ import annotations
+
+from optkit.compiler.lower import Converter
+
+CONVERTERS: dict[str, Converter] = {}

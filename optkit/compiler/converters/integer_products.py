@@ -1,0 +1,7 @@
+"""Integer convolutions and matrix products."""
+
+from __future__ import annotations
+
+from optkit.compiler.lower import Converter
+
+CONVERTERS: dict[str, Converter] = {}

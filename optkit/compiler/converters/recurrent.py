@@ -1,0 +1,7 @@
+"""RNN, LSTM and GRU."""
+
+from __future__ import annotations
+
+from optkit.compiler.lower import Converter
+
+CONVERTERS: dict[str, Converter] = {}

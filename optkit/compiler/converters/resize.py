@@ -1,0 +1,7 @@
+"""Resize and Upsample."""
+
+from __future__ import annotations
+
+from optkit.compiler.lower import Converter
+
+CONVERTERS: dict[str, Converter] = {}

@@ -1,0 +1,7 @@
+"""Sequences and optionals whose lengths are known when compiling."""
+
+from __future__ import annotations
+
+from optkit.compiler.lower import Converter
+
+CONVERTERS: dict[str, Converter] = {}

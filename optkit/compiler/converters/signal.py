@@ -1,0 +1,7 @@
+"""Fourier transforms and windows."""
+
+from __future__ import annotations
+
+from optkit.compiler.lower import Converter
+
+CONVERTERS: dict[str, Converter] = {}

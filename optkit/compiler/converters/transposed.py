@@ -1,0 +1,7 @@
+"""Transposed convolution and Col2Im."""
+
+from __future__ import annotations
+
+from optkit.compiler.lower import Converter
+
+CONVERTERS: dict[str, Converter] = {}
