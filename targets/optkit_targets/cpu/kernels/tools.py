@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
-from tvm.s_tir import Schedule
+from tvm.s_tir import Schedule, ScheduleError
 
 SPATIAL, REDUCE = 0, 2
 PARALLEL_ELEMENTS = 16384
@@ -29,9 +29,13 @@ class View:
 
 
 def look(func: Any) -> View:
-    """A fresh schedule of `func` and its blocks."""
+    """A fresh schedule of `func` and its blocks; none where the function is loops written by hand."""
     sch = Schedule(func)
-    blocks = list(sch.get_child_blocks(sch.get_sblock("root")))
+    try:
+        root = sch.get_sblock("root")
+    except ScheduleError:
+        return View(sch, [], {})
+    blocks = list(sch.get_child_blocks(root))
     ops: dict[str, Any] = {}
     for block in blocks:
         kind = annotation(sch, block, "optkit.op")
