@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 
 from optkit.errors import ModelError, OptkitError
 from optkit.exact import is_ours
+from optkit.expand import expand_functions
 from optkit.onnx_file import external_files, read_proto
 from optkit.opset import MINIMUM_OPSET, check_operators, raise_opset
 from optkit.shapes import bind_shapes, parse_shape
@@ -42,7 +43,8 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
 
     Normalized means: operators of opset 18 or newer (older models are converted; where that is not
     possible the reason is kept in `metadata_props["optkit.opset"]`), initializers are no inputs,
-    functions other than our own are inlined, every node has a unique name, shapes are inferred, and no path of the
+    functions other than our own are inlined, operators that are functions and have no kernel are replaced by
+    their bodies (`optkit.expand`), every node has a unique name, shapes are inferred, and no path of the
     exporting machine is left. Weights of models past 1.8 GB stay memory-mapped.
 
     Raises ModelError in one line for everything that is wrong with the file, naming node or tensor.
@@ -88,6 +90,8 @@ def _normalize(model: ir.Model) -> None:
         common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     strip_paths(model)
     raise_opset(model)
+    if expand_functions(model):
+        common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
     common.NameFixPass()(model)
     name_nodes(model)
