@@ -23,6 +23,7 @@ from optkit.precision import precision_of
 from optkit.proof import Prover, skipped
 from optkit.report import build_report, compute_shares, write_report
 from optkit.runtime import Runner, load
+from optkit.shape_ranges import Shapes, shape_ranges
 from optkit.source import ModelLike, model_stem, open_source
 from optkit.steps import (
     Clock,
@@ -86,6 +87,9 @@ def compile(
     exclude_nodes: Sequence[str] = (),
     exclude_op_types: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    min_shapes: Shapes | None = None,
+    opt_shapes: Shapes | None = None,
+    max_shapes: Shapes | None = None,
     output: str | os.PathLike[str] | None = None,
     emit: Iterable[str] = (),
     verify: bool = True,
@@ -107,6 +111,9 @@ def compile(
         calib_method, exclude_nodes, exclude_op_types: replace the pipeline's own options of that meaning.
         calib_samples: use at most so many.
         input_shapes: fix open dimensions of inputs, by input name.
+        input_shapes: fixes open axes, by input.
+        min_shapes, max_shapes: the range of open axes; a run outside it is an error.
+        opt_shapes: the shapes the artifact is to be fastest at; it then holds code of its own for them.
         output: path of the artifact; by default the model's name with `.optk`, in the current folder.
         emit: forms to write beside it: "onnx", "relax", "tir", "asm" or "all".
         verify: compare with the reference, and write nothing if they disagree.
@@ -134,6 +141,7 @@ def compile(
         scratch = Path(folder)
         with clock("load"):
             source = open_source(model, input_shapes, scratch)
+            ranges = shape_ranges(source.model, min_shapes, opt_shapes, max_shapes)
         with clock("preflight"):
             progress("preflight", 0, None)
             issues = check_issues(source.model, machine)
@@ -144,12 +152,12 @@ def compile(
         precision = precision_of(outcome.model)
         with clock("build"):
             progress("compile", 0, None)
-            built = build_model(outcome.model, machine)
+            built, variants = build_model(outcome.model, machine, ranges)
         with clock("link"):
             progress("link", 0, None)
             library = scratch / "lib.so"
             linker = link_library(built.executable, library, cc, triple)
-        payload = make_payload(built, library, machine)
+        payload = make_payload(built, library, machine, variants, ranges)
         info = BuildInfo(
             source_sha256=source.sha256,
             pipeline=str(pipeline),
@@ -158,6 +166,7 @@ def compile(
                 "threads": machine.cores,
                 "seed": seed,
                 "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
+                "opt_shapes": {name: list(shape) for name, shape in ranges.optimum.items()},
                 "calibrated": calib_data is not None,
                 "macs": compute_shares(built)["by_compute"],
             },
@@ -165,12 +174,12 @@ def compile(
         )
         with clock("verify"):
             progress("verify", 0, None)
-            prover = Prover(source, outcome.model, precision, machine, samples, atol, rtol, seed)
+            prover = Prover(source, outcome.model, precision, machine, samples, atol, rtol, seed, ranges)
 
             def rebuild(other: Target, out: Path) -> Payload:
-                variant = build_model(outcome.model, other)
-                link_library(variant.executable, out)
-                return make_payload(variant, out, other)
+                other_built, other_variants = build_model(outcome.model, other, ranges)
+                link_library(other_built.executable, out)
+                return make_payload(other_built, out, other, other_variants, ranges)
 
             proof = prover.prove(payload, info, rebuild) if verify else skipped()
         with clock("write"):

@@ -15,10 +15,11 @@ from optkit.artifact.payload import BuildInfo, Payload
 from optkit.artifact.spec import TensorSpec
 from optkit.artifact.writer import write_artifact
 from optkit.errors import DataError, VerificationError
-from optkit.measure.inputs import random_samples
+from optkit.measure.inputs import random_sample, random_samples
 from optkit.measure.reference import Reference
 from optkit.measure.verify import DEFAULT_SAMPLES, MAX_SAMPLES, Runs, Verification, verify
 from optkit.runtime import load
+from optkit.shape_ranges import ShapeRanges
 from optkit.source import Source
 from optkit.target import Target
 from optkit.transform import Sample
@@ -66,6 +67,7 @@ class Prover:
     atol: float | None = None
     rtol: float | None = None
     seed: int = 0
+    ranges: ShapeRanges = field(default_factory=ShapeRanges)
 
     def prove(self, payload: Payload, info: BuildInfo, rebuild: Callable[[Target, Path], Payload]) -> Proof:
         """Run the compiled model and judge its answers.
@@ -114,6 +116,8 @@ class Prover:
         """Calibration samples, else random ones of lengths that the reference accepts for open dimensions."""
         if self.samples is not None:
             return list(islice(self.samples(), MAX_SAMPLES))
+        if self.ranges.optimum or self.ranges.limits:
+            return self._within_ranges(inputs)
         names = {d for spec in inputs for d in spec.shape[1:] if isinstance(d, str)}
         reference = Reference(self.source.path)
         problem = ""
@@ -129,6 +133,21 @@ class Prover:
         raise DataError(
             f"no random input fits the original model ({problem}); give --input-shape or --calib-data, or --no-verify"
         )
+
+    def _within_ranges(self, inputs: Sequence[TensorSpec]) -> list[Mapping[str, np.ndarray]]:
+        """A sample at the optimum and one at the lower and one at the upper end of the ranges."""
+        ends: list[dict[str, int]] = []
+        best = {
+            d: extent
+            for spec in inputs
+            for d, extent in zip(spec.shape, self.ranges.optimum.get(spec.name, ()), strict=False)
+            if isinstance(d, str)
+        }
+        for end in (0, 1):
+            limits = {name: bounds[end] for name, bounds in self.ranges.limits.items()}
+            ends.append({**best, **{name: n for name, n in limits.items() if n is not None}})
+        chosen = [*([best] if best else []), *ends]
+        return [random_sample(inputs, self.seed + i, dims) for i, dims in enumerate(chosen)]
 
 
 def _summary(outcome: Verification, reason: str | None) -> str:

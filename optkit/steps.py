@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from optkit import registry
 from optkit.artifact.payload import Payload, describe_target
-from optkit.artifact.spec import TensorSpec
+from optkit.artifact.spec import TensorSpec, Variant
 from optkit.data import Samples, open_calibration
 from optkit.errors import UsageError
 from optkit.pipeline import Pipeline, PipelineResult
+from optkit.shape_ranges import ShapeRanges
 from optkit.source import Source
 from optkit.target import Target
 from optkit.transform import PassContext
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from optkit.compiler.build import Built
 
+Variants = Sequence[Variant]
 Progress = Callable[[str, int, int | None], None]
 """progress(what, done, total); total is None where it is unknown."""
 
@@ -85,14 +87,20 @@ def run_passes(
     return pipeline.run(source.model, context), samples
 
 
-def build_model(model: ir.Model, target: Target) -> Built:
-    """Lower, schedule and generate code."""
+def build_model(model: ir.Model, target: Target, ranges: ShapeRanges | None = None) -> tuple[Built, Variants]:
+    """Lower, schedule and generate code; for an optimum of open axes, code of its own besides."""
     from optkit.compiler.build import build  # TVM takes a second to import
 
-    return build(model, target)
+    if ranges is None or not ranges.optimum:
+        return build(model, target), ()
+    from optkit.compiler.variants import build_with_optimum
+
+    return build_with_optimum(model, target, ranges.optimum)
 
 
-def make_payload(built: Built, library: Path, target: Target) -> Payload:
+def make_payload(
+    built: Built, library: Path, target: Target, variants: Variants = (), ranges: ShapeRanges | None = None
+) -> Payload:
     """What the artifact writer packs."""
     return Payload(
         library=library,
@@ -102,6 +110,9 @@ def make_payload(built: Built, library: Path, target: Target) -> Payload:
         device=target.device,
         kernels=[kernel.as_dict() for kernel in built.kernels],
         target=describe_target(target),
+        entry_weights=built.entry_weights,
+        variants=variants,
+        ranges=ranges.limits if ranges else {},
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optkit.artifact.spec import TensorSpec, numpy_dtype
+from optkit.artifact.spec import TensorSpec, Variant, numpy_dtype
 from optkit.errors import ArtifactError
 
 SCHEMA_VERSION = 1
@@ -42,7 +42,10 @@ class Manifest:
 
     Attributes:
         inputs, outputs: in call order.
-        weights: passed to the entry function after the inputs, in this order.
+        weights: of all entries.
+        entry_weights: so many of them, from the first, are passed to the entry function after the inputs.
+        variants: entries that take over at certain shapes.
+        ranges: smallest and largest extent (None: any) of open axes, by name.
         target: `name`, `device`, `isa` (what the machine must offer) and the target's numbers.
         verification: `status` is "passed", "not_run" (with `reason`) or "skipped" (--no-verify).
         kernels: names of the kernels; details are in kernels.json.
@@ -65,6 +68,9 @@ class Manifest:
     verification: Mapping[str, Any] = field(default_factory=lambda: {"status": "skipped"})
     kernels: tuple[str, ...] = ()
     runtime: tuple[str, ...] = ()
+    entry_weights: int | None = None
+    variants: tuple[Variant, ...] = ()
+    ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 
     def to_json(self) -> bytes:
@@ -97,11 +103,16 @@ class Manifest:
             values["outputs"] = tuple(_spec(s) for s in raw["outputs"])
             values["weights"] = tuple(_weight(w) for w in raw["weights"])
             values["members"] = {str(k): _member(v) for k, v in raw["members"].items()}
+            sizes = len(values["inputs"]), len(values["weights"])
+            values["variants"] = tuple(_variant(v, *sizes) for v in raw["variants"])
+            values["ranges"] = {str(k): _range(v) for k, v in raw["ranges"].items()}
             for name in ("tuning_records", "kernels", "runtime"):
                 values[name] = tuple(raw[name])
             manifest = cls(**values)
             for name in ("device", "flavour", "entry", "pipeline", "source_sha256"):
                 _need(isinstance(getattr(manifest, name), str), name)
+            count = manifest.entry_weights
+            _need(count is None or (isinstance(count, int) and 0 <= count <= len(manifest.weights)), "entry_weights")
             for name in ("target", "options", "versions", "verification"):
                 _need(isinstance(getattr(manifest, name), dict), name)
         except ArtifactError as e:
@@ -123,6 +134,21 @@ def _spec(raw: Mapping[str, Any]) -> TensorSpec:
     _need(all(isinstance(d, str) or d >= 0 for d in spec.shape), f"the shape of {spec.name}")
     numpy_dtype(spec.dtype)
     return spec
+
+
+def _variant(raw: Mapping[str, Any], inputs: int, weights: int) -> Variant:
+    shapes = tuple(tuple(s) for s in raw["shapes"])
+    variant = Variant(raw["entry"], shapes, tuple(raw["weights"]))
+    _need(isinstance(variant.entry, str), "a variant's entry")
+    _need(len(shapes) == inputs and all(isinstance(d, int) for s in shapes for d in s), "a variant's shapes")
+    _need(all(isinstance(i, int) and 0 <= i < weights for i in variant.weights), "a variant's weights")
+    return variant
+
+
+def _range(raw: Sequence[Any]) -> tuple[int, int | None]:
+    low, high = raw
+    _need(isinstance(low, int) and (high is None or (isinstance(high, int) and low <= high)), "a range")
+    return low, high
 
 
 def _member(raw: Mapping[str, Any]) -> Member:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optkit.artifact.spec import TensorSpec
+from optkit.artifact.spec import TensorSpec, Variant
 
 if TYPE_CHECKING:
     from optkit.target import Target
@@ -37,6 +37,9 @@ class Payload:
         device: "cpu" or "cuda".
         kernels: one mapping a kernel: name, rule, template, params, compute, macs, nodes.
         target: as `describe_target` makes it.
+        entry_weights: how many of the weights, from the first, the entry takes; None: all.
+        variants: entries for certain shapes.
+        ranges: smallest and largest extent (None: any) of open axes, by name.
     """
 
     library: Path
@@ -47,6 +50,9 @@ class Payload:
     kernels: Sequence[Mapping[str, Any]] = ()
     target: Mapping[str, Any] = field(default_factory=dict)
     entry: str = "main"
+    entry_weights: int | None = None
+    variants: Sequence[Variant] = ()
+    ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

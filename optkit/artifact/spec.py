@@ -11,7 +11,13 @@ from optkit.errors import ArtifactError
 
 _INTEGERS = [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
 _NUMPY = frozenset(["bool", *_INTEGERS, "float16", "float32", "float64"])
-_ML_DTYPES = frozenset(["bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"])
+_NARROW = frozenset(
+    [
+        *["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"],
+        *["float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn", "int4", "uint4", "int2", "uint2"],
+    ]
+)
+_ML_DTYPES = _NARROW | {"bfloat16"}
 
 
 def numpy_dtype(name: str) -> np.dtype:
@@ -33,6 +39,29 @@ def numpy_dtype(name: str) -> np.dtype:
 def numpy_has(name: str) -> bool:
     """Whether an element type is numpy's own, and not one of ml_dtypes."""
     return name in _NUMPY
+
+
+def storage(name: str) -> str:
+    """The type kernels see a tensor as: types of at most 8 bits that numpy lacks are one byte an element.
+
+    Their bits are the lowest of the byte, as in ml_dtypes' arrays; the rest of it means nothing.
+    """
+    return "uint8" if name in _NARROW else name
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An entry function that takes over where the inputs have certain shapes.
+
+    Attributes:
+        entry: its name.
+        shapes: of the inputs, in order.
+        weights: indices of the weights it takes, in call order.
+    """
+
+    entry: str
+    shapes: tuple[tuple[int, ...], ...]
+    weights: tuple[int, ...]
 
 
 @dataclass(frozen=True)

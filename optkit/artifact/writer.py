@@ -66,6 +66,9 @@ def write_artifact(path: str | os.PathLike[str], payload: Payload, info: BuildIn
         verification=_json_only(info.verification, "verification"),
         kernels=tuple(str(k["name"]) for k in payload.kernels),
         runtime=tuple(RUNTIME_FOLDER + name for name in libraries),
+        entry_weights=payload.entry_weights,
+        variants=tuple(payload.variants),
+        ranges=dict(payload.ranges),
     )
     text = manifest.to_json()
     with _replacing(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:

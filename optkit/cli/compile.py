@@ -13,6 +13,7 @@ from optkit.cli.options import (
     complete_passes,
     parse_list,
     parse_shapes,
+    range_options,
     shape_option,
     target_option,
 )
@@ -42,6 +43,7 @@ PRECISIONS = ("int8", "fp16", "bf16")
 )
 @calibration_options
 @shape_option
+@range_options
 @click.option("--emit", multiple=True, metavar="onnx|relax|tir|asm|all", help="Also write these beside the artifact.")
 @click.option("--verify/--no-verify", default=True, help="Compare with ONNX Runtime before writing.")
 @click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance instead of the precision's own.")
@@ -64,6 +66,7 @@ def command(model: str, output: str | None, dry_run: bool, as_json: bool, **opti
     pipeline = _pipeline([name for name in PRECISIONS if options.pop(name)], options.pop("passes"))
     path = check_writable(output or f"{model_stem(model)}.optk")
     shapes = parse_shapes(options.pop("input_shapes"))
+    ranges: dict[str, Any] = {key: parse_shapes(options.pop(key)) for key in ("min_shapes", "opt_shapes", "max_shapes")}
     excluded: dict[str, Any] = {key: parse_list(options.pop(key)) for key in ("exclude_nodes", "exclude_op_types")}
     if dry_run:
         _dry_run(model, path, pipeline, shapes, excluded, options, as_json)
@@ -74,7 +77,7 @@ def command(model: str, output: str | None, dry_run: bool, as_json: bool, **opti
 
     with progress() as report:
         artifact = api.compile(
-            model, output=path, passes=pipeline, input_shapes=shapes, progress=report, **excluded, **options
+            model, output=path, passes=pipeline, input_shapes=shapes, progress=report, **ranges, **excluded, **options
         )
     _show(artifact, as_json)
 

@@ -62,6 +62,23 @@ shape_option = click.option(
     metavar="NAME:1x3x224x224",
     help="Fix an input's open dimensions; repeatable.",
 )
+
+
+def range_options(function: F) -> F:
+    """--min-shape, --opt-shape, --max-shape."""
+    texts = {
+        "min": "Smallest extents of an input's open dimensions; repeatable.",
+        "opt": "Shapes to be fastest at: the artifact holds code of its own for them; repeatable.",
+        "max": "Largest extents of an input's open dimensions; a run outside the range is an error; repeatable.",
+    }
+    for name, text in reversed(texts.items()):
+        metavar = "NAME:1x3x224x224"
+        function = click.option(f"--{name}-shape", f"{name}_shapes", multiple=True, metavar=metavar, help=text)(
+            function
+        )
+    return function
+
+
 target_option = click.option(
     "--target",
     default="cpu",

@@ -37,6 +37,7 @@ class Built:
         weights: name and value of every weight, in call order.
         kernels: the scheduled functions, with rule, parameters and how often each is called.
         nodes: arithmetic of every convolution and matrix product.
+        entry_weights: how many of the weights, from the first, `main` takes; None: all.
         relax_text, tir_text: the module after fusion, and its scheduled kernels.
         assembly: the host's assembly text, made when asked.
     """
@@ -49,6 +50,7 @@ class Built:
     nodes: list[NodeRecord]
     module: Any
     target: Target
+    entry_weights: int | None = None
 
     @property
     def relax_text(self) -> str:
@@ -153,19 +155,23 @@ def build(model: ir.Model, target: Target, params: Mapping[str, Mapping[str, int
     """
     machine = tvm_target(target)
     ready = prepare(model, target)
-    lowered = ready.lowered
     with machine:
         module, kernels = schedule_module(ready.module, target, params or {})
         executable = target.package(generate(module, machine))
-    main = ready.module["main"]
-    inputs = [_info(n, v.ty) for n, v in zip(lowered.input_names, main.params, strict=False)]
-    outputs = [_info(n, ty) for n, ty in zip(lowered.output_names, main.ret_ty.fields, strict=True)]
-    return Built(executable, ready.weights, inputs, outputs, kernels, lowered.records, module, target)
+    return Built(executable, ready.weights, *interface(ready), kernels, ready.lowered.records, module, target)
 
 
-def _info(name: str, ty: Any) -> TensorInfo:
+def interface(ready: Prepared) -> tuple[list[TensorInfo], list[TensorInfo]]:
+    """The model's inputs and outputs."""
+    main, lowered = ready.module["main"], ready.lowered
+    inputs = [_info(n, v.ty, lowered) for n, v in zip(lowered.input_names, main.params, strict=False)]
+    outputs = [_info(n, ty, lowered) for n, ty in zip(lowered.output_names, main.ret_ty.fields, strict=True)]
+    return inputs, outputs
+
+
+def _info(name: str, ty: Any, lowered: Lowered) -> TensorInfo:
     shape = tuple(int(d) if isinstance(d, (int, tvm.tirx.IntImm)) else str(d) for d in ty.shape.values)
-    return TensorInfo(name, str(ty.dtype), shape)
+    return TensorInfo(name, lowered.narrow.get(name, str(ty.dtype)), shape)
 
 
 def tvm_target(target: Target) -> Any:

@@ -35,8 +35,12 @@ def bind_names(specs: Sequence[TensorSpec], positional: Sequence[Any], named: Ma
     return [values[name] for name in names]
 
 
-def check_shapes(specs: Sequence[TensorSpec], shapes: Sequence[Sequence[int]]) -> None:
-    """Check ranks and extents; one name stands for one extent in all inputs.
+def check_shapes(
+    specs: Sequence[TensorSpec],
+    shapes: Sequence[Sequence[int]],
+    ranges: Mapping[str, tuple[int, int | None]] | None = None,
+) -> None:
+    """Check ranks and extents; one name stands for one extent in all inputs, and stays in its range.
 
     Raises:
         DataError: names the input, the dimension, and what was expected.
@@ -50,6 +54,12 @@ def check_shapes(specs: Sequence[TensorSpec], shapes: Sequence[Sequence[int]]) -
             )
         for axis, (want, have) in enumerate(zip(spec.shape, shape, strict=True)):
             if isinstance(want, str):
+                low, high = (ranges or {}).get(want, (0, None))
+                if have < low or (high is not None and have > high):
+                    raise DataError(
+                        f"input {spec.name!r} has {have} in dimension {axis}; {want!r} may be "
+                        f"{f'at least {low}' if high is None else f'{low} to {high}'} in this artifact"
+                    )
                 first, where = bound.setdefault(want, (have, spec.name))
                 if first != have:
                     raise DataError(

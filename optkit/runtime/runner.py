@@ -37,9 +37,13 @@ class Runner:
         self.manifest = manifest
         self._ffi = ffi
         self._vm = vm
-        self._entry = vm[manifest.entry]
         self._bridge = bridge
         self._weights = tuple(weights)
+        self._main = vm[manifest.entry], self._weights[: manifest.entry_weights]
+        self._variants = {
+            v.shapes: (vm[v.entry], tuple(self._weights[i] for i in v.weights)) for v in manifest.variants
+        }
+        self._entry, self._arguments = self._main
         self._kept = {w.data_ptr() for w in weights}
         self._input_types = [spec.numpy for spec in manifest.inputs]
         self._output_types = [spec.numpy for spec in manifest.outputs]
@@ -95,8 +99,9 @@ class Runner:
         ]
         shapes = [t.shape for t in tensors]
         if shapes != self._seen:
-            check_shapes(self.inputs, shapes)
+            check_shapes(self.inputs, shapes, self.manifest.ranges)
             self._seen = shapes
+            self._entry, self._arguments = self._variants.get(tuple(map(tuple, shapes)), self._main)
         with self._lock:
             results = self._invoke(tensors)
         # What a model passes through is the caller's memory or the weights': the caller gets a copy.
@@ -126,7 +131,7 @@ class Runner:
         if self._vm is None:
             raise UsageError("the runner is closed; load the artifact again")
         try:
-            result = self._entry(*tensors, *self._weights)
+            result = self._entry(*tensors, *self._arguments)
         except Exception as e:
             lines = str(e).strip().splitlines()
             raise OptkitError(f"running the model failed: {lines[-1] if lines else type(e).__name__}") from e
@@ -136,7 +141,8 @@ class Runner:
         """Release the weights and the virtual machine; outputs stay valid. Closing twice is fine."""
         with self._lock:
             self._vm = self._entry = None
-            self._weights = ()
+            self._main, self._variants = (None, ()), {}
+            self._weights = self._arguments = ()
             if self._own_thread is not None:
                 self._own_thread.shutdown()
                 self._own_thread = None

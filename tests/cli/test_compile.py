@@ -117,3 +117,16 @@ def test_target_that_does_not_run_here(optkit: Optkit, model: Path, tmp_path: Pa
     assert done.err.count("warning:") == 1
     verification = read_manifest(tmp_path / "small.optk").verification
     assert verification["status"] == "not_run" and verification["reason"] == foreign.runs_here()
+
+
+def test_ranges_and_optimum(optkit: Optkit, model: Path, tmp_path: Path) -> None:
+    _compile(optkit, model, "-o", "r.optk", "--max-shape", "x:4x3x8x8", "--opt-shape", "x:2x3x8x8")
+    with package.load(tmp_path / "r.optk") as runner:
+        (limits,) = runner.manifest.ranges.values()
+        assert limits == (1, 4)
+        assert runner.manifest.variants[0].shapes == ((2, 3, 8, 8),)
+
+
+def test_a_range_upside_down(optkit: Optkit, model: Path) -> None:
+    done = optkit("compile", model, "--min-shape", "x:4x3x8x8", "--max-shape", "x:2x3x8x8")
+    assert done.code == 2 and "--min-shape has 4, more than --max-shape with 2" in done.error

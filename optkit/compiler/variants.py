@@ -1,0 +1,113 @@
+"""A model with open axes, with code of its own for one set of shapes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import tvm
+from tvm import relax, tirx
+
+from optkit.artifact.spec import Variant
+from optkit.compiler.build import Built, _info, generate, prepare, tvm_target
+from optkit.compiler.schedule import schedule_module
+from optkit.shapes import bind_shapes
+from optkit.target import Target
+
+OPTIMUM = "main_optimum"
+
+
+def build_with_optimum(
+    model: ir.Model, target: Target, optimum: Mapping[str, tuple[int, ...]]
+) -> tuple[Built, tuple[Variant, ...]]:
+    """Compile a model with open axes once as it is and once for `optimum`, into one executable.
+
+    Weights that both pack alike are kept once.
+    """
+    machine = tvm_target(target)
+    fixed = bind_shapes(model.clone(), optimum)
+    ready, best = prepare(model, target), prepare(fixed, target)
+    with machine:
+        module, kernels = schedule_module(ready.module, target, {})
+        static, static_kernels = schedule_module(best.module, target, {})
+        names = _new_names(static, set(_names(module)))
+        merged = tvm.IRModule({**_functions(module, {}), **_functions(static, names)})
+        executable = target.package(generate(merged, machine))
+    weights, indices = _shared(ready.weights, best.weights)
+    order = [tuple(optimum[name]) for name in ready.lowered.input_names]
+    main = ready.module["main"]
+    inputs = [_info(n, v.ty, ready.lowered) for n, v in zip(ready.lowered.input_names, main.params, strict=False)]
+    outputs = [_info(n, ty, ready.lowered) for n, ty in zip(ready.lowered.output_names, main.ret_ty.fields, strict=True)]
+    all_kernels = [*kernels, *(replace(k, name=names[k.name]) for k in static_kernels)]
+    count = len(ready.weights)
+    built = Built(executable, weights, inputs, outputs, all_kernels, best.lowered.records, merged, target, count)
+    return built, (Variant(OPTIMUM, tuple(order), tuple(indices)),)
+
+
+def _names(module: Any) -> list[str]:
+    return [str(v.name_hint) for v in module.functions]
+
+
+def _new_names(module: Any, taken: set[str]) -> dict[str, str]:
+    """A name that nothing has yet for every function of `module`."""
+    names = {}
+    for name in _names(module):
+        new = OPTIMUM if name == "main" else f"{name}_optimum"
+        while new in taken:
+            new += "_"
+        taken.add(new)
+        names[name] = new
+    return names
+
+
+@relax.expr_functor.mutator
+class _Rename(relax.PyExprMutator):  # type: ignore[misc]
+    def __init__(self, names: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.names = names
+
+    def visit_global_var_(self, var: Any) -> Any:
+        return self.names.get(str(var.name_hint), var)
+
+
+def _functions(module: Any, names: Mapping[str, str]) -> dict[Any, Any]:
+    variables = {}
+    for old in module.functions:
+        new = tvm.ir.GlobalVar(names.get(str(old.name_hint), str(old.name_hint)))
+        relax.expr._update_type(new, old.ty)
+        variables[str(old.name_hint)] = new
+    found = {}
+    for old, function in module.functions.items():
+        new = variables[str(old.name_hint)]
+        if isinstance(function, relax.Function):
+            function = _Rename(variables).visit_expr(function)
+            if function.attrs and "global_symbol" in function.attrs:
+                function = function.with_attr("global_symbol", new.name_hint)
+        elif isinstance(function, tirx.PrimFunc) and function.attrs and "global_symbol" in function.attrs:
+            function = function.with_attr("global_symbol", new.name_hint)
+        found[new] = function
+    return found
+
+
+def _shared(
+    first: Sequence[tuple[str, np.ndarray]], second: Sequence[tuple[str, np.ndarray]]
+) -> tuple[list[tuple[str, np.ndarray]], list[int]]:
+    """`first`, what `second` adds to it, and where each of `second` is found."""
+    weights = list(first)
+    known = {_key(array): i for i, (_, array) in enumerate(weights)}
+    indices = []
+    for name, array in second:
+        key = _key(array)
+        if key not in known:
+            known[key] = len(weights)
+            weights.append((f"{name}_optimum", array))
+        indices.append(known[key])
+    return weights, indices
+
+
+def _key(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
+    return array.dtype.name, array.shape, hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).digest()
