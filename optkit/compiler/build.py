@@ -165,7 +165,9 @@ def interface(ready: Prepared) -> tuple[list[TensorInfo], list[TensorInfo]]:
     """The model's inputs and outputs."""
     main, lowered = ready.module["main"], ready.lowered
     inputs = [_info(n, v.ty, lowered) for n, v in zip(lowered.input_names, main.params, strict=False)]
-    outputs = [_info(n, ty, lowered) for n, ty in zip(lowered.output_names, main.ret_ty.fields, strict=True)]
+    # The function's own return type forgets extents that are found at run time; the type of what it returns does not.
+    results = main.body.body.ty.fields
+    outputs = [_info(n, ty, lowered) for n, ty in zip(lowered.output_names, results, strict=True)]
     return inputs, outputs
 
 

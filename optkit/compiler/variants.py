@@ -13,7 +13,7 @@ import tvm
 from tvm import relax, tirx
 
 from optkit.artifact.spec import Variant
-from optkit.compiler.build import Built, _info, generate, prepare, tvm_target
+from optkit.compiler.build import Built, generate, interface, prepare, tvm_target
 from optkit.compiler.schedule import schedule_module
 from optkit.shapes import bind_shapes
 from optkit.target import Target
@@ -39,12 +39,9 @@ def build_with_optimum(
         executable = target.package(generate(merged, machine))
     weights, indices = _shared(ready.weights, best.weights)
     order = [tuple(optimum[name]) for name in ready.lowered.input_names]
-    main = ready.module["main"]
-    inputs = [_info(n, v.ty, ready.lowered) for n, v in zip(ready.lowered.input_names, main.params, strict=False)]
-    outputs = [_info(n, ty, ready.lowered) for n, ty in zip(ready.lowered.output_names, main.ret_ty.fields, strict=True)]
     all_kernels = [*kernels, *(replace(k, name=names[k.name]) for k in static_kernels)]
     count = len(ready.weights)
-    built = Built(executable, weights, inputs, outputs, all_kernels, best.lowered.records, merged, target, count)
+    built = Built(executable, weights, *interface(ready), all_kernels, best.lowered.records, merged, target, count)
     return built, (Variant(OPTIMUM, tuple(order), tuple(indices)),)
 
 
