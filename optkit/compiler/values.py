@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tvm import relax, tirx
 
+from optkit.artifact.spec import storage
 from optkit.compiler.operators import layout, quant
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class Value:
         """Compute a form that is not there yet."""
         if self.const is not None:
             array = self.const if block == PLAIN else block_array(self.const, block)
-            return relax.const(array, self.dtype)
+            kind = storage(self.dtype)
+            return relax.const(array if kind == self.dtype else array.view(kind), kind)
         if block != PLAIN and PLAIN in self.forms:
             return self.low.emit(layout.to_blocked, self.forms[PLAIN], block, name="to_blocked", kind=INJECTIVE)
         if block != PLAIN:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from optkit.artifact.manifest import ALIGNMENT
-from optkit.artifact.spec import TensorSpec, numpy_dtype, numpy_has
+from optkit.artifact.spec import TensorSpec, numpy_dtype, numpy_has, storage
 from optkit.errors import DataError
 
 _CPU = 1  # kDLCPU
-_UNSIGNED: dict[int, np.dtype] = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16)}
+_BYTE, _TWO_BYTES = np.dtype(np.uint8), np.dtype(np.uint16)
 
 
 class TensorBridge:
@@ -33,7 +33,9 @@ class TensorBridge:
         if numpy_has(dtype.name):
             return self._ffi.from_dlpack(array)
         # numpy exports no type of ml_dtypes; the bits travel as unsigned integers of their size.
-        bits = self._ffi.from_dlpack(array.view(_UNSIGNED[dtype.itemsize]))
+        if dtype.itemsize == 1:
+            return self._ffi.from_dlpack(array.view(_BYTE))
+        bits = self._ffi.from_dlpack(array.view(_TWO_BYTES))
         return self._view(bits, self._ffi.Shape(array.shape), self._ffi.dtype(dtype.name), 0)
 
     def to_array(self, tensor: Any, dtype: np.dtype | None = None) -> np.ndarray:
@@ -41,13 +43,20 @@ class TensorBridge:
         # numpy takes half the time of a small model to name a dtype: who knows it, says it.
         if self.on_cpu and dtype is not None and dtype.isbuiltin == 1:
             return np.from_dlpack(tensor)
-        dtype = numpy_dtype(str(tensor.dtype))
+        dtype = numpy_dtype(str(tensor.dtype)) if dtype is None else dtype
         if tensor.__dlpack_device__()[0] != _CPU:
             return self.download(tensor, dtype)
         if numpy_has(dtype.name):
             return np.from_dlpack(tensor)
-        bits = self._view(tensor, self._ffi.Shape(tensor.shape), self._ffi.dtype(_UNSIGNED[dtype.itemsize].name), 0)
-        return np.from_dlpack(bits).view(dtype)
+        if dtype.itemsize == 1:
+            return np.from_dlpack(self._as(tensor, "uint8")).view(dtype)
+        return np.from_dlpack(self._as(tensor, "uint16")).view(dtype)
+
+    def _as(self, tensor: Any, dtype: str) -> Any:
+        """The tensor's own memory as another type of that size."""
+        if str(tensor.dtype) == dtype:
+            return tensor
+        return self._view(tensor, self._ffi.Shape(tensor.shape), self._ffi.dtype(dtype), 0)
 
     def download(self, tensor: Any, dtype: np.dtype) -> np.ndarray:
         """A copy of a tensor of any device; waits for the device to have computed it."""
@@ -97,6 +106,8 @@ class TensorBridge:
         except Exception as e:
             raise DataError(f"input {spec.name!r}: its memory cannot be shared through DLPack: {e}") from e
         _check_dtype(spec, str(tensor.dtype))
+        if tensor.dtype.bits < 8 and spec.dtype != "bool":
+            raise DataError(f"input {spec.name!r} is {spec.dtype}, packed; pass a numpy array of one byte an element")
         device = tensor.device
         if device != self.device and device.dlpack_device_type() != _CPU:
             raise DataError(f"input {spec.name!r} is on {device}, the artifact runs on {self.device}; copy it")
@@ -104,7 +115,8 @@ class TensorBridge:
             if device.dlpack_device_type() != _CPU or not numpy_has(spec.dtype):
                 raise DataError(f"input {spec.name!r} is not contiguous; make it so")
             tensor = self.from_array(_aligned_copy(np.from_dlpack(tensor)))
-        return self.to_device(self._aligned(tensor, None))
+        aligned = self._aligned(tensor, None)
+        return self.to_device(self._as(aligned, storage(spec.dtype)))
 
     def _aligned(self, tensor: Any, array: np.ndarray | None) -> Any:
         """Kernels use aligned vector loads: a tensor on the CPU that is not aligned is copied."""

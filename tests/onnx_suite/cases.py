@@ -33,7 +33,8 @@ class Case:
     def data(self) -> Iterator[tuple[list[Any], list[Any]]]:
         """Inputs and expected outputs, set by set."""
         if self.source.data_sets is not None:
-            yield from ((list(inputs), list(outputs)) for inputs, outputs in self.source.data_sets)
+            for inputs, outputs in self.source.data_sets:
+                yield [_array(v) for v in inputs], [_array(v) for v in outputs]
             return
         model = self.model()
         for folder in sorted(self._folder().glob("test_data_set_*")):
@@ -49,6 +50,11 @@ class Case:
     def _folder(self) -> Path:
         light = self.source.model_dir is None
         return self._light().parent / self._light().stem if light else Path(self.source.model_dir)
+
+
+def _array(value: Any) -> Any:
+    """Some cases bring messages instead of arrays."""
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
 def _read(path: Path, kind: onnx.TypeProto) -> Any:

@@ -12,6 +12,7 @@ from optkit.compiler.converters import (
     control,
     conv,
     detection,
+    elements,
     elementwise,
     exact,
     imported,
@@ -75,7 +76,7 @@ def convert(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Se
         known = EXACT.get(node.op_type)
         return known(low, node, inputs) if known is not None else None
     moved = integer.move(low, node, inputs, _convert_real)
-    return moved if moved is not None else _convert_real(low, node, inputs)
+    return moved if moved is not None else elements.convert(low, node, inputs, _convert_real)
 
 
 def _convert_real(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
