@@ -1,20 +1,91 @@
-"""Softmax and LayerNormalization over a static last axis."""
+"""Softmax, LogSoftmax, Hardmax and LayerNormalization, over any axes: what is reduced becomes the last axis."""
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import relax
 
 from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.operators import norms
 from optkit.compiler.operators import rows as define
 from optkit.compiler.values import OPAQUE, PLAIN, Value
 
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
-def _rows(x: Value | None, axis: int) -> bool:
-    if x is None or x.dtype not in ("float32", "float16"):
-        return False
-    return axis % len(x.shape) == len(x.shape) - 1 and isinstance(x.shape[-1], int)
+
+def product(sizes: Sequence[Any]) -> Any:
+    """The number of elements, an int where all sizes are."""
+    if all(isinstance(d, int) for d in sizes):
+        return math.prod(sizes)
+    return functools.reduce(operator.mul, sizes)
+
+
+def reshape(low: Lowering, expr: Any, shape: Sequence[Any]) -> Any:
+    """A reshape that may have symbolic extents."""
+    return low.bind(relax.op.reshape(expr, relax.ShapeExpr(list(shape))))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A value as rows: the axes to reduce are its last one.
+
+    Attributes:
+        expr: (..., length), of at least two axes; bfloat16 is widened to float32.
+    """
+
+    low: Lowering
+    value: Value
+    axes: tuple[int, ...]
+    expr: Any
+    lead: tuple[Any, ...]
+    length: Any
+
+    @property
+    def _order(self) -> list[int]:
+        rank = len(self.value.shape)
+        return [a for a in range(rank) if a not in self.axes] + list(self.axes)
+
+    def restore(self, expr: Any, dtype: str | None = None) -> Value:
+        """A Value of the original shape around what a kernel made of the rows."""
+        low, shape, order = self.low, self.value.shape, self._order
+        if tuple(expr.ty.shape.values) != tuple(shape[a] for a in order) or len(order) == 1:
+            expr = reshape(low, expr, [shape[a] for a in order])
+        if order != sorted(order):
+            expr = low.bind(relax.op.permute_dims(expr, [order.index(a) for a in range(len(order))]))
+        return self._typed(expr, shape, dtype or self.value.dtype)
+
+    def restore_rows(self, expr: Any, dtype: str) -> Value:
+        """A Value around one number a row; the reduced axes have length 1."""
+        shape = tuple(1 if a in self.axes else d for a, d in enumerate(self.value.shape))
+        return self._typed(reshape(self.low, expr, shape), shape, dtype)
+
+    def _typed(self, expr: Any, shape: tuple[Any, ...], dtype: str) -> Value:
+        if str(expr.ty.dtype) != dtype:
+            expr = self.low.bind(relax.op.astype(expr, dtype))
+        return self.low.blocked(shape, dtype, PLAIN, expr)
+
+
+def rows_of(low: Lowering, x: Value, axes: Sequence[int]) -> Rows:
+    """`x` with the given axes moved to the end and joined."""
+    rank = len(x.shape)
+    chosen = tuple(sorted({a % rank for a in axes}))
+    kept = [a for a in range(rank) if a not in chosen]
+    expr = x.plain()
+    if [*kept, *chosen] != list(range(rank)):
+        expr = low.bind(relax.op.permute_dims(expr, [*kept, *chosen]))
+    lead = tuple(x.shape[a] for a in kept) or (1,)
+    length = product([x.shape[a] for a in chosen])
+    if len(chosen) != 1 or not kept:
+        expr = reshape(low, expr, [*lead, length])
+    if x.dtype == "bfloat16":
+        expr = low.bind(relax.op.astype(expr, "float32"))
+    return Rows(low, x, chosen, expr, lead, length)
 
 
 def matrix(low: Lowering, x: Value) -> Any:
@@ -28,26 +99,80 @@ def like(low: Lowering, x: Value, out: Any) -> Value:
     return low.blocked(x.shape, x.dtype, PLAIN, expr)
 
 
-def softmax(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """Softmax along the last axis (opset 13 semantics)."""
-    x = inputs[0]
-    if x is None or node.opset < 13 or not _rows(x, int(node.get("axis", -1))):
-        return None
-    out = low.emit(define.softmax, matrix(low, x), low.target.lanes, name="softmax", kind=OPAQUE)
-    return like(low, x, out)
+def real(x: Value | None) -> bool:
+    """Whether a value is there, of a floating type and not without elements."""
+    return x is not None and x.dtype in FLOATS and len(x.shape) > 0 and 0 not in x.shape
 
 
-def layer_normalization(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """LayerNormalization over the last axis, one output."""
+def _mapped(kernel: Callable[..., Any], name: str) -> Callable[..., Value | None]:
+    """A function of rows to rows along `axis`; before opset 13, of all axes from `axis` on together."""
+
+    def converter(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+        x = inputs[0]
+        if x is None or not real(x):
+            return None
+        rank, old = len(x.shape), node.opset < 13
+        axis = int(node.get("axis", 1 if old else -1))
+        axes = range(axis + rank if axis < 0 else axis, rank) if old else [axis]
+        if not axes:
+            return None
+        rows = rows_of(low, x, list(axes))
+        return rows.restore(low.emit(kernel, rows.expr, low.target.lanes, name=name, kind=OPAQUE))
+
+    return converter
+
+
+def layer_normalization(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
+    """LayerNormalization over the axes from `axis` on, with the mean and the inverse deviation where asked for."""
+    return _normalization(low, node, inputs, centred=True)
+
+
+def rms_normalization(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
+    """RMSNormalization over the axes from `axis` on."""
+    return _normalization(low, node, inputs, centred=False)
+
+
+def _normalization(
+    low: Lowering, node: Node, inputs: list[Value | None], centred: bool
+) -> Value | Sequence[Value] | None:
     x, scale, shift = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
-    if x is None or scale is None or node.outputs != 1 or not _rows(x, int(node.get("axis", -1))):
+    if x is None or scale is None or not real(x):
         return None
-    if scale.shape != (x.shape[-1],) or (shift is not None and shift.shape != scale.shape):
-        return None
-    epsilon = float(node.get("epsilon", 1e-5))
-    args = [matrix(low, x), scale.plain(), None if shift is None else shift.plain()]
-    out = low.emit(define.layer_norm, *args, epsilon, low.target.lanes, name="layer_norm", kind=OPAQUE)
-    return like(low, x, out)
+    rank = len(x.shape)
+    axis = int(node.get("axis", -1)) % rank
+    rows = rows_of(low, x, range(axis, rank))
+    epsilon, lanes = float(node.get("epsilon", 1e-5)), low.target.lanes
+    # One factor a place of the row goes into the kernel; one that is broadcast within a row follows it.
+    inside = all(v is None or _covers(v, x.shape[axis:]) for v in (scale, shift))
+    args = [reshape(low, v.plain(), [rows.length]) if v is not None and inside else None for v in (scale, shift)]
+    name = "layer_norm" if centred else "rms_norm"
+    out = low.emit(norms.normalize, rows.expr, *args, epsilon, lanes, centred, name=name, kind=OPAQUE)
+    y = rows.restore(out)
+    if not inside:
+        expr = relax.op.multiply(y.plain(), scale.plain())
+        y = low.wrap(low.bind(expr if shift is None else relax.op.add(low.bind(expr), shift.plain())))
+    if node.outputs == 1:
+        return y
+    kept = "float32" if int(node.get("stash_type", 1)) == 1 or x.dtype == "float64" else x.dtype
+    mean = low.emit(norms.mean, rows.expr, lanes, name="row_mean")
+    inverse = low.emit(norms.inverse_deviation, rows.expr, epsilon, lanes, name="row_deviation")
+    return [y, rows.restore_rows(mean, kept), rows.restore_rows(inverse, kept)]
 
 
-CONVERTERS = {"Softmax": softmax, "LayerNormalization": layer_normalization}
+def _covers(vector: Value, tail: Sequence[Any]) -> bool:
+    """Whether a value holds one element for each place of a row."""
+    given = list(vector.shape)
+    while given and len(given) > len(tail) and given[0] == 1:
+        given.pop(0)
+    return len(given) == len(tail) and all(
+        a is b or (isinstance(a, int) and a == b) for a, b in zip(given, tail, strict=True)
+    )
+
+
+CONVERTERS = {
+    "Softmax": _mapped(define.softmax, "softmax"),
+    "LogSoftmax": _mapped(define.log_softmax, "log_softmax"),
+    "Hardmax": _mapped(define.hardmax, "hardmax"),
+    "LayerNormalization": layer_normalization,
+    "RMSNormalization": rms_normalization,
+}

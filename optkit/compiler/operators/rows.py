@@ -1,7 +1,8 @@
-"""Operators over the last axis: softmax and layer normalization, reduced in vector-wide partial sums.
+"""Operators over the last axis: softmax and its kin, reduced in vector-wide partial sums.
 
 A reduction over N elements keeps `b` partial results, one a lane, and combines them at the end: the inner
-loop is then a plain vector operation, and float32 sums are more accurate than running ones.
+loop is then a plain vector operation, and float32 sums are more accurate than running ones. Rows of a length
+that is known at run time only are reduced by the plain loop.
 """
 
 from __future__ import annotations
@@ -15,10 +16,25 @@ from optkit.compiler.operators.common import OP, const, static
 from optkit.compiler.operators.transcendental import exp
 
 
+def wide(dtype: str) -> str:
+    """The type a row is computed in."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def total_of(value: Any, lead: list[Any], name: str) -> te.Tensor:
+    """A number a row, computed from other numbers of the row."""
+    return te.compute(tuple(lead), value, name=name, attrs={OP: "row_total"})
+
+
+def map_of(shape: Any, value: Any, name: str) -> te.Tensor:
+    """An element a place of the row."""
+    return te.compute(shape, value, name=name, attrs={OP: "row_map"})
+
+
 def partial(
     name: str,
     lead: list[Any],
-    size: int,
+    size: Any,
     b: int,
     value: Callable[..., Any],
     combine: Any,
@@ -26,6 +42,14 @@ def partial(
     wide: str | None = None,
 ) -> te.Tensor:
     """Reduce `value(*lead, i)` over i in 0..size: first to `b` lanes, then to one number, of type `wide` if given."""
+    if not isinstance(size, int):
+        k = te.reduce_axis((0, size), "k")
+
+        def whole(*i: Any) -> Any:
+            read = value(*i, k)
+            return combine(read if wide is None else read.astype(wide), axis=k)
+
+        return te.compute(tuple(lead), whole, name=name)
     steps = -(-size // b)
     k = te.reduce_axis((0, steps), "k")
 
@@ -44,57 +68,56 @@ def partial(
     return te.compute(tuple(lead), together, name=name, attrs={OP: "row_total"})
 
 
+def powers(data: te.Tensor, b: int) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
+    """A row's maximum, exp(x - maximum), and the sum of the latter."""
+    *lead, size = static(data.shape)
+    kind = wide(str(data.dtype))
+    top = partial("row_max", lead, size, b, lambda *i: data(*i).astype(kind), te.max, tirx.min_value(kind))
+    power = map_of(data.shape, lambda *i: raised(data(*i).astype(kind) - top(*i[:-1])), "row_exp")
+    return top, power, partial("row_sum", lead, size, b, lambda *i: power(*i), te.sum, const(0, kind))
+
+
+def raised(x: Any) -> Any:
+    """e to the x; float64 has no polynomial of ours."""
+    return te.exp(x) if str(x.ty.dtype) == "float64" else exp(x)
+
+
 def softmax(data: te.Tensor, b: int) -> te.Tensor:
-    """exp(x - max) / sum(exp(x - max)) over the last axis, in float32."""
-    *lead, size = static(data.shape)
+    """exp(x - max) / sum(exp(x - max)) over the last axis, in float32 (float64 in float64)."""
+    *lead, _ = static(data.shape)
     dtype = str(data.dtype)
-    lowest = tirx.min_value("float32")
-    top = partial("row_max", lead, size, b, lambda *i: data(*i).astype("float32"), te.max, lowest)
-    power = te.compute(
-        data.shape,
-        lambda *i: exp(data(*i).astype("float32") - top(*i[:-1])),
-        name="row_exp",
-        attrs={OP: "row_map"},
-    )
-    total = partial("row_sum", lead, size, b, lambda *i: power(*i), te.sum, const(0, "float32"))
-    inverse = te.compute(
-        tuple(lead), lambda *i: const(1, "float32") / total(*i), name="row_inverse", attrs={OP: "row_total"}
-    )
-    return te.compute(
-        data.shape,
-        lambda *i: (power(*i) * inverse(*i[:-1])).astype(dtype),
-        name="row_out",
-        attrs={OP: "row_map"},
-    )
+    _, power, total = powers(data, b)
+    inverse = total_of(lambda *i: const(1, wide(dtype)) / total(*i), lead, "row_inverse")
+    return map_of(data.shape, lambda *i: (power(*i) * inverse(*i[:-1])).astype(dtype), "row_out")
 
 
-def layer_norm(data: te.Tensor, scale: te.Tensor, shift: te.Tensor | None, epsilon: float, b: int) -> te.Tensor:
-    """(x - mean) / sqrt(var + epsilon) * scale + shift over the last axis, in float32, two passes.
-
-    Ba, Kiros and Hinton, "Layer Normalization", 2016, section 3.
-    """
-    *lead, size = static(data.shape)
+def log_softmax(data: te.Tensor, b: int) -> te.Tensor:
+    """x - max - log(sum(exp(x - max))) over the last axis."""
+    *lead, _ = static(data.shape)
     dtype = str(data.dtype)
-    count = const(1.0 / size, "float32")
-    zero = const(0, "float32")
-    total = partial("row_sum", lead, size, b, lambda *i: data(*i).astype("float32"), te.sum, zero)
-    mean = te.compute(tuple(lead), lambda *i: total(*i) * count, name="row_mean", attrs={OP: "row_total"})
-
-    def squared(*i: Any) -> Any:
-        centred = data(*i).astype("float32") - mean(*i[:-1])
-        return centred * centred
-
-    variance = partial("row_square", lead, size, b, squared, te.sum, zero)
-    inverse = te.compute(
-        tuple(lead),
-        lambda *i: const(1, "float32") / te.sqrt(variance(*i) * count + const(epsilon, "float32")),
-        name="row_inverse",
-        attrs={OP: "row_total"},
-    )
+    top, _, total = powers(data, b)
+    shift = total_of(lambda *i: te.log(total(*i)), lead, "row_log")
 
     def out(*i: Any) -> Any:
-        value = (data(*i).astype("float32") - mean(*i[:-1])) * inverse(*i[:-1])
-        value = value * scale(i[-1]).astype("float32")
-        return (value + shift(i[-1]).astype("float32") if shift is not None else value).astype(dtype)
+        return (data(*i).astype(wide(dtype)) - top(*i[:-1]) - shift(*i[:-1])).astype(dtype)
 
-    return te.compute(data.shape, out, name="row_out", attrs={OP: "row_map"})
+    return map_of(data.shape, out, "row_out")
+
+
+def hardmax(data: te.Tensor, b: int) -> te.Tensor:
+    """1 at the first of a row's largest elements, 0 elsewhere."""
+    *lead, size = static(data.shape)
+    dtype = str(data.dtype)
+    kind = wide(dtype)
+    top = partial("row_max", lead, size, b, lambda *i: data(*i).astype(kind), te.max, tirx.min_value(kind))
+    none = tirx.max_value("int32")
+
+    def place(*i: Any) -> Any:
+        return tirx.Select(data(*i).astype(kind) == top(*i[:-1]), i[-1].astype("int32"), none)
+
+    first = partial("row_first", lead, size, b, place, te.min, none)
+
+    def out(*i: Any) -> Any:
+        return tirx.Select(i[-1].astype("int32") == first(*i[:-1]), const(1, dtype), const(0, dtype))
+
+    return map_of(data.shape, out, "row_out")
