@@ -17,7 +17,7 @@ from onnx_ir.passes import common
 from optkit.bodies import own_body
 from optkit.tidy import infer_shapes
 
-__all__ = ["KEPT", "expand_functions"]
+__all__ = ["KEPT", "expand_functions", "spell_defaults"]
 
 KEPT = frozenset(
     {
@@ -70,6 +70,23 @@ def expand_functions(model: ir.Model) -> int:
     return total
 
 
+def spell_defaults(model: ir.Model) -> None:
+    """Write down the default attributes of nodes whose shapes ONNX infers through their body.
+
+    Its inference does not fill them in, and fails (onnx 1.23, MeanVarianceNormalization without `axes`).
+    """
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        schema = _schema(node, model.opset_imports)
+        if schema is not None and schema.has_function and not schema.has_type_and_shape_inference_function:
+            _spell(node, schema)
+
+
+def _spell(node: ir.Node, schema: onnx.defs.OpSchema) -> None:
+    for name, attribute in schema.attributes.items():
+        if name not in node.attributes and attribute.default_value.type:
+            node.attributes[name] = ir.from_proto(attribute.default_value)
+
+
 def _schema(node: ir.Node, imports: dict[str, int]) -> onnx.defs.OpSchema | None:
     version = imports.get(node.domain)
     if version is None or not onnx.defs.has(node.op_type, version, node.domain):
@@ -100,16 +117,16 @@ def _function(node: ir.Node, imports: dict[str, int]) -> ir.Function | None:
         return None
     version = imports[node.domain]
     if schema.has_function:
-        text = schema.get_function_with_opset_version(version)
-        proto = onnx.FunctionProto.FromString(text) if isinstance(text, bytes) else text
-        for name, attribute in schema.attributes.items():
-            if name not in node.attributes and attribute.default_value.type:
-                node.attributes[name] = ir.from_proto(attribute.default_value)
+        proto = onnx.FunctionProto()
+        proto.CopyFrom(schema.get_function_with_opset_version(version))  # type: ignore[attr-defined]
+        _spell(node, schema)
     else:
         types = [_type(value).SerializeToString() for value in node.inputs]
         call = ir.to_proto(node)
         try:
-            text = schema.get_context_dependent_function_with_opset_version(version, call.SerializeToString(), types)
+            text = schema.get_context_dependent_function_with_opset_version(  # type: ignore[attr-defined]
+                version, call.SerializeToString(), types
+            )
         except Exception as error:  # the bindings raise many kinds
             _log.info("node %s: no body for this %s: %s", node.name, node.op_type, error)
             return None
@@ -121,7 +138,7 @@ def _function(node: ir.Node, imports: dict[str, int]) -> ir.Function | None:
         _log.info("node %s: the body of %s does not fit opset %s", node.name, node.op_type, version)
         return None
     _close(proto, node)
-    return ir.from_proto(proto)
+    return ir.serde.deserialize_function(proto)
 
 
 def _close(proto: onnx.FunctionProto, node: ir.Node) -> None:

@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 
 from optkit.errors import ModelError, OptkitError
 from optkit.exact import is_ours
-from optkit.expand import expand_functions
+from optkit.expand import expand_functions, spell_defaults
 from optkit.onnx_file import external_files, read_proto
 from optkit.opset import MINIMUM_OPSET, check_operators, raise_opset
 from optkit.shapes import bind_shapes, parse_shape
@@ -89,6 +89,7 @@ def _normalize(model: ir.Model) -> None:
         common.InlinePass(criteria=lambda function: not is_ours(function))(model)
         common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     strip_paths(model)
+    spell_defaults(model)
     raise_opset(model)
     if expand_functions(model):
         common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
