@@ -9,7 +9,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.converters import general
+from optkit.compiler.converters.norms import training_batch_normalization
+from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.operators import transcendental as math_ops
 from optkit.compiler.operators.exact import multiply
 from optkit.compiler.values import PLAIN, Accumulated, Value
@@ -115,6 +117,24 @@ def _binary(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | No
     return apply(low, _rounded(low) if low.rounded and node.op_type == "Mul" else formula, [a, b])
 
 
+def _prelu(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """PRelu; before opset 7 its slopes were one per channel, whatever follows the channels.
+
+    Converting the opset leaves such a vector as it is. Where it does not broadcast, it can mean nothing else.
+    """
+    x, slope = inputs[0], inputs[1]
+    if x is not None and slope is not None and len(slope.shape) == 1 and len(x.shape) > 2:
+        length = slope.shape[0]
+        if isinstance(length, int) and length != 1 and x.shape[1] == length and x.shape[-1] != length:
+            shape = (length, *[1] * (len(x.shape) - 2))
+            if slope.const is not None:
+                slope = Value(low, shape, slope.dtype, const=slope.const.reshape(shape))
+            else:
+                slope = low.wrap(low.bind(op.reshape(slope.plain(), shape)))
+    operands = [x, slope]
+    return _binary(low, node, operands) or general.binary(low, node, operands)
+
+
 def _rounded(low: Lowering) -> Formula:
     """Products that no sum behind them contracts."""
 
@@ -143,10 +163,12 @@ def _fold(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None
     return apply(low, formula, values)
 
 
-def _batch_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+def _batch_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
     """x * s + t with s = scale / sqrt(var + epsilon), t = bias - mean * s (Ioffe and Szegedy, 2015, section 3.1)."""
     x = inputs[0]
-    if x is None or not _float(x) or node.outputs != 1 or node.get("training_mode", 0):
+    if node.get("training_mode", 0):
+        return training_batch_normalization(low, node, inputs)
+    if x is None or not _float(x) or node.outputs != 1:
         return None
     scale, bias, mean, var = (v.const.astype("float64") if v and v.const is not None else None for v in inputs[1:5])
     if scale is None or bias is None or mean is None or var is None:
@@ -161,17 +183,6 @@ def _batch_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value 
 
 def _identity(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     return inputs[0] if node.outputs == 1 else None
-
-
-def _cast(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    x = inputs[0]
-    to = {1: "float32", 10: "float16"}.get(int(node.get("to", 0)))
-    if x is None or to is None or not _float(x) or x.const is not None:
-        return None
-    if x.dtype == to:
-        return x
-    block = x.block
-    return low.blocked(x.shape, to, block, low.bind(op.astype(x.form(block), to)))
 
 
 def common_block(values: Sequence[Value], lanes_safe: bool = True) -> int:
@@ -255,15 +266,42 @@ def _as_plain(value: Value) -> Value:
     return value.low.blocked(value.shape, value.dtype, PLAIN, value.plain())
 
 
-CONVERTERS = {
+_PLAIN_FLOAT = frozenset(
+    [
+        *["Log", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Floor", "Ceil", "Round", "Sign", "Reciprocal"],
+        *["Elu", "Selu", "Mish", "Softsign", "ThresholdedRelu", "Pow", "Mean"],
+    ]
+)
+"""Left to TVM's converters where all operands are of the same float32 or float16."""
+
+
+def _otherwise(fast: Converter | None, op_type: str) -> Converter:
+    """`fast` where it applies, else the general form."""
+
+    def convert(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
+        found = None if fast is None else fast(low, node, inputs)
+        if found is not None:
+            return found
+        kinds = {v.dtype for v in inputs if v is not None}
+        if "shape" in kinds or (op_type in _PLAIN_FLOAT and kinds in ({"float32"}, {"float16"})):
+            return None
+        return general.CONVERTERS[op_type](low, node, inputs)
+
+    return convert
+
+
+_FAST: dict[str, Converter] = {
     **dict.fromkeys((*_UNARY, *_LIBM), _unary),
     **dict.fromkeys(_BINARY, _binary),
     **dict.fromkeys(("Max", "Min", "Sum"), _fold),
     "Div": _divide,
+    "PRelu": _prelu,
     "Clip": _clip,
+}
+CONVERTERS: dict[str, Converter] = {
+    **{op_type: _otherwise(_FAST.get(op_type), op_type) for op_type in general.CONVERTERS},
     "BatchNormalization": _batch_norm,
     "Identity": _identity,
-    "Cast": _cast,
 }
 
 __all__ = ["CONVERTERS", "apply", "common_block"]
