@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks.zoo import ZOO, export_model
+from benchmarks.zoo import ZOO, Entry, export_model
 from optkit.errors import OptkitError
+
+
+def _shapes(entry: Entry) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in entry.shapes.items())
 
 
 def main() -> int:
@@ -17,7 +21,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.name is None:
-        print("\n".join(f"{name:14} {'x'.join(map(str, entry.input_shape))}" for name, entry in ZOO.items()))
+        print("\n".join(f"{name:20} {_shapes(entry)}" for name, entry in ZOO.items()))
         return 0
     try:
         path = export_model(

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ def export(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     verify: bool = True,
+    translations: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> Path:
     """Write `module`, in eval mode, as one ONNX file and return its path.
 
@@ -47,6 +48,8 @@ def export(
         input_names: names of the inputs in order; by default those of `forward`'s parameters.
         output_names: names of the outputs in order.
         verify: compare with ONNX Runtime, on `args` and with every dynamic axis made longer.
+        translations: for operators of `torch.library` that the exporter does not know, such as
+            `torch.ops.mine.nms.default`: an onnxscript function that takes their place.
 
     Weights lie inside the file, or beside it as `<path>.data` where they exceed what protobuf holds (2 GB).
     Axis names are kept; the exporter's stack traces and notes are not.
@@ -75,6 +78,7 @@ def export(
                 dynamic_shapes=shapes,
                 input_names=list(names),
                 output_names=list(output_names) if output_names else None,
+                custom_translation_table=dict(translations) if translations else None,
                 verbose=False,
             )
         except Exception as error:
