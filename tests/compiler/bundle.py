@@ -20,7 +20,7 @@ from optkit.target import Target
 from optkit.tidy import check_model, infer_shapes, name_nodes
 from tests.graphs import session
 
-TYPES = {"float32": 1e-5, "float16": 3e-3}
+TYPES = {"float64": 1e-12, "float32": 1e-5, "float16": 3e-3}
 """Limit of the relative error's norm by type."""
 
 
