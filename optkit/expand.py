@@ -9,6 +9,7 @@ ai.onnx.preview.training have bodies of ours (`optkit.bodies`), written with the
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -81,13 +82,14 @@ def spell_defaults(model: ir.Model) -> None:
             _spell(node, schema)
 
 
-def _spell(node: ir.Node, schema: onnx.defs.OpSchema) -> None:
+def _spell(node: ir.Node, schema: Any) -> None:
     for name, attribute in schema.attributes.items():
         if name not in node.attributes and attribute.default_value.type:
-            node.attributes[name] = ir.from_proto(attribute.default_value)
+            node.attributes[name] = ir.serde.deserialize_attribute(attribute.default_value)
 
 
-def _schema(node: ir.Node, imports: dict[str, int]) -> onnx.defs.OpSchema | None:
+def _schema(node: ir.Node, imports: dict[str, int]) -> Any:
+    # onnx's stubs leave out what it knows of functions.
     version = imports.get(node.domain)
     if version is None or not onnx.defs.has(node.op_type, version, node.domain):
         return None
@@ -117,16 +119,13 @@ def _function(node: ir.Node, imports: dict[str, int]) -> ir.Function | None:
         return None
     version = imports[node.domain]
     if schema.has_function:
-        proto = onnx.FunctionProto()
-        proto.CopyFrom(schema.get_function_with_opset_version(version))  # type: ignore[attr-defined]
+        proto = onnx.FunctionProto.FromString(schema.get_function_with_opset_version(version))
         _spell(node, schema)
     else:
         types = [_type(value).SerializeToString() for value in node.inputs]
         call = ir.to_proto(node)
         try:
-            text = schema.get_context_dependent_function_with_opset_version(  # type: ignore[attr-defined]
-                version, call.SerializeToString(), types
-            )
+            text = schema.get_context_dependent_function_with_opset_version(version, call.SerializeToString(), types)
         except Exception as error:  # the bindings raise many kinds
             _log.info("node %s: no body for this %s: %s", node.name, node.op_type, error)
             return None
