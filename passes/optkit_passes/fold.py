@@ -39,7 +39,7 @@ class Fold(Pass):
         """Fold until nothing changes; quantize and dequantize operators are never folded."""
         before = collections.Counter(node.op_type for node in nodes(model))
         guard = _Guard(self.limit)
-        modified = _lift(model)
+        modified = _lift(model) | _spell_casts(model)
         for number in range(_ROUNDS):
             context.progress("fold", number, None)
             again = self._round(model, guard)
@@ -71,6 +71,18 @@ class Fold(Pass):
 def _lift(model: ir.Model) -> bool:
     """Constant nodes become initializers: one form for everything behind."""
     return common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model).modified
+
+
+def _spell_casts(model: ir.Model) -> bool:
+    """CastLike that rounds or saturates its own way becomes that Cast: onnxscript's folding would lose how."""
+    found = [n for n in nodes(model) if is_op(n, "CastLike") and {"saturate", "round_mode"} & set(n.attributes)]
+    for node in found:
+        like = node.inputs[1]
+        if like is not None and like.dtype is not None:
+            node.op_type = "Cast"
+            node.resize_inputs(1)
+            node.attributes["to"] = ir.AttrInt64("to", int(like.dtype))
+    return bool(found)
 
 
 @dataclass

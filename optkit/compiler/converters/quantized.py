@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from optkit.compiler.converters import affine
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operators import quant
 from optkit.compiler.values import Accumulated, Affine, Dequantized, QuantizedWeight, Value
@@ -31,13 +32,14 @@ def _scalar(value: Value | None) -> float | None:
 
 
 def quantize_linear(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """y = saturate(round(x / scale) + zero); scalar parameters only, others go to TVM's converter."""
-    x, scale, zero = inputs[0], _scalar(inputs[1]), inputs[2] if len(inputs) > 2 else None
-    dtype = zero.dtype if zero is not None else "uint8"
-    if x is None or scale is None or dtype not in ("uint8", "int8") or x.const is not None:
+    """y = saturate(round(x / scale) + zero); constant scalars and 8 bits here, the rest in `affine`."""
+    x, step, zero = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
+    if x is None or step is None:
         return None
-    if zero is not None and _scalar(zero) is None:
-        return None
+    dtype, scale = affine.result_type(node, zero), _scalar(step)
+    simple = dtype in ("uint8", "int8") and (zero is None or _scalar(zero) is not None) and not node.get("precision")
+    if scale is None or not simple or x.const is not None or x.dtype not in ("float32", "float16"):
+        return affine.quantize(low, node, x, step, zero)
     signed = dtype == "int8"
     offset = int(_scalar(zero) or 0) + (128 if signed else 0)
     if isinstance(x, Dequantized):
@@ -70,13 +72,14 @@ def quantize_linear(low: Lowering, node: Node, inputs: list[Value | None]) -> Va
 def dequantize_linear(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     """x = (y - zero) * scale; constants are weights, activations stay integers until someone needs floats."""
     y, scale, zero = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
-    if y is None or scale is None or scale.const is None or (zero is not None and zero.const is None):
+    if y is None or scale is None:
         return None
-    if y.const is not None:
-        return _weight(low, node, y.const, scale.const, None if zero is None else zero.const)
+    constant = scale.const is not None and (zero is None or zero.const is not None)
+    if y.const is not None and constant and not node.get("output_dtype"):
+        return _weight(low, node, y, scale, zero)
     factor = _scalar(scale)
-    if factor is None or y.dtype not in ("uint8", "int8"):
-        return None
+    if factor is None or not constant or y.dtype not in ("uint8", "int8") or scale.dtype != "float32":
+        return affine.dequantize(low, node, y, scale, zero)
     offset = 0 if zero is None else int(_scalar(zero) or 0)
     if y.dtype == "uint8":
         return Dequantized(low, Affine(y, factor, offset, False))
@@ -88,24 +91,25 @@ def dequantize_linear(low: Lowering, node: Node, inputs: list[Value | None]) -> 
     return Dequantized(low, Affine(raw, factor, offset + 128, True))
 
 
-def _weight(low: Lowering, node: Node, q: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> Value | None:
-    axis = int(node.get("axis", 1))
-    if node.get("block_size", 0):
-        return None
-    axis = axis + q.ndim if axis < 0 else axis
-    shape = [1] * q.ndim
-    if scale.size > 1:
-        shape[axis] = scale.size
-    wide = q.astype("int64") - (0 if zero is None else zero.astype("int64").reshape(shape if zero.size > 1 else 1))
-    real = (wide.astype("float32") * scale.astype("float32").reshape(shape if scale.size > 1 else ())).astype(
-        scale.dtype
-    )
+def _weight(low: Lowering, node: Node, y: Value, step: Value, offset: Value | None) -> Value:
+    assert y.const is not None and step.const is not None
+    q, scale, zero = y.const, step.const, None if offset is None else offset.const
+    axis, block = affine.granularity(node, y, step)
+    wide = q.astype("float32" if "float" in y.dtype else "int64")
+    if zero is not None and not y.dtype.startswith("float8"):  # of which ONNX wants it to be 0
+        wide = wide - affine.spread(zero.astype(wide.dtype), q.shape, axis, block)
+    real = wide.astype("float32") * affine.spread(scale.astype("float32"), q.shape, axis, block)
+    real = real.astype(scale.dtype)
     symmetric = zero is None or not zero.any()
-    if q.dtype == np.int32 or (q.dtype == np.int8 and symmetric):
+    if not block and (q.dtype == np.int32 or (q.dtype == np.int8 and symmetric)):
         return QuantizedWeight(low, q, scale.reshape(-1), axis, real)
     return Value(low, tuple(real.shape), real.dtype.name, const=real)
 
 
-CONVERTERS = {"QuantizeLinear": quantize_linear, "DequantizeLinear": dequantize_linear}
+CONVERTERS = {
+    "QuantizeLinear": quantize_linear,
+    "DequantizeLinear": dequantize_linear,
+    **affine.CONVERTERS,
+}
 
 __all__ = ["CONVERTERS", "Quantized"]

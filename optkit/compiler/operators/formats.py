@@ -67,8 +67,8 @@ def _bits(x: Any) -> Any:
 
 
 def _float(bits: Any) -> Any:
-    # Never in a condition: TVM takes int32 there for indices, and widens them to 64 bits under the reinterpretation.
-    return tirx.reinterpret("float32", bits)
+    # Unsigned: TVM takes int32 in a condition for indices, and widens it to 64 bits under the reinterpretation.
+    return tirx.reinterpret("float32", bits.astype("uint32"))
 
 
 def decode(code: Any, form: Format) -> Any:
