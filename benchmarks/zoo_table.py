@@ -90,6 +90,8 @@ def _compile(path: Path, passes: str | None, samples: object, output: Path) -> d
         report = optkit.compile(path, passes=passes, calib_data=samples, output=output).report
     except OptkitError as error:
         return {"reason": _line(error, path), "kind": type(error).__name__}
+    except Exception as error:  # a defect of ours is a row too
+        return {"reason": f"internal error: {type(error).__name__}: {_line(error, path)}", "kind": "internal"}
     macs = report["macs"]
     answer = {
         "seconds": sum(report["seconds"].values()),

@@ -124,9 +124,9 @@ class Yolo(nn.Module):
         return boxes[kept], best[kept], labels[kept]
 
 
-def rare(model: Yolo, shape: tuple[int, ...]) -> Yolo:
+def rare(model: Yolo, shape: tuple[int, ...], logit: float) -> Yolo:
     """Let few cells see an object."""
-    standardize(model, [head[-1] for head in model.classes], shape, -6.0, 1.5)
+    standardize(model, [head[-1] for head in model.classes], shape, logit, 1.5)
     return model
 
 
@@ -134,11 +134,11 @@ def build(seed: int = 0) -> nn.Module:
     """YOLOv8n with seeded weights, in eval mode."""
     model = Yolo()
     seeded(model, INPUT_SHAPE, seed)
-    return rare(model, INPUT_SHAPE)
+    return rare(model, INPUT_SHAPE, -6.0)
 
 
 def build_tiny(seed: int = 0) -> nn.Module:
     """A narrow one with ten classes on 64x64 images for tests, in eval mode."""
     model = Yolo(8, 10, 64)
     seeded(model, TINY_SHAPE, seed)
-    return rare(model, TINY_SHAPE)
+    return rare(model, TINY_SHAPE, -2.0)
