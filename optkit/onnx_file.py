@@ -9,6 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from optkit.errors import ModelError
+from optkit.onnx_tensors import check_tensors
 
 # Wire types of ModelProto's fields (onnx.proto3): 0 is a varint, 2 is length-delimited.
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
@@ -44,7 +45,11 @@ def read_proto(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: {_diagnose(data)}") from None
     if not proto.HasField("graph") or not proto.ir_version:
         raise ModelError(f"{path}: {_diagnose(data)}")
-    _check_external(proto, path)
+    try:
+        check_tensors(tensors(proto))
+        external_files(proto, path.parent)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
     return proto
 
 
@@ -151,10 +156,3 @@ def _check_extent(tensor: str, location: str, entries: dict[str, str], size: int
             f"external data of tensor {tensor!r} is truncated: {location!r} has {size} bytes, "
             f"{offset + length} are needed; copy the file again"
         )
-
-
-def _check_external(proto: onnx.ModelProto, path: Path) -> None:
-    try:
-        external_files(proto, path.parent)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from None
