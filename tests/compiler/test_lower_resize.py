@@ -125,7 +125,7 @@ def test_symbolic_height() -> None:
     b = Bundle()
     x = b.input(6, 5, free="h")
     b.case(b.op("Resize", x, "", b.const(np.float32([0.71234, 1]))), "no simple fraction")
-    with pytest.raises(UnsupportedError, match="0.71234"):
+    with pytest.raises(UnsupportedError, match=r"0\.7123"):
         b.build()
 
 
@@ -152,5 +152,5 @@ def test_element_types() -> None:
     for dtype, mode in itertools.product(("float16", "uint8", "int8", "int32"), ("nearest", "linear")):
         values = b.generator.integers(0, 100, (1, 2, 4, 5))
         x = b.input(1, 2, 4, 5, dtype=dtype, values=values)
-        b.case(b.op("Resize", x, "", b.const(np.float32([1, 1, 2, 3])), mode=mode), f"{dtype}, {mode}")
+        b.case(b.op("Resize", x, "", b.const(np.float32([1, 1, 2, 4])), mode=mode), f"{dtype}, {mode}")
     b.check()

@@ -52,7 +52,8 @@ def _count(low: Lowering, node: Node, k: Value | None, axis: int) -> Any:
 
 def non_max_suppression(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     """NonMaxSuppression; the number of boxes is found at run time and checked where the model declares it."""
-    boxes, scores, most, iou, score = [*inputs, *[None] * (5 - len(inputs))]
+    boxes, scores = inputs[:2]
+    most, iou, score = (inputs[i] if i < len(inputs) else None for i in (2, 3, 4))
     assert boxes is not None and scores is not None
     centered = bool(node.get("center_point_box", 0))
     args = [

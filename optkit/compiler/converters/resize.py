@@ -18,7 +18,7 @@ from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.operators import resize as define
 from optkit.compiler.operators.interpolation import Mode
 from optkit.compiler.operators.resize import Axis
-from optkit.compiler.values import INJECTIVE, OUT_FUSABLE, PLAIN, Value
+from optkit.compiler.values import INJECTIVE, OPAQUE, OUT_FUSABLE, PLAIN, Value
 
 
 class _Plan:
@@ -112,12 +112,11 @@ def _operands(node: Node, inputs: list[Value | None]) -> list[Value | None]:
 
 def _mode(node: Node) -> Mode:
     old = node.op_type == "Upsample" or node.opset < 11
+    transformation = node.get("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
     kind = node.get("mode", "nearest")
     return Mode(
         mode="linear" if kind == "bilinear" else kind,
-        coordinate_transformation_mode=node.get(
-            "coordinate_transformation_mode", "asymmetric" if old else "half_pixel"
-        ),
+        coordinate_transformation_mode=transformation,
         nearest_mode=node.get("nearest_mode", "floor" if old else "round_prefer_floor"),
         cubic_coeff_a=float(node.get("cubic_coeff_a", -0.75)),
         exclude_outside=bool(node.get("exclude_outside", 0)) and kind != "nearest",
@@ -157,7 +156,7 @@ def resize(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     expr = x.form(block)
     if not axes:
         return x
-    tables = {a: _tables(low, plan, axis) for a, axis in axes}
+    tables = {a: _tables(low, plan, a, axis) for a, axis in axes}
     if plan.mode.mode == "nearest":
         expr = _nearest(low, plan, expr, axes, tables, block)
     else:
@@ -198,15 +197,15 @@ def _axes(plan: _Plan, factors: list[float] | None, extents: list[Any]) -> list[
     return [(axis, item) for _, axis, item in sorted(found, key=lambda f: (f[0], f[1]))]
 
 
-def _tables(low: Lowering, plan: _Plan, axis: Axis) -> list[Any]:
+def _tables(low: Lowering, plan: _Plan, at: int, axis: Axis) -> list[Any]:
     """Relax expressions of one axis' indices, weights and mask; constants where everything is known."""
     known = isinstance(axis.size, int) and isinstance(axis.out, int) and axis.scale is not None
     if known and (axis.roi is not None or not plan.crops):
         return [relax.const(table) for table in define.constant_tables(plan.mode, axis)]
     scales = plan.scale_tensor() if axis.scale is None else None
     roi = vector(low, plan.roi, "float32") if plan.roi is not None and axis.roi is None else None
-    kernel = define.table_kernel(plan.mode, axis, len(plan.axes))
-    made = low.emit(kernel, scales, roi, name="resize_tables")
+    kernel = define.table_kernel(plan.mode, axis, at, len(plan.axes))
+    made = low.emit(kernel, plan.x.plain(), scales, roi, name="resize_tables", kind=OPAQUE)
     return [low.bind(relax.TupleGetItem(made, i)) for i in range(3)]
 
 

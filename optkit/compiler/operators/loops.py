@@ -18,7 +18,7 @@ from typing import Any
 
 from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder import tirx as T
+from tvm.script.ir_builder import tirx as T  # noqa: N812  the name TVM's scripts give it
 
 Body = Callable[[list[Any], list[Any]], None]
 

@@ -11,6 +11,7 @@ from tvm import te, tirx
 
 from optkit.compiler.operators.common import const, static
 from optkit.compiler.operators.interpolation import Mode, Numpy, Tir, nearest, position, tap, within
+from optkit.compiler.operators.loops import T, cell, loops
 
 UNROLLED = 8
 """Taps that one pass writes out as a sum; more are a reduction."""
@@ -55,46 +56,48 @@ def constant_tables(mode: Mode, axis: Axis) -> tuple[np.ndarray, np.ndarray, np.
     return within(Numpy, index, axis.size).astype("int32"), weight.astype("float32"), outside
 
 
-def table_kernel(mode: Mode, axis: Axis, axes: int) -> Callable[..., list[te.Tensor]]:
-    """`constant_tables` as tensor expressions of (scales, roi), tensors of one float32 an axis and two; or None."""
+def table_kernel(mode: Mode, axis: Axis, at: int, axes: int) -> Callable[..., list[te.Tensor]]:
+    """`constant_tables` as a kernel over (data, scales, roi); the last two hold one float32 an axis and two, or are None.
 
-    def define(scales: te.Tensor | None, roi: te.Tensor | None) -> list[te.Tensor]:
-        scale = scales[axis.index] if axis.scale is None and scales is not None else Tir.real(axis.scale)
-        bounds = axis.roi
-        if roi is not None:
-            bounds = (roi[axis.index], roi[axis.index + axes])
-        elif bounds is not None:
-            bounds = Tir.real(bounds[0]), Tir.real(bounds[1])
-        size, out = Tir.real(axis.size), Tir.real(axis.out)
+    The data is not read; its shape has the extent of the axis, number `at` of the data and one of `axes` resized.
+    """
+    first, count = (0, 1) if mode.mode == "nearest" else mode.window(1.0 if axis.least is None else axis.least)
 
-        def at(o: Any) -> Any:
-            how = mode.coordinate_transformation_mode
-            return position(how, Tir, o.astype("float32"), scale, size, out, bounds)
+    def define(data: te.Tensor, scales: te.Tensor | None, roi: te.Tensor | None) -> list[te.Tensor]:
+        extent = static(data.shape)[at]
 
-        x = te.compute((axis.out,), at, name="position")
-        outside = te.compute((axis.out,), lambda o: tirx.any(x[o] < const(0, "float32"), x[o] > size - 1.0))
-        if mode.mode == "nearest":
-            one = (axis.out, 1)
-            index = te.compute(one, lambda o, _: within(Tir, nearest(mode.nearest_mode, Tir, x[o]), axis.size))
-            return [index, te.compute(one, lambda o, _: const(1, "float32")), outside]
-        first, count = mode.window(1.0 if axis.least is None else axis.least)
-        full = (axis.out, count)
+        def body(inputs: list[Any], outputs: list[Any]) -> None:
+            given = iter(inputs[1:])
+            scale = next(given)[axis.index] if scales is not None else Tir.real(axis.scale)
+            bounds = None if axis.roi is None else (Tir.real(axis.roi[0]), Tir.real(axis.roi[1]))
+            if roi is not None:
+                buffer = next(given)
+                bounds = buffer[axis.index], buffer[axis.index + axes]
+            size, out, one = Tir.real(extent), Tir.real(axis.out), Tir.real(1)
+            index, weight, outside = outputs
+            with T.serial(0, axis.out) as o:
+                how = mode.coordinate_transformation_mode
+                x = cell("float32", position(how, Tir, Tir.real(o), scale, size, out, bounds))
+                outside[o] = tirx.any(x[0] < Tir.real(0), x[0] > size - one)
+                if mode.mode == "nearest":
+                    index[o, 0] = within(Tir, nearest(mode.nearest_mode, Tir, x[0]), extent)
+                    weight[o, 0] = one
+                    return
+                total = cell("float32", 0)
+                with T.serial(0, count) as t:
+                    place, share = tap(mode, Tir, x[0], t + first, scale, extent)
+                    index[o, t] = within(Tir, place, extent)
+                    weight[o, t] = share
+                    total[0] = total[0] + weight[o, t]
+                if mode.antialias or mode.exclude_outside:
+                    total[0] = tirx.Select(total[0] == Tir.real(0), one, total[0])
+                    with T.serial(0, count) as t:
+                        weight[o, t] = weight[o, t] / total[0]
 
-        def at_tap(o: Any, t: Any) -> tuple[Any, Any]:
-            return tap(mode, Tir, x[o], t + first, scale, axis.size)
-
-        index = te.compute(full, lambda o, t: within(Tir, at_tap(o, t)[0], axis.size), name="index")
-        weight = te.compute(full, lambda o, t: at_tap(o, t)[1], name="weight")
-        if mode.antialias or mode.exclude_outside:
-            k = te.reduce_axis((0, count), "k")
-            total = te.compute((axis.out,), lambda o: te.sum(weight[o, k], axis=k), name="total")
-            raw = weight
-            weight = te.compute(
-                full,
-                lambda o, t: raw[o, t] / tirx.Select(total[o] == 0.0, const(1, "float32"), total[o]),
-                name="normalized",
-            )
-        return [index, weight, outside]
+        shapes = [(axis.out, count), (axis.out, count), (axis.out,)]
+        tensors = [t for t in (data, scales, roi) if t is not None]
+        found: list[te.Tensor] = loops(shapes, ["int32", "float32", "bool"], tensors, body, "resize_tables")
+        return found
 
     return define
 
