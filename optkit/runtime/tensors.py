@@ -87,12 +87,17 @@ class TensorBridge:
             and dtype.isbuiltin == 1
             and value.flags.c_contiguous
             and value.flags.writeable
+            and value.size
         ):
             return self.to_device(self._aligned(self._ffi.from_dlpack(value), value))
         if isinstance(value, np.generic):
             value = np.asarray(value)
         if isinstance(value, np.ndarray):
             _check_dtype(spec, value.dtype.name)
+            if not value.size:
+                # numpy exports strides of an empty array that kernels do not take for contiguous.
+                kind = self._ffi.dtype(storage(spec.dtype))
+                return self._allocate(self._ffi.Shape(value.shape), kind, self.device, None)
             if not value.flags.c_contiguous or not value.flags.writeable or not value.dtype.isnative:
                 value = _aligned_copy(value)
             tensor = self.from_array(value)

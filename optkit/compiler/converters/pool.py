@@ -98,5 +98,4 @@ CONVERTERS = {
     "MaxPool": max_pool,
     "AveragePool": average_pool,
     "GlobalAveragePool": global_average_pool,
-    "ReduceMean": reduce_mean,
 }

@@ -1,7 +1,124 @@
-"""Reductions, running sums and their kin."""
+"""Reductions and their kin: axes as attributes, constants, or tensors that only the running model knows."""
 
 from __future__ import annotations
 
-from optkit.compiler.lower import Converter
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
 
-CONVERTERS: dict[str, Converter] = {}
+import tvm_ffi
+from tvm import relax, te, tirx
+
+from optkit.compiler.converters import pool
+from optkit.compiler.converters.dynamic import complete, runtime_extents
+from optkit.compiler.converters.extents import declared, refuse, tensor, vector
+from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.operators import reductions as define
+from optkit.compiler.values import Value
+
+_TVM = ("float32", "float16")
+
+
+def reduce(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """Any of the Reduce operators, on any type of number."""
+    x, axes = inputs[0], inputs[1] if len(inputs) > 1 else None
+    assert x is not None
+    if node.op_type == "ReduceMean":
+        pooled = pool.reduce_mean(low, node, inputs)
+        if pooled is not None:
+            return pooled
+    rank, keep = len(x.shape), bool(node.get("keepdims", 1))
+    known = _known_axes(node, axes, rank)
+    if known is None:
+        known = _declared_axes(x.shape, declared(low, node), keep)
+    if known is None:
+        assert axes is not None
+        return _named(low, node, x, axes)
+    extents = [x.shape[d] for d in known]
+    if known and x.dtype in _TVM and x.const is None and not define.empty(extents) and axes is not None:
+        return _by_tvm(low, node, x, known)
+    return _typed(low, node, x, lambda data: define.along(data, known, keep), math.prod(extents))
+
+
+def _known_axes(node: Node, axes: Value | None, rank: int) -> list[int] | None:
+    """Axes that are known at compile time, ascending; None where a tensor holds them."""
+    if axes is not None and axes.const is None and axes.shape != (0,):
+        return None
+    given = node.get("axes") if axes is None else [] if axes.const is None else axes.const.reshape(-1).tolist()
+    if not given:
+        return [] if node.get("noop_with_empty_axes", 0) else list(range(rank))
+    found = sorted({int(a) % rank for a in given if -rank <= int(a) < rank})
+    if len(found) != len(set(given)):
+        raise refuse(node, f"axes {list(given)} are not axes of a tensor of rank {rank}")
+    return found
+
+
+def _declared_axes(shape: Sequence[Any], result: list[Any] | None, keep: bool) -> list[int] | None:
+    """The axes that lead from one shape to another; None where several sets do, or an extent is open."""
+    if result is None or any(d is None for d in result):
+        return None
+    same = tvm_ffi.structural_equal
+    if keep:
+        return [d for d, (a, b) in enumerate(zip(shape, result, strict=True)) if not same(a, b)]
+    found = {}
+    for axes in itertools.combinations(range(len(shape)), len(shape) - len(result)):
+        rest = [shape[d] for d in range(len(shape)) if d not in axes]
+        if all(same(a, b) for a, b in zip(rest, result, strict=True)):
+            # sets that differ in axes of one element only give the same numbers
+            found[tuple(d for d in axes if not same(shape[d], 1))] = list(axes)
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def _by_tvm(low: Lowering, node: Node, x: Value, axes: list[int]) -> Value | None:
+    """Float reductions over known axes as Relax operators, which fuse with their neighbours."""
+    keep = bool(node.get("keepdims", 1))
+    simple = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min"}
+    name = simple.get(node.op_type)
+    if name is None:
+        return _typed(low, node, x, lambda data: define.along(data, axes, keep), math.prod(x.shape[d] for d in axes))
+    return low.wrap(getattr(relax.op, name)(x.plain(), axis=axes, keepdims=keep))
+
+
+def _named(low: Lowering, node: Node, x: Value, axes: Value) -> Value:
+    """Axes that only the tensor knows."""
+    keep, none = bool(node.get("keepdims", 1)), bool(node.get("noop_with_empty_axes", 0))
+    if len(axes.shape) != 1 or not isinstance(axes.shape[0], int):
+        raise refuse(node, "how many axes it reduces is known only at run time; make the axes a constant")
+    names = vector(low, axes, "int64")
+    shape = complete(low, node)
+    if shape is None:
+        found = low.emit(define.sizes, tensor(low, x), names, keep, none, name="sizes")
+        shape = runtime_extents(low, found, len(x.shape) if keep else len(x.shape) - axes.shape[0], low.node)
+    size, elements = math.prod(shape), math.prod(x.shape)
+    if isinstance(size, int) and isinstance(elements, int):
+        fold: Any = elements // max(size, 1)
+    else:
+        fold = tirx.floordiv(elements, size)
+    flat = _typed(low, node, x, lambda data, given: define.along_named(data, given, size, fold, none), fold, names)
+    return low.wrap(relax.op.reshape(flat.plain(), shape))
+
+
+def _typed(low: Lowering, node: Node, x: Value, domain: Any, count: Any, *tensors: Any) -> Value:
+    """The operator over a domain, in a type wide enough."""
+    dtype = "int64" if x.dtype == "shape" else x.dtype
+    reduction = define.REDUCTIONS.get(node.op_type)
+    wide = {"float16": "float32", "bool": "int8"}.get(dtype, dtype)
+    if node.op_type == "ReduceMean" and not dtype.startswith("float"):
+        wide = "int64"
+    elif (node.op_type == "ReduceLogSumExp" or (reduction and reduction.real)) and not dtype.startswith("float"):
+        wide = "float64"
+
+    def body(data: te.Tensor, *given: te.Tensor) -> te.Tensor:
+        over = domain(data, *given)
+        if node.op_type == "ReduceMean":
+            return define.mean(over, count, wide, dtype)
+        if node.op_type == "ReduceLogSumExp":
+            return define.log_sum_exp(over, wide, dtype)
+        assert reduction is not None
+        return define.reduce(over, reduction, wide, dtype)
+
+    return low.wrap(low.emit(body, tensor(low, x), *tensors, name=node.op_type.lower()))
+
+
+CONVERTERS: dict[str, Converter] = dict.fromkeys([*define.REDUCTIONS, "ReduceMean", "ReduceLogSumExp"], reduce)

@@ -26,6 +26,9 @@ class FallbackRule:
                 view = look(function)
             except (ScheduleError, ValueError):
                 return function
+            loops = [loop for block in view.blocks for loop in view.sch.get_loops(block)]
+            if any(extent(view.sch, loop) == 0 for loop in loops):
+                return function  # nothing to compute, and no vector divides it
             return schedule(view, target.lanes)
 
         return [Choice(self.name, "generic", 1, {}, {}, apply)]
