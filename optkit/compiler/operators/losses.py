@@ -41,9 +41,7 @@ def picked(
     return te.compute(target.shape, cost, name="cost"), te.compute(target.shape, factor, name="weight")
 
 
-def loss(
-    logs: te.Tensor, target: te.Tensor, weight: te.Tensor | None, ignored: int | None, dtype: str
-) -> te.Tensor:
+def loss(logs: te.Tensor, target: te.Tensor, weight: te.Tensor | None, ignored: int | None, dtype: str) -> te.Tensor:
     """The cost of each place."""
     costs, _ = picked(logs, target, weight, ignored)
     return te.compute(costs.shape, lambda *i: costs(*i).astype(dtype), name="loss")
