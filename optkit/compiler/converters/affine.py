@@ -63,9 +63,7 @@ def quantize(low: Lowering, node: Node, x: Value, scale: Value, zero: Value | No
     return low.blocked(x.shape, dtype, PLAIN, expr)
 
 
-def _folded(
-    low: Lowering, x: np.ndarray, scale: Value, zero: Value | None, dtype: str, axis: int, block: int
-) -> Value:
+def _folded(low: Lowering, x: np.ndarray, scale: Value, zero: Value | None, dtype: str, axis: int, block: int) -> Value:
     """A constant stays one, so that it may be a weight."""
     assert scale.const is not None
     steps = np.rint(x / spread(scale.const, x.shape, axis, block))

@@ -76,9 +76,7 @@ def _weight(low: Lowering, q: np.ndarray, axis: int) -> QuantizedWeight:
     return QuantizedWeight(low, q, np.ones(1, "float32"), axis, q.astype("float32"))
 
 
-def matmul_sums(
-    low: Lowering, node: Node, a: Value, b: Value, a_zero: Value | None, b_zero: Value | None
-) -> Value:
+def matmul_sums(low: Lowering, node: Node, a: Value, b: Value, a_zero: Value | None, b_zero: Value | None) -> Value:
     """(a - a_zero) x (b - b_zero) as int32."""
     for operand in (a, b):
         if operand.dtype not in _BYTES:

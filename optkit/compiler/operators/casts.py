@@ -74,6 +74,10 @@ def single(x: Any) -> Any:
         x, dtype = x.astype("float64"), "float64"
     if dtype != "float64":
         return x.astype("float32")
+    return formats.shared(x, _to_odd)
+
+
+def _to_odd(x: Any) -> Any:
     near = x.astype("float32")
     bits = tirx.reinterpret("uint32", near)
     back = near.astype("float64")
@@ -86,7 +90,10 @@ def single(x: Any) -> Any:
 
 def to_bfloat16(x: Any) -> Any:
     """float32 to bfloat16, half to even; NaN stays NaN whatever its payload."""
-    bits = tirx.reinterpret("uint32", x)
+    return formats.shared(tirx.reinterpret("uint32", x), _upper_half)
+
+
+def _upper_half(bits: Any) -> Any:
     sixteen = const(16, "uint32")
     carried = bits + ((bits >> sixteen) & const(1, "uint32")) + const(0x7FFF, "uint32")
     is_nan = (bits & const(0x7FFFFFFF, "uint32")) > const(0x7F800000, "uint32")

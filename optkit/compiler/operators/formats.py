@@ -7,6 +7,7 @@ others. Rules of conversion: ONNX operator Cast.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,7 +74,10 @@ def _float(bits: Any) -> Any:
 
 def decode(code: Any, form: Format) -> Any:
     """A byte as float32; bits above the format's are ignored."""
-    code = code.astype("int32")
+    return shared(code.astype("int32"), lambda value: _decode(value, form))
+
+
+def _decode(code: Any, form: Format) -> Any:
     magnitude = code & _int(form.sign - 1)
     shift = _MANTISSA - form.mantissa
     normal = _float((magnitude << _int(shift)) + _int((_BIAS - form.bias) << _MANTISSA))
@@ -91,6 +95,12 @@ def decode(code: Any, form: Format) -> Any:
     return value
 
 
+def shared(value: Any, body: Callable[[Any], Any]) -> Any:
+    """`body(value)` with the value computed once: expressions are trees, and would be copied at every use."""
+    var = tirx.Var("v", value.ty)
+    return tirx.Let(var, value, body(var))
+
+
 def _nan() -> Any:
     return _float(_int(_INFINITY | 1 << 22))
 
@@ -101,8 +111,15 @@ def encode(x: Any, form: Format, saturate: bool) -> Any:
     What is too large becomes the largest number with `saturate` (infinities too), else infinity, or NaN where the
     format has none; a format with neither always saturates, and makes a zero of NaN, as ml_dtypes does.
     """
-    bits = _bits(x)
-    magnitude = bits & _int(0x7FFFFFFF)
+
+    def sized(magnitude: Any, x: Any) -> Any:
+        return shared(_magnitude(x, magnitude, form), lambda code: _limit(code, x, magnitude, form, saturate))
+
+    return shared(x, lambda v: shared(_bits(v) & _int(0x7FFFFFFF), lambda magnitude: sized(magnitude, v)))
+
+
+def _magnitude(x: Any, magnitude: Any, form: Format) -> Any:
+    """The code of |x| as if the format had no largest number; `magnitude` are the bits of |x|."""
     shift = _MANTISSA - form.mantissa
     # Adding all but half of what is cut off, and the lowest bit kept, carries exactly where half-to-even goes up.
     carried = magnitude + ((magnitude >> _int(shift)) & _int(1)) + _int((1 << (shift - 1)) - 1)
@@ -110,8 +127,12 @@ def encode(x: Any, form: Format, saturate: bool) -> Any:
     # The step between subnormal numbers as the unit: an integer then, and the first normal number if it carries.
     steps = tirx.nearbyint(tirx.abs(x) * const(2.0 ** (form.bias + form.mantissa - 1), "float32"))
     tiny = magnitude < _int((_BIAS - form.bias + 1) << _MANTISSA)
-    code = tirx.Select(tiny, tirx.Select(tiny, steps, const(0, "float32")).astype("int32"), normal)
-    sign = (bits >> _int(31)) & _int(form.sign)
+    return tirx.Select(tiny, tirx.Select(tiny, steps, const(0, "float32")).astype("int32"), normal)
+
+
+def _limit(code: Any, x: Any, magnitude: Any, form: Format, saturate: bool) -> Any:
+    """A code with its sign, and with what overflow and NaN become."""
+    sign = (_bits(x) >> _int(31)) & _int(form.sign)
     # Infinity's code is beyond the largest one in every format.
     too_large = tirx.any(code > _int(form.largest), magnitude >= _int(_INFINITY))
     if saturate or form.special == "none":
@@ -189,4 +210,5 @@ __all__ = [
     "encode",
     "encode_integer",
     "encode_scale",
+    "shared",
 ]
