@@ -77,12 +77,15 @@ def raise_opset(model: ir.Model) -> None:
     if version is None or version >= MINIMUM_OPSET:
         model.ir_version = max(model.ir_version, _MINIMUM_IR_VERSION)
         return
-    original, imports = model.graph, dict(model.opset_imports)
+    original, imports, shapes = model.graph, dict(model.opset_imports), _input_shapes(model)
     model.ir_version = max(model.ir_version, _MINIMUM_IR_VERSION)
     try:
         reason = _convert(model)
     except Exception as error:  # the converters raise bare RuntimeErrors and AssertionErrors
         reason = one_line(error)
+    if not reason and _input_shapes(model) != shapes:
+        # Opset 8's Scan: the converter takes the batch axis away from the model's own inputs.
+        reason = "onnx's version converter changes the model's inputs"
     if reason:
         model.graph = original
         model.opset_imports.update(imports)
@@ -91,6 +94,11 @@ def raise_opset(model: ir.Model) -> None:
         reason = f"kept at opset {version}: {reason}"
         model.metadata_props["optkit.opset"] = reason
         _log.warning("model %s", reason)
+
+
+def _input_shapes(model: ir.Model) -> list[tuple[str | None, str]]:
+    """Names and shapes of inputs."""
+    return [(value.name, str(value.shape)) for value in model.graph.inputs]
 
 
 def _convert(model: ir.Model) -> str:

@@ -18,9 +18,14 @@ import onnx_ir as ir
 import tvm
 from tvm import relax, tirx
 
+from optkit.artifact.spec import storage
+from optkit.compiler.subgraphs import abandon, settled
 from optkit.compiler.values import PLAIN, Value, dims
 from optkit.errors import CompileError, OptkitError, UnsupportedError
 from optkit.target import Target
+
+_NAMED = 5
+"""So many nodes that cannot be compiled are named in one error."""
 
 
 @dataclass
@@ -64,6 +69,8 @@ class Lowered:
     input_names: list[str]
     output_names: list[str]
     records: list[NodeRecord]
+    narrow: dict[str, str] = field(default_factory=dict)
+    """Types of the inputs and outputs that the module has as bytes (see `optkit.artifact.spec.storage`)."""
 
 
 class Lowering:
@@ -81,6 +88,7 @@ class Lowering:
         self.records: list[NodeRecord] = []
         self.symbols: dict[str, Any] = {}
         self.node = ""
+        self.opset = 18
 
     def emit(self, define: Callable[..., Any], *args: Any, name: str, kind: int | None = None) -> Any:
         """Emit a call of the tensor expression `define(*args)`; Relax expressions among `args` become tensors."""
@@ -130,6 +138,21 @@ class Lowering:
         """A Value that lives in one layout."""
         return Value(self, tuple(shape), dtype, {block: expr})
 
+    def tensor(self, value: Value) -> Any:
+        """A value as a plain Relax tensor, shapes too."""
+        expr = value.plain()
+        return self.bind(relax.op.shape_to_tensor(expr)) if isinstance(expr.ty, relax.ShapeType) else expr
+
+    def inline(self, graph: ir.Graph, arguments: Sequence[Value]) -> list[Value]:
+        """Lower a graph where we are, given its inputs; its outputs."""
+        from optkit.compiler.converters import convert
+
+        self.values.update(zip(graph.inputs, arguments, strict=True))
+        _constants(self, graph)
+        for node in graph:
+            _lower_node(self, node, self.opset, convert)
+        return [self.values[output] for output in graph.outputs]
+
     def dimension(self, size: Any, where: str) -> Any:
         """A static extent, or the symbolic variable of a named axis."""
         if isinstance(size, int):
@@ -167,30 +190,49 @@ def lower(model: ir.Model, target: Target) -> Lowered:
             safe += "_"
         names.add(safe)
         dtype = value.dtype.numpy().name
-        var = relax.Var(f"i_{safe}", relax.TensorType(shape, dtype))
+        var = relax.Var(f"i_{safe}", relax.TensorType(shape, storage(dtype)))
         parameters.append(var)
         low.values[value] = Value(low, tuple(shape), dtype, {PLAIN: var})
+    _constants(low, graph)
+    low.opset = model.opset_imports.get("", 18)
+    with low.bb.function("main", parameters):
+        try:
+            with low.bb.dataflow():
+                _lower_nodes(low, graph, convert)
+                low.node = "output"
+                results = [low.tensor(low.values[output]) for output in graph.outputs]
+                body = low.bb.emit_output(relax.Tuple(results))
+        except Exception:
+            abandon(low.bb)
+            raise
+        low.bb.emit_func_output(body)
+    inputs = [v.name or "" for v in graph.inputs if v.name not in graph.initializers]
+    ends = ((v.name or "", low.values[v].dtype) for v in (*graph.inputs, *graph.outputs) if v in low.values)
+    narrow = {name: dtype for name, dtype in ends if storage(dtype) != dtype}
+    return Lowered(low.bb.get(), inputs, [v.name or "" for v in graph.outputs], low.records, narrow)
+
+
+def _constants(low: Lowering, graph: ir.Graph) -> None:
     for initializer in graph.initializers.values():
         if initializer.const_value is None:
             raise UnsupportedError(f"initializer {initializer.name!r} has no data")
         array = initializer.const_value.numpy()
         low.values[initializer] = Value(low, tuple(array.shape), array.dtype.name, const=array)
-    opset = model.opset_imports.get("", 18)
-    with low.bb.function("main", parameters):
-        with low.bb.dataflow():
-            for node in graph:
-                _lower_node(low, node, opset, convert)
-            low.node = "output"
-            results = []
-            for output in graph.outputs:
-                expr = low.values[output].plain()
-                if isinstance(expr.ty, relax.ShapeType):
-                    expr = low.bind(relax.op.shape_to_tensor(expr))
-                results.append(expr)
-            body = low.bb.emit_output(relax.Tuple(results))
-        low.bb.emit_func_output(body)
-    inputs = [v.name or "" for v in graph.inputs if v.name not in graph.initializers]
-    return Lowered(low.bb.get(), inputs, [v.name or "" for v in graph.outputs], low.records)
+
+
+def _lower_nodes(low: Lowering, graph: ir.Graph, convert: Converter) -> None:
+    """Every node; what cannot be compiled is collected, so that one error names all such nodes."""
+    problems: list[str] = []
+    for node in graph:
+        if problems and any(v is not None and v not in low.values for v in node.inputs):
+            continue
+        try:
+            _lower_node(low, node, low.opset, convert)
+        except UnsupportedError as error:
+            problems.append(str(error))
+    if problems:
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise UnsupportedError("; ".join(problems[:_NAMED]) + more)
 
 
 def _lower_node(low: Lowering, node: ir.Node, opset: int, convert: Converter) -> None:
@@ -208,6 +250,10 @@ def _lower_node(low: Lowering, node: ir.Node, opset: int, convert: Converter) ->
     inputs = [None if v is None else low.values[v] for v in node.inputs]
     try:
         result = convert(low, view, inputs)
+    except UnsupportedError as error:
+        if "node '" in str(error):
+            raise
+        raise UnsupportedError(f"node {view.name!r} ({node.op_type}): {error}") from error
     except OptkitError:
         raise
     except Exception as error:
@@ -220,7 +266,7 @@ def _lower_node(low: Lowering, node: ir.Node, opset: int, convert: Converter) ->
         )
     results = [result] if isinstance(result, Value) else list(result)
     for output, value in zip(node.outputs, results, strict=False):
-        low.values[output] = value
+        low.values[output] = settled(low, value, output)
 
 
 def _attribute(attribute: ir.Attr) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,11 +11,22 @@ import onnx_ir as ir
 from optkit.exact import DOMAIN
 from optkit.target import Target
 
-_SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-_STRINGS = frozenset({"StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch", "TfIdfVectorizer"})
-# Importable, but without a template of ours: they run on the generic schedule.
-_GENERIC = frozenset({"ConvTranspose", "Resize", "GridSample", "RoiAlign", "NonMaxSuppression", "TopK", "ScatterND"})
-_DOMAINS = ("", "ai.onnx", "com.microsoft")
+Status = Literal["native", "decomposed", "slow", "unsupported"]
+
+_STRINGS = frozenset(
+    {"StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch", "LabelEncoder", "CategoryMapper"}
+)
+_LOOPS = frozenset({"Loop", "Scan"})
+# Compiled, but without a template of ours: they run on the generic schedule.
+_GENERIC = frozenset(
+    {
+        *("ConvTranspose", "DeformConv", "Resize", "GridSample", "RoiAlign", "MaxRoiPool", "NonMaxSuppression"),
+        *("TopK", "Unique", "NonZero", "Compress", "ScatterND", "ScatterElements", "Scatter", "MaxUnpool", "Col2Im"),
+        *("RNN", "LSTM", "GRU", "Det", "DFT", "STFT", "TfIdfVectorizer", "TreeEnsemble", "EyeLike"),
+        *("TreeEnsembleClassifier", "TreeEnsembleRegressor", "CumSum", "ReverseSequence"),
+    }
+)
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 
 @dataclass(frozen=True)
@@ -23,44 +34,89 @@ class Issue:
     """How one node will be compiled.
 
     Attributes:
-        status: "native" (a kernel template of ours), "decomposed" (TVM's converter, element-wise and moving
-            operators fused), "slow" (compiled, on the generic schedule) or "unsupported".
+        status: "native" (a kernel template of ours), "decomposed" (element-wise and moving operators, fused,
+            or a function for a subgraph), "slow" (compiled, on the generic schedule or a call an iteration) or
+            "unsupported".
     """
 
     node: str
     op_type: str
     domain: str
-    status: Literal["native", "decomposed", "slow", "unsupported"]
+    status: Status
     reason: str
 
 
 def preflight(model: ir.Model, target: Target) -> list[Issue]:
-    """One issue a node, in graph order."""
-    return list(_judge(model))
+    """One issue a node, in graph order; the nodes of a subgraph come after the node that holds it.
+
+    What depends on constants that only folding finds (a shape, a trip count) is not judged here: the
+    lowering refuses it with the same kind of error, before any kernel is generated.
+    """
+    given = {value for value in model.graph.inputs if _container(value)}
+    return [_issue(node, *_judge(node, given)) for node in ir.traversal.RecursiveGraphIterator(model.graph)]
 
 
-def _judge(model: ir.Model) -> Iterator[Issue]:
+def _issue(node: ir.Node, status: Status, reason: str) -> Issue:
+    return Issue(node.name or "", node.op_type, node.domain, status, reason)
+
+
+def _judge(node: ir.Node, given: set[ir.Value]) -> tuple[Status, str]:
+    reason = _impossible(node, given)
+    if reason:
+        return "unsupported", reason
+    op, domain = node.op_type, node.domain
+    if domain == DOMAIN:
+        return "native", ""
+    if op in _LOOPS:
+        return "slow", "a call of its subgraph every iteration, where it cannot be unrolled"
+    if op == "If":
+        return "decomposed", "a function for each branch"
+    if op in _GENERIC:
+        return "slow", "no template of its own"
+    if op in _templates() and domain != "ai.onnx.ml":
+        reason = _why_generic(node)
+        return ("slow", reason) if reason else ("native", "")
+    return "decomposed", ""
+
+
+def _impossible(node: ir.Node, given: set[ir.Value]) -> str:
+    """Why a node cannot be compiled; empty where that is not known yet. `given`: inputs that are no tensors."""
     from optkit.compiler.converters import EXACT, NATIVE
     from optkit.compiler.converters.imported import knows
 
-    for node in model.graph:
-        name, op, domain = node.name or "", node.op_type, node.domain
-        if op in _SUBGRAPHS:
-            yield Issue(name, op, domain, "unsupported", "control flow with subgraphs is not lowered yet")
-        elif op in _STRINGS:
-            yield Issue(name, op, domain, "unsupported", "strings have no place in a kernel")
-        elif domain == DOMAIN and op in EXACT:
-            yield Issue(name, op, domain, "native", "")
-        elif domain not in _DOMAINS:
-            yield Issue(name, op, domain, "unsupported", f"operators of domain {domain!r} are unknown")
-        elif op in NATIVE and domain in ("", "ai.onnx"):
-            reason = _why_generic(node)
-            yield Issue(name, op, domain, "slow" if reason else "native", reason)
-        elif knows(op):
-            status: Literal["slow", "decomposed"] = "slow" if op in _GENERIC else "decomposed"
-            yield Issue(name, op, domain, status, "no template of its own" if op in _GENERIC else "")
-        else:
-            yield Issue(name, op, domain, "unsupported", "there is no converter for this operator")
+    op, domain = node.op_type, node.domain
+    if any(value is not None and value.dtype == ir.DataType.STRING for value in (*node.inputs, *node.outputs)):
+        return "strings have no place in a kernel; do this step before or after the model"
+    if op in _STRINGS and op not in NATIVE:
+        return "strings have no place in a kernel; do this step before or after the model"
+    if domain == DOMAIN:
+        return "" if op in EXACT else f"optkit has no function {op!r}"
+    if domain not in _DOMAINS:
+        return f"operators of domain {domain!r} are unknown; replace it by ONNX operators"
+    if op not in NATIVE and (domain == "ai.onnx.ml" or not knows(op)):
+        return "there is no converter for this operator; replace it by others"
+    for value in node.inputs:
+        if value in given:
+            return (
+                f"it reads input {value.name!r}, {_container(value)} that is known only when the model runs; "
+                "make its tensors inputs of the model"
+            )
+    return ""
+
+
+def _container(value: ir.Value) -> str:
+    if isinstance(value.type, ir.SequenceType):
+        return "a sequence of a length"
+    return "an optional of a presence" if isinstance(value.type, ir.OptionalType) else ""
+
+
+@functools.cache
+def _templates() -> frozenset[str]:
+    """Operators with kernel templates of ours."""
+    from optkit.compiler.converters import concat, conv, elementwise, matmul, pool, quantized, rows
+
+    modules = (quantized, conv, matmul, pool, concat, rows, elementwise)
+    return frozenset(op for module in modules for op in module.CONVERTERS)
 
 
 def _why_generic(node: ir.Node) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript.optimizer import FOLDED_FROM_KEY, fold_constants_ir
+from onnxscript.optimizer import FOLDED_FROM_KEY, _constant_folding, fold_constants_ir
 
 from optkit.tidy import infer_shapes, quiet
 from optkit.transform import Finding, Pass, PassContext, Result, option
@@ -19,6 +21,7 @@ from optkit_passes.shape_values import fold_shapes
 
 # Folding these would turn integers back into floats: they are the quantization.
 _NEVER = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+_SEQUENCES = ("SplitToSequence", "ConcatFromSequence")
 _ROUNDS = 4
 
 
@@ -132,9 +135,24 @@ def _size(value: ir.Value) -> int | None:
     return math.prod(value.shape.numpy())
 
 
+@contextlib.contextmanager
+def _without_rewriting() -> Iterator[None]:
+    """Take away onnxscript's rewriting of some operators.
+
+    It turns SplitToSequence by computed lengths into a Split nobody can compile, squeezes its pieces where ONNX
+    ignores keepdims, and gives Unsqueeze a scalar for its axes in ConcatFromSequence.
+    """
+    rewritings = _constant_folding.registry.op_evaluators
+    taken = {key: rewritings.pop(key) for key in (("", op) for op in _SEQUENCES) if key in rewritings}
+    try:
+        yield
+    finally:
+        rewritings.update(taken)
+
+
 def _fold_constants(model: ir.Model, guard: _Guard, limit: int) -> bool:
     """onnxscript's folding, without its traces in the metadata."""
-    with quiet("onnxscript.optimizer"):
+    with quiet("onnxscript.optimizer"), _without_rewriting():
         result = fold_constants_ir(
             model, onnx_shape_inference=True, input_size_limit=limit, output_size_limit=limit, should_fold=guard
         )
