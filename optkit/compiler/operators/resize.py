@@ -57,7 +57,7 @@ def constant_tables(mode: Mode, axis: Axis) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def table_kernel(mode: Mode, axis: Axis, at: int, axes: int) -> Callable[..., list[te.Tensor]]:
-    """`constant_tables` as a kernel over (data, scales, roi); the last two hold one float32 an axis and two, or are None.
+    """`constant_tables` as a kernel over (data, scales, roi): one float32 an axis, and two, or None.
 
     The data is not read; its shape has the extent of the axis, number `at` of the data and one of `axes` resized.
     """

@@ -1,0 +1,144 @@
+"""Pooling over regions of interest: RoiAlign and MaxRoiPool, on (N, H, W, C) so that channels are contiguous."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import te, tirx
+
+from optkit.compiler.operators.common import const, static
+from optkit.compiler.operators.interpolation import Tir
+from optkit.compiler.operators.loops import T, cell, loops, when
+
+_MOST = 65536.0
+"""Samples a bin has at most along one axis; a region of NaNs has none."""
+
+
+def roi_align(
+    data: te.Tensor,
+    rois: te.Tensor,
+    batch: te.Tensor,
+    size: tuple[int, int],
+    scale: float,
+    ratio: int,
+    maximum: bool,
+    half_pixel: bool,
+) -> te.Tensor:
+    """RoiAlign (He et al., "Mask R-CNN", 2017, section 3) -> (R, PH, PW, C) float32.
+
+    Args:
+        data: (N, H, W, C).
+        rois: (R, 4): x1, y1, x2, y2.
+        batch: (R,) of integers.
+        size: height and width of the result.
+        ratio: samples a bin along each axis; 0: as many as pixels of the region fall into it.
+        maximum: of the four weighted pixels of every sample, as ONNX defines it, or their mean.
+        half_pixel: corners are shifted by half a pixel, and small regions stay small.
+    """
+    images, height, width, channels = static(data.shape)
+    regions = static(rois.shape)[0]
+    extents, lengths = (height, width), (Tir.real(height), Tir.real(width))
+    one, zero, half = (const(v, "float32") for v in (1, 0, 0.5))
+
+    def body(inputs: list[Any], outputs: list[Any]) -> None:
+        (x, boxes, images_of), (out,) = inputs, outputs
+        with T.parallel(0, regions) as r:
+            starts, bins, counts = [], [], []
+            for d in range(2):
+                low, high = (boxes[r, i].astype("float32") * const(scale, "float32") for i in (1 - d, 3 - d))
+                if half_pixel:
+                    low, high = low - half, high - half
+                start = cell("float32", low)
+                span = cell("float32", high - low if half_pixel else tirx.max(high - low, one))
+                bins.append(cell("float32", span[0] / const(size[d], "float32")))
+                starts.append(start)
+                adaptive = tirx.min(tirx.max(tirx.ceil(bins[d][0]), zero), const(_MOST, "float32")).astype("int32")
+                counts.append(cell("int32", tirx.const(ratio, "int32") if ratio > 0 else adaptive))
+            image = cell("int32", tirx.max(tirx.min(Tir.whole(images_of[r]), Tir.whole(images) - 1), 0))
+            share = one / tirx.max(counts[0][0] * counts[1][0], 1).astype("float32")
+            with T.serial(0, size[0]) as ph, T.serial(0, size[1]) as pw:
+                with T.serial(0, channels) as c:
+                    out[r, ph, pw, c] = zero
+                with T.serial(0, counts[0][0]) as iy, T.serial(0, counts[1][0]) as ix:
+                    lows, highs, parts, inside = [], [], [], []
+                    for d, (bin_, step) in enumerate(((ph, iy), (pw, ix))):
+                        width_ = bins[d][0]
+                        along = (step.astype("float32") + half) * width_ / counts[d][0].astype("float32")
+                        at = cell("float32", starts[d][0] + bin_.astype("float32") * width_ + along)
+                        inside.append(tirx.all(at[0] >= -one, at[0] <= lengths[d]))
+                        clear = tirx.min(tirx.max(at[0], zero), lengths[d] - one)
+                        low = cell("int32", clear.astype("int32"))
+                        lows.append(low)
+                        highs.append(cell("int32", tirx.min(low[0] + 1, Tir.whole(extents[d]) - 1)))
+                        parts.append(cell("float32", clear - low[0].astype("float32")))
+                    valid = cell("float32", tirx.Select(tirx.all(*inside), one, zero))
+                    corners = []
+                    for v, u in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                        weight = (parts[0][0] if v else one - parts[0][0]) * (parts[1][0] if u else one - parts[1][0])
+                        at2 = (highs[0] if v else lows[0])[0], (highs[1] if u else lows[1])[0]
+                        corners.append((cell("float32", weight * valid[0]), at2))
+                    with T.serial(0, channels) as c:
+                        values = [x[(image[0], *at, c)].astype("float32") * w[0] for w, at in corners]
+                        if maximum:
+                            best = tirx.max(tirx.max(values[0], values[1]), tirx.max(values[2], values[3]))
+                            first = tirx.all(iy == 0, ix == 0)
+                            before = out[r, ph, pw, c]
+                            out[r, ph, pw, c] = tirx.Select(first, best, tirx.max(before, best))
+                        else:
+                            total = values[0] + values[1] + values[2] + values[3]
+                            out[r, ph, pw, c] = out[r, ph, pw, c] + total
+                if not maximum:
+                    with T.serial(0, channels) as c:
+                        out[r, ph, pw, c] = out[r, ph, pw, c] * share
+
+    return loops([(regions, *size, channels)], ["float32"], [data, rois, batch], body, "roi_align")
+
+
+def max_roi_pool(data: te.Tensor, rois: te.Tensor, size: tuple[int, int], scale: float) -> te.Tensor:
+    """MaxRoiPool (Girshick, "Fast R-CNN", 2015, section 2.1) -> (R, PH, PW, C); empty bins are 0.
+
+    Regions are (R, 5): image, x1, y1, x2, y2, both corners included after rounding.
+    """
+    images, height, width, channels = static(data.shape)
+    regions = static(rois.shape)[0]
+    dtype = str(data.dtype)
+    extents = height, width
+    half = const(0.5, "float32")
+
+    def body(inputs: list[Any], outputs: list[Any]) -> None:
+        (x, boxes), (out,) = inputs, outputs
+
+        def corner(r: Any, i: int) -> Any:
+            value = boxes[r, i].astype("float32") * const(scale, "float32")
+            away = tirx.Select(value >= const(0, "float32"), tirx.floor(value + half), tirx.ceil(value - half))
+            return away.astype("int32")
+
+        with T.parallel(0, regions) as r:
+            image = cell("int32", tirx.max(tirx.min(Tir.whole(boxes[r, 0]), Tir.whole(images) - 1), 0))
+            starts = [cell("int32", corner(r, i)) for i in (2, 1)]
+            sizes = [cell("int32", tirx.max(corner(r, 4 - d) - starts[d][0] + 1, 1)) for d in range(2)]
+            with T.serial(0, size[0]) as ph, T.serial(0, size[1]) as pw:
+                bounds = []
+                for d, at in enumerate((ph, pw)):
+                    bin_ = sizes[d][0].astype("float32") / const(size[d], "float32")
+                    low = tirx.floor(at.astype("float32") * bin_).astype("int32") + starts[d][0]
+                    high = tirx.ceil((at + 1).astype("float32") * bin_).astype("int32") + starts[d][0]
+                    last = Tir.whole(extents[d])
+                    bounds += [cell("int32", tirx.max(tirx.min(e, last), 0)) for e in (low, high)]
+                y0, y1, x0, x1 = bounds
+                with T.serial(0, channels) as c:
+                    empty = tirx.any(y1[0] <= y0[0], x1[0] <= x0[0])
+                    best = cell(dtype, tirx.Select(empty, const(0, dtype), tirx.min_value(dtype)))
+                    with T.serial(y0[0], y1[0]) as y, T.serial(x0[0], x1[0]) as z:
+                        value = x[image[0], y, z, c]
+
+                        def take(value: Any = value, best: Any = best) -> None:
+                            best[0] = value
+
+                        when(value > best[0], take)
+                    out[r, ph, pw, c] = best[0]
+
+    return loops([(regions, *size, channels)], [dtype], [data, rois], body, "max_roi_pool")
+
+
+__all__ = ["max_roi_pool", "roi_align"]
