@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from optkit.bodies import own_body
+from optkit.opset import MINIMUM_OPSET
 from optkit.tidy import infer_shapes
 
 __all__ = ["KEPT", "expand_functions", "spell_defaults"]
@@ -51,6 +52,7 @@ def expand_functions(model: ir.Model) -> int:
         found = [n for n in ir.traversal.RecursiveGraphIterator(model.graph) if n not in declined and _wanted(n, model)]
         if not found:
             break
+        model.opset_imports.setdefault("", MINIMUM_OPSET)
         if any(_needs_types(node) for node in found):
             infer_shapes(model)
         done = 0

@@ -110,18 +110,16 @@ def panels(data: te.Tensor, hidden: int, tile: int) -> te.Tensor:
 
 def _vectors(cell: Cell, store: Callable[[Any], None]) -> None:
     """Run `store(unit)` over all units, vector by vector."""
-    with T.serial(0, cell.width // cell.lanes) as outer:
-        with T.vectorized(0, cell.lanes) as lane:
-            store(outer * cell.lanes + lane)
+    with T.serial(0, cell.width // cell.lanes) as outer, T.vectorized(0, cell.lanes) as lane:
+        store(outer * cell.lanes + lane)
 
 
 def _units(cell: Cell, store: Callable[[Any], None]) -> None:
     """The same without the padding."""
     whole = cell.hidden // cell.lanes
     if whole:
-        with T.serial(0, whole) as outer:
-            with T.vectorized(0, cell.lanes) as lane:
-                store(outer * cell.lanes + lane)
+        with T.serial(0, whole) as outer, T.vectorized(0, cell.lanes) as lane:
+            store(outer * cell.lanes + lane)
     if cell.hidden % cell.lanes:
         with T.serial(0, cell.hidden % cell.lanes) as i:
             store(whole * cell.lanes + i)
@@ -148,7 +146,8 @@ def _example(
     if cell.kind == "LSTM":
         _units(cell, lambda u: _store(other, u, initial[1][b, u]))
     count = seq if lengths is None else te.min(lengths[b].astype("int64"), seq)
-    step = {"RNN": _rnn, "LSTM": _lstm, "GRU": _gru}[cell.kind]
+    steppers: dict[str, Callable[..., None]] = {"RNN": _rnn, "LSTM": _lstm, "GRU": _gru}
+    step = steppers[cell.kind]
     with T.serial(0, count) as i:
         t = count - 1 - i if cell.reverse else i
         step(cell, steps, weights, t, b, h, other, sums, peepholes, bias)
@@ -194,17 +193,13 @@ def _product(
     with T.serial(0, gates * panels) as p:
         panel = p + first * panels
         local = T.buffer_proxy(T.decl_buffer([tile], cell.dtype, scope="local"))
-        with T.unroll(0, tile // lanes) as u:
-            with T.vectorized(0, lanes) as v:
-                local[u * lanes + v] = start(panel * tile + u * lanes + v)
-        with T.serial(0, cell.hidden) as k:
-            with T.unroll(0, tile // lanes) as u:
-                with T.vectorized(0, lanes) as v:
-                    at = u * lanes + v
-                    local[at] = local[at] + state[k] * weights[panel, k, at]
-        with T.unroll(0, tile // lanes) as u:
-            with T.vectorized(0, lanes) as v:
-                sums[panel * tile + u * lanes + v] = local[u * lanes + v]
+        with T.unroll(0, tile // lanes) as u, T.vectorized(0, lanes) as v:
+            local[u * lanes + v] = start(panel * tile + u * lanes + v)
+        with T.serial(0, cell.hidden) as k, T.unroll(0, tile // lanes) as u, T.vectorized(0, lanes) as v:
+            at = u * lanes + v
+            local[at] = local[at] + state[k] * weights[panel, k, at]
+        with T.unroll(0, tile // lanes) as u, T.vectorized(0, lanes) as v:
+            sums[panel * tile + u * lanes + v] = local[u * lanes + v]
 
 
 def _bounded(cell: Cell, value: Any) -> Any:
