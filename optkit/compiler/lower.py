@@ -132,7 +132,11 @@ class Lowering:
         if isinstance(ty, relax.TensorType):
             shape = None if ty.shape is None else dims(ty.shape.values if hasattr(ty.shape, "values") else ())
             return Value(self, shape, str(ty.dtype), {PLAIN: expr})
-        return Value(self, None, "shape", {PLAIN: expr})
+        values = getattr(ty, "values", None)
+        if values is not None and all(isinstance(d, (int, tirx.IntImm)) for d in values):
+            return Value(self, (len(values),), "int64", const=np.array([int(d) for d in values], np.int64))
+        length = getattr(ty, "ndim", -1)
+        return Value(self, (length,) if length >= 0 else None, "shape", {PLAIN: expr})
 
     def blocked(self, shape: Sequence[Any], dtype: str, block: int, expr: Any) -> Value:
         """A Value that lives in one layout."""

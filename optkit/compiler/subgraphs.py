@@ -155,7 +155,7 @@ class Captured:
             return value
         known = _known_shape(value)
         if known is not None:
-            return Value(self.low, None, "shape", {PLAIN: relax.ShapeExpr(known)})
+            return Value(self.low, (len(known),), "shape", {PLAIN: relax.ShapeExpr(known)})
         return tensor_value(self.low, next(rest), value.dtype)
 
 

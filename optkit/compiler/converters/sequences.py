@@ -85,7 +85,7 @@ def _pick(low: Lowering, items: Sequence[Value], where: Value) -> Value:
     count = relax.const(len(items), str(index.ty.dtype))
     negative = low.bind(relax.op.less(index, relax.const(0, str(index.ty.dtype))))
     index = low.bind(relax.op.where(negative, low.bind(relax.op.add(index, count)), index))
-    expr = low.bind(relax.op.take(table.plain(), index, axis=0))
+    expr = low.bind(relax.op.take(table.plain(), index, axis=0, mode="clip"))
     return refine(low, expr, dims(expr.ty.shape.values), items[0].dtype)
 
 
