@@ -60,6 +60,7 @@ class Bundle:
         self.inputs: list[onnx.ValueInfoProto] = []
         self.feeds: dict[str, np.ndarray] = {}
         self.labels: dict[str, str] = {}
+        self.declared: dict[str, onnx.ValueInfoProto] = {}
         self.opset = opset
         self.generator = np.random.default_rng(seed)
 
@@ -93,20 +94,30 @@ class Bundle:
         self.nodes.append(helper.make_node(op_type, list(inputs), names, domain=domain, **given))
         return names[0] if outputs == 1 else names
 
-    def case(self, value: str, label: str) -> None:
-        """Make a value an output under a label; the Identity keeps it distinct."""
+    def case(self, value: str, label: str, dtype: str = "", shape: Sequence[int] | None = None) -> None:
+        """Make a value an output under a label; the Identity keeps it distinct.
+
+        A type and a shape are declared behind operators that onnx has no inference for.
+        """
         name = f"y{len(self.labels)}"
+        if dtype:
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+            self.declared[name] = helper.make_tensor_value_info(name, kind, shape)
         self.nodes.append(helper.make_node("Identity", [value], [name]))
         self.labels[name] = label
 
     def proto(self) -> onnx.ModelProto:
         """The model, checked."""
-        outputs = [helper.make_empty_tensor_value_info(name) for name in self.labels]
+        outputs = [self.declared.get(n) or helper.make_empty_tensor_value_info(n) for n in self.labels]
         graph = helper.make_graph(self.nodes, "bundle", self.inputs, outputs, self.constants)
         called = sorted({node.op_type for node in self.nodes if node.domain == DOMAIN})
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", self.opset), helper.make_opsetid(DOMAIN, VERSION)],
+            opset_imports=[
+                helper.make_opsetid("", self.opset),
+                helper.make_opsetid(DOMAIN, VERSION),
+                *[helper.make_opsetid(d, 1) for d in sorted({n.domain for n in self.nodes} - {"", DOMAIN})],
+            ],
             ir_version=10,
             functions=[ir.to_proto(definition(name, self.opset)) for name in called],
         )

@@ -67,8 +67,8 @@ def _width(name: str) -> int:
         return 8
     kind = np.dtype(getattr(ml_dtypes, name, name))
     if name in ("int4", "uint4", "int2", "uint2"):
-        return ml_dtypes.iinfo(kind).bits
-    return ml_dtypes.finfo(kind).bits if "float" in name else 8 * kind.itemsize
+        return int(ml_dtypes.iinfo(kind).bits)
+    return int(ml_dtypes.finfo(kind).bits) if "float" in name else 8 * kind.itemsize
 
 
 CONVERTERS: dict[str, Converter] = {"Cast": _cast, "CastLike": _cast, "BitCast": _bitcast}

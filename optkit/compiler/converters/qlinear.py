@@ -18,7 +18,8 @@ from optkit.compiler.values import PLAIN, Accumulated, QuantizedWeight, Value
 from optkit.errors import UnsupportedError
 
 
-def _need(node: Node, *values: Value | None) -> list[Value]:
+def need(node: Node, *values: Value | None) -> list[Value]:
+    """Inputs that must be there; refuses a node that leaves one out."""
     if any(v is None for v in values):
         raise UnsupportedError(f"node {node.name!r} ({node.op_type}): an input that it needs is left out")
     return [v for v in values if v is not None]
@@ -55,7 +56,7 @@ def _bias(low: Lowering, bias: Value | None, x_scale: Value, weight: QuantizedWe
 def qlinear_conv(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     """QLinearConv of ONNX and of com.microsoft (not channels_last)."""
     x, xs, xz, w, ws, wz, ys, yz, bias = [*inputs, None][:9]
-    x, xs, w, ws, ys = _need(node, x, xs, w, ws, ys)
+    x, xs, w, ws, ys = need(node, x, xs, w, ws, ys)
     if node.get("channels_last", 0):
         raise UnsupportedError(f"node {node.name!r} (QLinearConv): channels_last; export it channels first")
     if _constants(xs, xz, ys, yz) and (bias is None or bias.const is not None) and x.const is None:
@@ -66,13 +67,13 @@ def qlinear_conv(low: Lowering, node: Node, inputs: list[Value | None]) -> Value
             if isinstance(found, Accumulated):
                 return quantize_linear(low, node, [found, ys, yz])
     sums = conv_sums(low, node, x, w, xz, wz)
-    return _requantized(low, sums, (xs, ws, ys), yz, bias, (1, 1))
+    return requantized(low, sums, (xs, ws, ys), yz, bias, (1, 1))
 
 
 def qlinear_matmul(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     """QLinearMatMul: scales and zero points of one number, one a row of a, one a column of b."""
     a, sa, za, b, sb, zb, sy, zy = inputs[:8]
-    a, sa, b, sb, sy = _need(node, a, sa, b, sb, sy)
+    a, sa, b, sb, sy = need(node, a, sa, b, sb, sy)
     if _constants(sa, za, sy, zy) and a.const is None and len(b.shape) == 2:
         weight = _weight(low, b, sb, zb, 1)
         real = dequantize_linear(low, node, [a, sa, za]) if weight is not None else None
@@ -82,14 +83,13 @@ def qlinear_matmul(low: Lowering, node: Node, inputs: list[Value | None]) -> Val
                 return quantize_linear(low, node, [found, sy, zy])
     if not one_number(sy) or not one_number(zy):
         raise UnsupportedError(f"node {node.name!r} ({node.op_type}): its result has one scale a row; use one for all")
-    if len(a.shape) == 1 or len(b.shape) == 1:
-        if not all(map(one_number, (sa, za, sb, zb))):
-            raise UnsupportedError(f"node {node.name!r} ({node.op_type}): a vector with a scale for each element")
+    if 1 in (len(a.shape), len(b.shape)) and not all(map(one_number, (sa, za, sb, zb))):
+        raise UnsupportedError(f"node {node.name!r} ({node.op_type}): a vector with a scale for each element")
     sums = matmul_sums(low, node, a, b, za, zb)
-    return _requantized(low, sums, (sa, sb, sy), zy, None, (-2, -1))
+    return requantized(low, sums, (sa, sb, sy), zy, None, (-2, -1))
 
 
-def _requantized(
+def requantized(
     low: Lowering,
     sums: Value,
     scales: tuple[Value, Value, Value],
@@ -97,6 +97,7 @@ def _requantized(
     bias: Value | None,
     axes: tuple[int, int],
 ) -> Value:
+    """Sums as the quantized result, for scales of a, b and y; see `operators.integer_products.requantize`."""
     dtype = zero.dtype if zero is not None else "uint8"
     rest = [None if v is None else v.plain() for v in (zero, bias)]
 
@@ -112,4 +113,4 @@ def _requantized(
 
 CONVERTERS: dict[str, Converter] = {"QLinearConv": qlinear_conv, "QLinearMatMul": qlinear_matmul}
 
-__all__ = ["CONVERTERS", "qlinear_conv", "qlinear_matmul"]
+__all__ = ["CONVERTERS", "need", "qlinear_conv", "qlinear_matmul", "requantized"]
