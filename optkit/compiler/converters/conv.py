@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,9 @@ from optkit.compiler import packing
 from optkit.compiler.converters.geometry import channel_constant, static_shape, window
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operators.conv import Window, conv2d, depthwise2d
+from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
 from optkit.compiler.tiling import choose_tile
-from optkit.compiler.values import OUT_FUSABLE, Accumulated, Dequantized, QuantizedWeight, Value
+from optkit.compiler.values import INJECTIVE, OPAQUE, OUT_FUSABLE, Accumulated, Dequantized, QuantizedWeight, Value
 
 
 def dot_group(low: Lowering) -> int:
@@ -24,16 +26,20 @@ def dot_group(low: Lowering) -> int:
 
 
 def conv(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """Blocked convolution; declines what is not 1-D or 2-D, or whose height and width are symbolic."""
+    """Blocked convolution in one or two dimensions; height and width may be open in two."""
     x, weight, bias = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
     if x is None or weight is None or weight.const is None or (bias is not None and bias.const is None):
         return None
     rank = len(weight.shape)
     if rank == 3 and static_shape(x, 1, 2):
         return _conv1d(low, node, x, weight, bias)
-    if rank != 4 or not static_shape(x, 1, 2, 3):
+    if rank != 4 or not static_shape(x, 1):
         return None
     size = x.shape[2:]
+    if not static_shape(x, 2, 3) and str(node.get("auto_pad", "NOTSET")).startswith("SAME"):
+        if any(s != 1 for s in node.get("strides") or (1, 1)):
+            return None  # the padding depends on the size
+        size = weight.shape[2:]  # with a stride of one it does not
     geometry = window(node, weight.shape[2:], size)
     return _conv2d(low, node, x, weight, bias, geometry)
 
@@ -79,8 +85,8 @@ def _conv2d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
     groups = int(node.get("group", 1))
     n, channels, h, w = x.shape
     out, per_in, kh, kw = weight.shape
-    oh, ow = geometry.output(h, w)
-    macs = out * per_in * kh * kw * oh * ow * (n if isinstance(n, int) else 1)
+    oh, ow = output_size(geometry, h, w)
+    macs = out * per_in * kh * kw * math.prod(d for d in (n, oh, ow) if isinstance(d, int))
     shape = (n, out, oh, ow)
     depthwise = groups == channels == out
     reason = _integer_reason(x, weight)
@@ -123,6 +129,17 @@ def integer_bias(bias: Value | None, scale: np.ndarray) -> np.ndarray:
     return steps.astype("int64")
 
 
+OPEN_ROWS = 7
+"""Positions of a tile where the width is open: the widths of classifiers are multiples of it, and of 20 or 80,
+as detectors have them, it wastes a twentieth."""
+
+
+def _crop(low: Lowering, tiles: Any, width: Any) -> Any:
+    """The output of whole tiles, cut to its width."""
+    define = functools.partial(crop, width=width)
+    return low.bind(low.emit(define, tiles, name="crop", kind=INJECTIVE))
+
+
 def _product(
     low: Lowering,
     x: Value,
@@ -137,7 +154,8 @@ def _product(
     b, registers = low.target.lanes, low.target.registers
     _, channels, h, w = x.shape
     out = weight.shape[0]
-    oh, ow = geometry.output(h, w)
+    oh, ow = output_size(geometry, h, w)
+    fixed = isinstance(oh, int) and isinstance(ow, int)
     kind = {"int8": "uint8", "bfloat16": "bfloat16"}.get(compute, x.dtype)
     if kind == "bfloat16":
         weight = weight.astype(ml_dtypes.bfloat16)
@@ -148,6 +166,10 @@ def _product(
 
     if depthwise:
         packed = relax.const(packing.depthwise_weight(weight, b))
+        if not fixed:
+            tile = choose_tile(OPEN_ROWS, 1, registers)
+            args = read(b), packed, geometry, pad_value, tile
+            return _crop(low, low.emit(depthwise2d_tiles, *args, name="depthwise", kind=OPAQUE), ow)
         tile = choose_tile(ow, 1, registers)
         return low.emit(depthwise2d, read(b), packed, geometry, pad_value, tile, name="depthwise", kind=OUT_FUSABLE)
     g = dot_group(low) if compute == "int8" else 1
@@ -155,6 +177,10 @@ def _product(
     if channels < b and x.block != b and groups == 1:
         c = packing.round_up(channels, g)
     packed = relax.const(packing.conv_weight(weight, groups, b, c, g))
+    if not fixed:
+        tile = choose_tile(OPEN_ROWS, math.ceil(out / b), registers)
+        options = (channels, out), groups, pad_value, tile
+        return _crop(low, low.emit(conv2d_tiles, read(c), packed, geometry, *options, name="conv2d", kind=OPAQUE), ow)
     extent = oh * ow if geometry.pointwise else ow
     tile = choose_tile(extent, math.ceil(out / b), registers)
     return low.emit(

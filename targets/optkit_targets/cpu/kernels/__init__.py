@@ -8,12 +8,14 @@ from optkit_targets.cpu.kernels.depthwise import DepthwiseRule
 from optkit_targets.cpu.kernels.fallback import FallbackRule
 from optkit_targets.cpu.kernels.injective import InjectiveRule
 from optkit_targets.cpu.kernels.matmul import MatmulRule
+from optkit_targets.cpu.kernels.open_conv import OpenConvRule
 from optkit_targets.cpu.kernels.pool import PoolRule
 from optkit_targets.cpu.kernels.rows import RowsRule
 
 RULES: tuple[KernelRule, ...] = (
     ConvRule(),
     DepthwiseRule(),
+    OpenConvRule(),
     MatmulRule(),
     PoolRule(),
     RowsRule(),

@@ -1,0 +1,100 @@
+"""Convolution over images of open height and width, a whole number of register tiles at a time.
+
+The output's width is not known, so it is cut into tiles of a fixed number of positions, the last one past the
+end; `crop` then copies what counts, together with whatever element-wise operators follow. Layouts are those of
+`operators/conv.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import sym, te, tirx
+
+from optkit.compiler.operators.common import OP, accumulator, const, static
+from optkit.compiler.operators.conv import Window, first_input_block
+from optkit.compiler.tiling import Tile
+
+
+def output_size(window: Window, height: Any, width: Any) -> tuple[Any, Any]:
+    """Output height and width, simplified so that two ways to the same size compare equal."""
+    simplify = sym.Analyzer().simplify
+    oh, ow = (d if isinstance(d, int) else simplify(d) for d in window.output(height, width))
+    return oh, ow
+
+
+def _padded(data: te.Tensor, window: Window, height: Any, width: Any, pad_value: float) -> te.Tensor:
+    """The input with padding on all sides, large enough for every window of height x width outputs."""
+    n, c, h, w, b = static(data.shape)
+    extents = [
+        (size - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1
+        for i, size in enumerate((height, width))
+    ]
+    top, left = window.pads[:2]
+    kind = "float32" if str(data.dtype) == "bfloat16" else str(data.dtype)
+
+    def element(i: Any, o: Any, y: Any, x: Any, v: Any) -> Any:
+        inside = tirx.all(y >= top, y < h + top, x >= left, x < w + left)
+        return te.if_then_else(inside, data[i, o, y - top, x - left, v].astype(kind), const(pad_value, kind))
+
+    return te.compute((n, c, *extents, b), element, name="pad", attrs={OP: "pad"})
+
+
+def conv2d_tiles(
+    data: te.Tensor,
+    weight: te.Tensor,
+    window: Window,
+    channels: tuple[int, int],
+    groups: int,
+    pad_value: float,
+    tile: Tile,
+) -> te.Tensor:
+    """Dense or grouped convolution -> (N, O/b, OH, tiles, rows, b) in the accumulator type."""
+    n, cb, h, w, c = static(data.shape)
+    oh, ow = output_size(window, h, w)
+    ob, kb, kh, kw, kg, b, g = static(weight.shape)
+    kind, rows = accumulator(str(data.dtype)), tile.rows
+    tiles = (ow + rows - 1) // rows
+    source = _padded(data, window, oh, tiles * rows, pad_value)
+    ko, ky, kx = te.reduce_axis((0, kb), "ko"), te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
+    ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
+    (sy, sx), (dy, dx) = window.strides, window.dilations
+    in_channels, out_channels = channels
+
+    def first(o: Any) -> Any:
+        if kb == cb:
+            return 0
+        return te.min(first_input_block(o, out_channels, groups, in_channels, b, c), cb - kb)
+
+    def element(i: Any, o: Any, y: Any, t: Any, r: Any, v: Any) -> Any:
+        x = (t * rows + r) * sx + kx * dx
+        read = source[i, first(o) + ko, y * sy + ky * dy, x, ki * g + kr].astype(kind)
+        return te.sum(read * weight[o, ko, ky, kx, ki, v, kr].astype(kind), axis=[ko, ky, kx, ki, kr])
+
+    attrs = {OP: "conv_tiles", **tile.attrs()}
+    return te.compute((n, ob, oh, tiles, rows, b), element, name="conv", attrs=attrs)
+
+
+def depthwise2d_tiles(data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float, tile: Tile) -> te.Tensor:
+    """Depthwise convolution -> (N, C/b, OH, tiles, rows, b) in the accumulator type."""
+    n, cb, h, w, b = static(data.shape)
+    oh, ow = output_size(window, h, w)
+    _, kh, kw, _ = static(weight.shape)
+    kind, rows = accumulator(str(data.dtype)), tile.rows
+    tiles = (ow + rows - 1) // rows
+    source = _padded(data, window, oh, tiles * rows, pad_value)
+    ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
+    (sy, sx), (dy, dx) = window.strides, window.dilations
+
+    def element(i: Any, c: Any, y: Any, t: Any, r: Any, v: Any) -> Any:
+        read = source[i, c, y * sy + ky * dy, (t * rows + r) * sx + kx * dx, v].astype(kind)
+        return te.sum(read * weight[c, ky, kx, v].astype(kind), axis=[ky, kx])
+
+    attrs = {OP: "depthwise_tiles", **tile.attrs()}
+    return te.compute((n, cb, oh, tiles, rows, b), element, name="depthwise", attrs=attrs)
+
+
+def crop(acc: te.Tensor, width: Any) -> te.Tensor:
+    """(N, C/b, OH, tiles, rows, b) -> (N, C/b, OH, width, b)."""
+    n, c, h, _, rows, b = static(acc.shape)
+    return te.compute((n, c, h, width, b), lambda i, o, y, x, v: acc[i, o, y, x // rows, x % rows, v], name="crop")

@@ -1,0 +1,67 @@
+"""Convolutions over images whose height and width are open, at several sizes, against ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from optkit.compiler.build import build as compile_model
+from optkit.registry import find_target
+from tests.compiler.bundle import relative, run
+from tests.graphs import build, session, weights
+
+SIZES = ((1, 9, 11), (2, 16, 14), (1, 5, 23))
+DENSE, DEPTHWISE, GROUPED = weights(20, 3, 3, 3, scale=0.3), weights(20, 1, 5, 5, seed=1), weights(20, 10, 3, 3, seed=2)
+CASES = {
+    "padded": "y = Conv<pads=[1,1,1,1]>(x, w)",
+    "strided": "y = Conv<pads=[1,0,0,1], strides=[2,3]>(x, w)",
+    "dilated": "y = Conv<pads=[2,2,2,2], dilations=[2,2]>(x, w)",
+    "pointwise": "y = Conv(x, p)",
+    "same size": 'y = Conv<auto_pad="SAME_UPPER">(x, w)',
+    "bias and relu": "c = Conv(x, w, b) y = Relu(c)",
+    "depthwise": "c = Conv<pads=[1,1,1,1]>(x, w) r = Relu(c) y = Conv<group=20, pads=[2,2,2,2], strides=[2,1]>(r, d)",
+    "grouped": "c = Conv<pads=[1,1,1,1]>(x, w) y = Conv<group=2>(c, g)",
+    "two ways to one size": "a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w) c = Conv<strides=[2,2]>(x, p) y = Add(a, c)",
+}
+CONSTANTS = {"w": DENSE, "d": DEPTHWISE, "g": GROUPED, "p": weights(20, 3, 1, 1, seed=3), "b": weights(20, seed=4)}
+
+
+@pytest.mark.parametrize("target", ["cpu", "x86-64-v3"])
+@pytest.mark.parametrize("name", CASES)
+def test_every_size_is_right(name: str, target: str) -> None:
+    model = build(CASES[name], inputs="float[n,3,h,w0] x", **CONSTANTS)
+    built = compile_model(model, find_target(target))
+    assert any(kernel.rule == "cpu.open_conv" for kernel in built.kernels)
+    reference = session(model)
+    for n, h, w in SIZES:
+        x = np.random.default_rng(h).standard_normal((n, 3, h, w)).astype(np.float32)
+        expected = reference.run(None, {"x": x})[0]
+        (found,) = run(built, [x])
+        assert found.shape == expected.shape and relative(expected, found) < 1e-5
+
+
+def test_in_integers() -> None:
+    body = """
+        q = QuantizeLinear(x, s, z) e = DequantizeLinear(q, s, z) u = DequantizeLinear(v, t)
+        c = Conv<pads=[1,1,1,1]>(e, u) r = Relu(c) q2 = QuantizeLinear(r, s, z) y = DequantizeLinear(q2, s, z)
+    """
+    integers = np.random.default_rng(0).integers(-127, 127, (20, 3, 3, 3)).astype(np.int8)
+    numbers = {"s": np.float32(1 / 32), "z": np.uint8(100), "v": integers, "t": np.float32(1 / 256)}
+    model = build(body, inputs="float[n,3,h,w0] x", **numbers)
+    built = compile_model(model, find_target("cpu"))
+    assert [record.compute for record in built.nodes] == ["int8"]
+    for n, h, w in SIZES:
+        x = np.random.default_rng(h).standard_normal((n, 3, h, w)).astype(np.float32)
+        assert np.array_equal(run(built, [x])[0], session(model).run(None, {"x": x})[0])
+
+
+def test_padding_that_depends_on_the_size_is_left_to_others() -> None:
+    model = build('y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w)', inputs="float[n,3,9,w0] x", w=DENSE)
+    from optkit.errors import OptkitError
+
+    try:
+        built = compile_model(model, find_target("cpu"))
+    except OptkitError:
+        return  # refused is right too
+    x = weights(2, 3, 9, 13)
+    assert relative(session(model).run(None, {"x": x})[0], run(built, [x])[0]) < 1e-5
