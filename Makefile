@@ -37,6 +37,12 @@ lint: $(VENV)/.test ## ruff and mypy alone
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+onnx-suite: $(VENV)/.test ## ONNX's own backend suite, all of it; RESUME=--resume goes on where it was stopped
+	$(BIN)/python -m tests.onnx_suite.run --jobs $(JOBS) $(RESUME)
+
+mutants: $(VENV)/.test ## ten thousand malformed models: each compiled, or refused in one line
+	$(BIN)/python -m tests.robustness.run --jobs $(JOBS)
+
 bench: $(VENV)/.test ## time the zoo against ONNX Runtime; writes build/benchmarks/
 	$(BIN)/python -m benchmarks.figures --output build/benchmarks
 
