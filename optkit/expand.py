@@ -35,7 +35,6 @@ KEPT = frozenset(
 """Functions of ONNX that the compiler has converters for: faster than their bodies, more accurate, or able to
 take at run time what the body needs at compile time."""
 
-_ROUNDS = 8  # bodies call other functions, never more than a few levels deep
 _MARK = "optkit-body-"
 _log = logging.getLogger(__name__)
 
@@ -47,9 +46,8 @@ def expand_functions(model: ir.Model) -> int:
     does a node whose body cannot be had: its operator is then judged like any other.
     """
     total = 0
-    declined: set[ir.Node] = set()
-    for _ in range(_ROUNDS):
-        found = [n for n in ir.traversal.RecursiveGraphIterator(model.graph) if n not in declined and _wanted(n, model)]
+    while True:
+        found = [n for n in ir.traversal.RecursiveGraphIterator(model.graph) if _wanted(n, model)]
         if not found:
             break
         model.opset_imports.setdefault("", MINIMUM_OPSET)

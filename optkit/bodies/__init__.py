@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from optkit.bodies import training
+from optkit.bodies import heads, microsoft, training
 
 Body = Callable[[ir.Node], "ir.Function | None"]
 """The definition of a node's operator for this node; None where a variant has none."""
 
-BODIES: dict[tuple[str, str], Body] = {**training.BODIES}
+BODIES: dict[tuple[str, str], Body] = {**training.BODIES, **microsoft.BODIES, **heads.BODIES}
 """By domain and operator."""
 
 

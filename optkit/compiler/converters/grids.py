@@ -1,4 +1,4 @@
-"""AffineGrid and CenterCropPad, whose sizes are constants or declared; Dropout."""
+"""CenterCropPad, whose size is a constant or declared, and Dropout."""
 
 from __future__ import annotations
 
@@ -9,42 +9,11 @@ import numpy as np
 from tvm import relax, te
 
 from optkit.compiler.converters.extents import declared, known_extents, refuse
-from optkit.compiler.converters.rows import reshape
 from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.operators.common import const
 from optkit.compiler.values import Value
 
 op = relax.op
-
-
-def affine_grid(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
-    """AffineGrid: theta (N, r, r + 1) applied to the points of a regular grid of (H, W) or (D, H, W)."""
-    theta, size = inputs
-    assert theta is not None
-    shape = declared(low, node)
-    given = known_extents(size)
-    space = given[2:] if given is not None else None if shape is None else shape[1:-1]
-    if space is None or not all(isinstance(d, int) for d in space):
-        raise refuse(node, "its size is known at run time only; make `size` a constant")
-    rank = len(space)
-    axes = [_points(int(d), bool(node.get("align_corners", 0))) for d in space]
-    mesh = np.meshgrid(*axes, indexing="ij")
-    # x comes first: the last axis of the image.
-    base = np.stack([*reversed(mesh), np.ones_like(mesh[0])], -1).reshape(-1, rank + 1)
-    kind = "float64" if theta.dtype == "float64" else "float32"
-    expr = theta.plain() if theta.dtype == kind else low.bind(op.astype(theta.plain(), kind))
-    turned = low.bind(op.permute_dims(expr, [0, 2, 1]))
-    out = low.bind(op.matmul(relax.const(base.astype(kind)), turned))
-    out = reshape(low, out, [theta.shape[0], *space, rank])
-    return low.wrap(out if kind == theta.dtype else op.astype(out, theta.dtype))
-
-
-def _points(count: int, corners: bool) -> np.ndarray:
-    """Places from -1 to 1: the corners of an axis, or the centres of its pixels."""
-    if corners:
-        # ONNX's definition starts at -1 and steps by 2 / (count - 1); a single point stays there.
-        return -1 + np.arange(count) * (2 / max(count - 1, 1))
-    return (2 * np.arange(count) + 1) / count - 1
 
 
 def center_crop_pad(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
@@ -125,7 +94,6 @@ def _drop(
 
 
 CONVERTERS: dict[str, Converter] = {
-    "AffineGrid": affine_grid,
     "CenterCropPad": center_crop_pad,
     "Dropout": dropout,
 }
