@@ -11,6 +11,7 @@ import pytest
 
 from optkit.artifact import BuildInfo, Manifest, Payload, TensorSpec, write_artifact
 from optkit.artifact.link import link_library
+from optkit.artifact.spec import storage
 
 SOURCE = "0" * 64
 
@@ -29,7 +30,7 @@ def executable(
     def extent(d: int | str) -> Any:
         return free.setdefault(d, tirx.Var(d, "int64")) if isinstance(d, str) else d
 
-    variables = [relax.Var(s.name, relax.TensorType(tuple(map(extent, s.shape)), s.dtype)) for s in inputs]
+    variables = [relax.Var(s.name, relax.TensorType(tuple(map(extent, s.shape)), storage(s.dtype))) for s in inputs]
     variables += [relax.Var(n, relax.TensorType(a.shape, a.dtype.name)) for n, a in weights]
     builder = relax.BlockBuilder()
     with builder.function("main", variables):

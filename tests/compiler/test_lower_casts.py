@@ -168,3 +168,19 @@ def test_bfloat16_rounds_after_every_operator() -> None:
     )
     (found,) = optkit.backend.prepare(model).run([a, b, c])
     assert same(found, (a + b) * c)
+
+
+def test_bfloat16_weights_stay_constant() -> None:
+    """A product with bfloat16 weights is summed in float32 and rounded once, on the packed kernels."""
+    generator = np.random.default_rng(0)
+    x, w = (generator.standard_normal(s).astype(ml_dtypes.bfloat16) for s in ((5, 40), (40, 24)))
+    ends = [helper.make_tensor_value_info(n, TensorProto.BFLOAT16, s) for n, s in (("x", [5, 40]), ("y", [5, 24]))]
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "product", ends[:1], ends[1:], [numpy_helper.from_array(w, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    prepared = optkit.backend.prepare(model)
+    (found,) = prepared.run([x])
+    exact = x.astype("float64") @ w.astype("float64")
+    assert found.dtype == ml_dtypes.bfloat16
+    np.testing.assert_allclose(found.astype("float64"), exact, rtol=2.0**-8, atol=1e-5)
+    assert [k for k in prepared.runner.manifest.kernels if "matmul" in k and "batch" not in k]

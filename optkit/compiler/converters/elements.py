@@ -47,13 +47,20 @@ def convert(low: Lowering, node: Node, inputs: list[Value | None], inner: Conver
 
 
 def _widened(low: Lowering, node: Node, inputs: list[Value | None], inner: Converter) -> list[Value] | None:
-    wide = [None if v is None else retype(low, v, "float32") if v.dtype == "bfloat16" else v for v in inputs]
+    wide = [None if v is None else _wide(low, v) for v in inputs]
     result = inner(low, node, wide)
     if result is None:
         return None
     values = [result] if isinstance(result, Value) else list(result)
     kinds = [_declared(node, i) for i in range(len(values))]
     return [retype(low, v, "bfloat16") if kind == "bfloat16" else v for v, kind in zip(values, kinds, strict=True)]
+
+
+def _wide(low: Lowering, value: Value) -> Value:
+    """bfloat16 as float32; weights stay constants, which the packed kernels need."""
+    if value.dtype == "bfloat16" and value.const is not None:
+        return Value(low, value.shape, "float32", const=value.const.astype("float32"))
+    return retype(low, value, "float32") if value.dtype == "bfloat16" else value
 
 
 def _moved(low: Lowering, node: Node, inputs: list[Value | None], inner: Converter, dtype: str) -> list[Value] | None:
