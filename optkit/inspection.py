@@ -7,20 +7,28 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from optkit.errors import ModelError
+from optkit.errors import ModelError, UsageError
 
 
-def inspect_file(path: str | Path) -> dict[str, Any]:
+def inspect_file(path: str | Path, target: str | None = None) -> dict[str, Any]:
     """Describe the ONNX model or the artifact at `path`; the key "kind" says which, "model" or "artifact".
+
+    Args:
+        target: also what becomes of every node of a model there, under "preflight".
 
     Raises:
         ModelError: no such file, or not a valid ONNX model.
         ArtifactError: an artifact that is damaged or was edited.
+        UsageError: an unknown target, or one given for an artifact.
     """
     path = Path(path)
     if path.is_dir():
         raise ModelError(f"{path}: a folder; give an ONNX model or an artifact")
-    return inspect_artifact(path) if is_artifact(path) else inspect_model(path)
+    if not is_artifact(path):
+        return inspect_model(path, target)
+    if target is not None:
+        raise UsageError(f"{path}: an artifact is compiled already; --target is for models")
+    return inspect_artifact(path)
 
 
 def is_artifact(path: Path) -> bool:
@@ -30,10 +38,12 @@ def is_artifact(path: Path) -> bool:
     return path.is_file() and zipfile.is_zipfile(path)
 
 
-def inspect_model(path: Path) -> dict[str, Any]:
-    """Inputs, outputs, operators with counts, parameters and MACs of an ONNX model."""
+def inspect_model(path: Path, target: str | None = None) -> dict[str, Any]:
+    """Inputs, outputs, operators with counts, parameters and MACs of an ONNX model, and each node's verdict."""
+    from optkit.issues import describe_issue
     from optkit.macs import count_macs, count_parameters
     from optkit.model import load_model
+    from optkit.steps import choose_target
 
     model = load_model(path)
     counted = count_macs(model)
@@ -48,6 +58,12 @@ def inspect_model(path: Path) -> dict[str, Any]:
     if kept := model.metadata_props.get("optkit.opset"):
         notes.append(kept)
     data = path.with_name(path.name + ".data")
+    judged: dict[str, Any] = {}
+    if target is not None:
+        from optkit.compiler.preflight import preflight
+
+        machine = choose_target(target, None)
+        judged = {"target": machine.name, "preflight": [describe_issue(i) for i in preflight(model, machine)]}
     return {
         "kind": "model",
         "path": str(path),
@@ -61,6 +77,7 @@ def inspect_model(path: Path) -> dict[str, Any]:
         "parameters": count_parameters(model),
         "macs": sum(c.macs or 0 for c in counted),
         "notes": notes,
+        **judged,
     }
 
 

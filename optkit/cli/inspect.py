@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import click
 
+from optkit.cli.options import complete_targets
 from optkit.cli.output import console, count_text, json_option, print_json, size_text, table
+
+_VERDICTS = ("native", "decomposed", "slow", "unsupported")
 
 
 @click.command(short_help="Show what a model or an artifact holds.")
 @click.argument("path", type=click.Path())
+@click.option(
+    "--target",
+    metavar="TARGET",
+    shell_complete=complete_targets,
+    help="Also show what becomes of every node of a model on this target.",
+)
 @json_option
-def command(path: str, as_json: bool) -> None:
+def command(path: str, target: str | None, as_json: bool) -> None:
     """Show what PATH, an ONNX model or an artifact, holds.
 
-    A model: inputs, outputs, operators, parameters, multiply-accumulates (MACs). An artifact: the same
+    A model: inputs, outputs, operators, parameters, multiply-accumulates (MACs); with --target also each
+    node's verdict: native (a kernel template), decomposed, slow or unsupported, and why. An artifact: the same
     kind of thing from its manifest, and each kernel's template, parameters, arithmetic and MACs.
     """
     from optkit.inspection import inspect_file
 
-    found = inspect_file(path)
+    found = inspect_file(path, target)
     if as_json:
         print_json(found)
     elif found["kind"] == "model":
@@ -38,6 +49,19 @@ def _print_model(found: dict[str, Any]) -> None:
     out.print(table(["operator", ">nodes"], found["operators"].items()))
     for note in found["notes"]:
         out.print(f"note: {note}", markup=False)
+    if "preflight" in found:
+        _print_preflight(found["target"], found["preflight"])
+
+
+def _print_preflight(target: str, issues: list[dict[str, Any]]) -> None:
+    counts = Counter(issue["status"] for issue in issues)
+    summary = ", ".join(f"{counts[word]} {word}" for word in _VERDICTS if counts[word]) or "no nodes"
+    console().print(f"on {target}: {summary}", markup=False)
+    rows = [
+        (i["node"], f"{i['domain']}.{i['op_type']}" if i["domain"] else i["op_type"], i["status"], i["reason"])
+        for i in issues
+    ]
+    console().print(table(["node", "operator", "verdict", "reason"], rows))
 
 
 def _print_artifact(found: dict[str, Any]) -> None:

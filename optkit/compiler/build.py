@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,14 @@ import onnx_ir as ir
 import tvm
 from tvm import relax
 
+from optkit.compiler.binding_order import order_bindings
 from optkit.compiler.constants import lift_constants
 from optkit.compiler.lower import Lowered, NodeRecord, lower
 from optkit.compiler.schedule import Kernel, schedule_module
 from optkit.compiler.shape_order import order_shape_stores
-from optkit.errors import CompileError
+from optkit.errors import CompileError, OptkitError
 from optkit.target import Target
+from optkit.tidy import one_line
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ class Built:
 
     @property
     def relax_text(self) -> str:
-        """The Relax function after fusion."""
-        return str(tvm.IRModule({"main": self.module["main"]}).script(show_meta=False))
+        """The Relax functions after fusion."""
+        functions = {v: f for v, f in self.module.functions.items() if isinstance(f, relax.Function)}
+        return str(tvm.IRModule(functions).script(show_meta=False))
 
     @property
     def tir_text(self) -> str:
@@ -97,6 +101,7 @@ def fuse(module: Any) -> Any:
             t.AnnotateTIROpPattern(),
             t.DeadCodeElimination(),
             t.FuseOps(),
+            order_bindings,
             t.FuseTIR(),
             t.DeadCodeElimination(),
         ]
@@ -137,9 +142,20 @@ class Prepared:
 def prepare(model: ir.Model, target: Target) -> Prepared:
     """Everything before schedules: lower, legalize, lift the weights out, fuse."""
     lowered = lower(model, target)
-    with tvm_target(target):
+    with tvm_target(target), _stage("its operators cannot be turned into kernels"):
         lifted, weights = lift_constants(legalize(lowered.module))
         return Prepared(lowered, fuse(lifted), weights)
+
+
+@contextlib.contextmanager
+def _stage(problem: str) -> Iterator[None]:
+    """What TVM raises in the block is an error of the compiler, in one line."""
+    try:
+        yield
+    except OptkitError:
+        raise
+    except Exception as error:
+        raise CompileError(f"{problem}: {one_line(error)}") from error
 
 
 def build(model: ir.Model, target: Target, params: Mapping[str, Mapping[str, int]] | None = None) -> Built:
@@ -156,8 +172,10 @@ def build(model: ir.Model, target: Target, params: Mapping[str, Mapping[str, int
     machine = tvm_target(target)
     ready = prepare(model, target)
     with machine:
-        module, kernels = schedule_module(ready.module, target, params or {})
-        executable = target.package(generate(module, machine))
+        with _stage("its kernels cannot be scheduled"):
+            module, kernels = schedule_module(ready.module, target, params or {})
+        with _stage("no code can be generated for it"):
+            executable = target.package(generate(module, machine))
     return Built(executable, ready.weights, *interface(ready), kernels, ready.lowered.records, module, target)
 
 
@@ -172,7 +190,10 @@ def interface(ready: Prepared) -> tuple[list[TensorInfo], list[TensorInfo]]:
 
 
 def _info(name: str, ty: Any, lowered: Lowered) -> TensorInfo:
-    shape = tuple(int(d) if isinstance(d, (int, tvm.tirx.IntImm)) else str(d) for d in ty.shape.values)
+    if ty.shape is None:  # found while the model runs, by names that the function's callers do not see
+        shape: tuple[int | str, ...] = tuple(f"{name}_{i}" for i in range(ty.ndim))
+    else:
+        shape = tuple(int(d) if isinstance(d, (int, tvm.tirx.IntImm)) else str(d) for d in ty.shape.values)
     return TensorInfo(name, lowered.narrow.get(name, str(ty.dtype)), shape)
 
 

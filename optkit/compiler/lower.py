@@ -186,6 +186,8 @@ def lower(model: ir.Model, target: Target) -> Lowered:
     for value in graph.inputs:
         if value.name in graph.initializers:
             continue
+        if value.dtype == ir.DataType.STRING or isinstance(value.type, ir.SequenceType | ir.OptionalType):
+            raise UnsupportedError(f"input {value.name!r} is {value.type}; only tensors of numbers can be inputs")
         if value.shape is None or value.dtype is None:
             raise UnsupportedError(f"input {value.name!r} has no shape or type; give it with --input-shape")
         shape = [low.dimension(d, f"input {value.name!r}") for d in value.shape]
@@ -204,7 +206,7 @@ def lower(model: ir.Model, target: Target) -> Lowered:
             with low.bb.dataflow():
                 _lower_nodes(low, graph, convert)
                 low.node = "output"
-                results = [low.tensor(low.values[output]) for output in graph.outputs]
+                results = [_result(low, output) for output in graph.outputs]
                 body = low.bb.emit_output(relax.Tuple(results))
         except Exception:
             abandon(low.bb)
@@ -214,6 +216,13 @@ def lower(model: ir.Model, target: Target) -> Lowered:
     ends = ((v.name or "", low.values[v].dtype) for v in (*graph.inputs, *graph.outputs) if v in low.values)
     narrow = {name: dtype for name, dtype in ends if storage(dtype) != dtype}
     return Lowered(low.bb.get(), inputs, [v.name or "" for v in graph.outputs], low.records, narrow)
+
+
+def _result(low: Lowering, output: ir.Value) -> Any:
+    try:
+        return low.tensor(low.values[output])
+    except UnsupportedError as error:
+        raise UnsupportedError(f"output {output.name!r} of the model: {error}") from error
 
 
 def _constants(low: Lowering, graph: ir.Graph) -> None:

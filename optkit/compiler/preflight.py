@@ -26,6 +26,9 @@ _GENERIC = frozenset(
         *("TreeEnsembleClassifier", "TreeEnsembleRegressor", "CumSum", "ReverseSequence"),
     }
 )
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 
@@ -52,16 +55,16 @@ def preflight(model: ir.Model, target: Target) -> list[Issue]:
     What depends on constants that only folding finds (a shape, a trip count) is not judged here: the
     lowering refuses it with the same kind of error, before any kernel is generated.
     """
-    given = {value for value in model.graph.inputs if _container(value)}
-    return [_issue(node, *_judge(node, given)) for node in ir.traversal.RecursiveGraphIterator(model.graph)]
+    ends = {value for value in (*model.graph.inputs, *model.graph.outputs) if _container(value)}
+    return [_issue(node, *_judge(node, ends)) for node in ir.traversal.RecursiveGraphIterator(model.graph)]
 
 
 def _issue(node: ir.Node, status: Status, reason: str) -> Issue:
     return Issue(node.name or "", node.op_type, node.domain, status, reason)
 
 
-def _judge(node: ir.Node, given: set[ir.Value]) -> tuple[Status, str]:
-    reason = _impossible(node, given)
+def _judge(node: ir.Node, ends: set[ir.Value]) -> tuple[Status, str]:
+    reason = _impossible(node, ends)
     if reason:
         return "unsupported", reason
     op, domain = node.op_type, node.domain
@@ -79,8 +82,11 @@ def _judge(node: ir.Node, given: set[ir.Value]) -> tuple[Status, str]:
     return "decomposed", ""
 
 
-def _impossible(node: ir.Node, given: set[ir.Value]) -> str:
-    """Why a node cannot be compiled; empty where that is not known yet. `given`: inputs that are no tensors."""
+def _impossible(node: ir.Node, ends: set[ir.Value]) -> str:
+    """Why a node cannot be compiled; empty where that is not known yet.
+
+    `ends` are the model's inputs and outputs that are no tensors.
+    """
     from optkit.compiler.converters import EXACT, NATIVE
     from optkit.compiler.converters.imported import knows
 
@@ -93,21 +99,26 @@ def _impossible(node: ir.Node, given: set[ir.Value]) -> str:
         return "" if op in EXACT else f"optkit has no function {op!r}"
     if domain not in _DOMAINS:
         return f"operators of domain {domain!r} are unknown; replace it by ONNX operators"
+    if op in _RANDOM:
+        return "random numbers agree with no reference, so nothing could be verified; make them an input of the model"
     if op not in NATIVE and (domain == "ai.onnx.ml" or not knows(op)):
         return "there is no converter for this operator; replace it by others"
     for value in node.inputs:
-        if value in given:
+        if value in ends:
             return (
-                f"it reads input {value.name!r}, {_container(value)} that is known only when the model runs; "
+                f"it reads input {value.name!r}, {_container(value)}, which is known only when the model runs; "
                 "make its tensors inputs of the model"
             )
+    for value in node.outputs:
+        if value in ends:
+            return f"output {value.name!r} of the model is {_container(value)}; make its tensors outputs of the model"
     return ""
 
 
 def _container(value: ir.Value) -> str:
     if isinstance(value.type, ir.SequenceType):
-        return "a sequence of a length"
-    return "an optional of a presence" if isinstance(value.type, ir.OptionalType) else ""
+        return "a sequence of some length"
+    return "an optional that may be empty" if isinstance(value.type, ir.OptionalType) else ""
 
 
 @functools.cache

@@ -118,14 +118,16 @@ def _last_line(error: Exception) -> str:
 
 
 def _calls(module: Any) -> dict[str, list[str]]:
-    """Which values each kernel computes, from main's bindings."""
+    """Which values each kernel computes, from the bindings of main and of the functions it calls."""
     found: dict[str, list[str]] = {}
     call_tir = tvm.ir.Op.get("relax.call_tir")
-    for block in module["main"].body.blocks:
-        for binding in block.bindings:
-            value = getattr(binding, "value", None)
-            if isinstance(value, relax.Call) and value.op == call_tir:
-                found.setdefault(str(value.args[0].name_hint), []).append(str(binding.var.name))
+    functions = {str(v.name_hint): f for v, f in module.functions.items() if isinstance(f, relax.Function)}
+    for name in sorted(functions, key=lambda n: (n != "main", n)):
+        for block in functions[name].body.blocks:
+            for binding in block.bindings:
+                value = getattr(binding, "value", None)
+                if isinstance(value, relax.Call) and value.op == call_tir:
+                    found.setdefault(str(value.args[0].name_hint), []).append(str(binding.var.name))
     return found
 
 

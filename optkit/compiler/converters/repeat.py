@@ -118,7 +118,7 @@ def _unrolled(
     if trips is None or trips.const is None or (start is not None and start.const is None):
         return None
     count = max(int(trips.const.reshape(-1)[0]), 0)
-    if start is not None and not start.const.reshape(-1)[0]:
+    if start is not None and _condition(start) is not None:
         count = 0
     if count * max(len(body), 1) > (_LONG if lists else _SHORT):
         return None

@@ -84,12 +84,13 @@ def collect(at: te.Tensor, target: te.Tensor, weight: te.Tensor, targets: int, h
     """(samples, targets): sum, least or greatest weight of the leaves that the trees ended in."""
     samples, trees = at.shape
     tree = te.reduce_axis((0, trees), name="tree")
-    neutral = {"sum": 0.0, "min": np.finfo(dtype).max, "max": np.finfo(dtype).min}[how]
+    most = float(np.finfo(dtype).max)
+    neutral = {"sum": 0.0, "min": most, "max": -most}[how]
     reduce = {"sum": te.sum, "min": te.min, "max": te.max}[how]
 
     def element(sample: Any, column: Any) -> Any:
         row = at(sample, tree)
-        here = tirx.Select(target(row).equal(column.astype("int32")), weight(row), tirx.const(float(neutral), dtype))
+        here = tirx.Select(target(row).equal(column.astype("int32")), weight(row), tirx.const(neutral, dtype))
         return reduce(here, axis=tree)
 
     return te.compute((samples, targets), element, name="collect")
