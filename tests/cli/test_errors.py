@@ -221,7 +221,7 @@ def test_disk_full_leaves_nothing(tmp_path: Path) -> None:
 def test_interrupt(tmp_path: Path) -> None:
     code = (
         "import optkit.inspection as i, sys\n"
-        "def stop(_): raise KeyboardInterrupt\n"
+        "def stop(*_): raise KeyboardInterrupt\n"
         "i.inspect_file = stop\n"
         "from optkit.cli import main; main(['inspect', 'x.onnx'])"
     )
