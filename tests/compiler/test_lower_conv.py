@@ -75,8 +75,42 @@ def grid(b: Bundle) -> None:
     for label, channels, out, length, kernel1, group, attributes in line:
         x = b.input(2, channels, length)
         b.case(conv(b, x, channels, out, kernel1, group, **attributes), label)
-    x = b.input(1, 3, 5, 6, 7)
-    b.case(conv(b, x, 3, 4, (2, 3, 2)), "3-D, by TVM")
+    volume = [
+        ("3-D", 3, 4, (5, 6, 7), (2, 3, 2), 1, {}),
+        ("3-D of odd channels", 19, 5, (4, 5, 3), (3, 3, 3), 1, {"pads": [1, 1, 1, 1, 1, 1]}),
+        ("3-D, stride and dilation", 3, 18, (7, 9, 8), (3, 2, 3), 1, {"strides": [2, 1, 2], "dilations": [2, 3, 1]}),
+        ("3-D one by one", 16, 17, (3, 4, 5), (1, 1, 1), 1, {}),
+        ("3-D, SAME", 4, 6, (5, 6, 7), (3, 4, 2), 1, {"auto_pad": "SAME_UPPER", "strides": [2, 2, 2]}),
+        ("3-D groups", 6, 9, (4, 5, 6), (3, 3, 3), 3, {"pads": [0, 1, 1, 1, 1, 0]}),
+    ]
+    for label, channels, out, space, kernel3, group, attributes in volume:
+        b.case(conv(b, b.input(2, channels, *space), channels, out, kernel3, group, **attributes), label)
+
+
+def test_volumes_stay_blocked() -> None:
+    b = Bundle()
+    x = b.input(2, 2, 6, 7, 5, free="n")
+    stem = b.op("Relu", conv(b, x, 2, 21, (3, 3, 3), pads=[1] * 6))
+    deep = conv(b, stem, 21, 21, (3, 3, 3), pads=[1] * 6)
+    b.case(conv(b, b.op("Add", stem, deep), 21, 3, (1, 1, 1)), "residual volume")
+    b.check()
+
+
+def test_weights_of_the_run() -> None:
+    """A tracker correlates one image's features with another's; biases and filters may be computed too."""
+    b = Bundle()
+    cases: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+        ((2, 6, 9, 8), (4, 6, 3, 2), {"pads": [1, 0, 1, 1]}),
+        ((2, 6, 9), (4, 3, 3), {"group": 2, "strides": [2]}),
+        ((1, 4, 5, 6, 7), (3, 4, 2, 3, 2), {"dilations": [1, 2, 1]}),
+        ((1, 4, 9, 8), (4, 1, 3, 3), {"group": 4, "auto_pad": "SAME_LOWER", "strides": [2, 3]}),
+    ]
+    for shape, kernel, attributes in cases:
+        x, w = b.input(*shape), b.input(*kernel)
+        b.case(b.op("Conv", x, w, b.input(kernel[0]), **attributes), f"{shape} {kernel} {attributes}")
+    x, w = b.input(2, 6, 9, 8), b.const(b.normal(4, 6, 3, 3))
+    b.case(b.op("Conv", x, w, b.input(4)), "bias of the run")
+    b.check()
 
 
 @pytest.mark.parametrize("target", ["cpu", "x86-64-v3"])

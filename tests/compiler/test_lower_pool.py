@@ -65,11 +65,62 @@ def test_pools_between_convolutions() -> None:
     b.check()
 
 
-def test_pools_without_a_template() -> None:
-    """One and three dimensions, and indices, are TVM's."""
+@st.composite
+def general(draw: st.DrawFn) -> dict[str, Any]:
+    """A pool over one to three dimensions, with every attribute."""
+    rank = draw(st.integers(1, 3))
+
+    def each(*values: int) -> list[int]:
+        return [draw(st.sampled_from(values)) for _ in range(rank)]
+
+    op = draw(st.sampled_from(["MaxPool", "MaxPool", "AveragePool", "LpPool"]))
+    kernel, dilations = each(1, 2, 3), each(1, 1, 2)
+    span = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    case: dict[str, Any] = {
+        "op": op,
+        "size": [s + e for s, e in zip(span, each(0, 1, 4, 5), strict=True)],
+        "kernel_shape": kernel,
+        "strides": each(1, 2, 3),
+        "dilations": dilations,
+        "pads": [draw(st.integers(0, k - 1)) for k in (*kernel, *kernel)],
+        "ceil_mode": draw(st.integers(0, 1)),
+    }
+    if op == "MaxPool":
+        case["storage_order"] = draw(st.integers(0, 1))
+    elif op == "AveragePool":
+        case["count_include_pad"] = draw(st.integers(0, 1))
+    else:
+        case["p"], case["ceil_mode"] = draw(st.sampled_from([1, 2, 3])), 0
+    return case
+
+
+@BUNDLED
+@given(st.lists(general(), min_size=8, max_size=8))
+def test_any_window_in_any_dimensions(cases: list[dict[str, Any]]) -> None:
     b = Bundle()
-    b.case(b.op("MaxPool", b.input(2, 5, 17), kernel_shape=[3], strides=[2], pads=[1, 1]), "1-D maximum")
-    b.case(b.op("AveragePool", b.input(2, 5, 17), kernel_shape=[3], strides=[2]), "1-D mean")
-    b.case(b.op("MaxPool", b.input(1, 3, 5, 6, 7), kernel_shape=[2, 2, 2]), "3-D maximum")
-    b.case(b.op("GlobalAveragePool", b.input(2, 5, 17)), "1-D global mean")
+    for case in cases:
+        label, op = str(case), case.pop("op")
+        x = b.input(2, 3, *case.pop("size"))
+        if op == "MaxPool":
+            values, indices = b.op(op, x, outputs=2, **case)
+            b.case(indices, f"indices {label}")
+        else:
+            values = b.op(op, x, **case)
+        b.case(values, label)
+    b.check()
+
+
+def test_pools_of_open_extents_and_bytes() -> None:
+    b = Bundle()
+    line = b.op("Transpose", b.input(17, 2, 5, free="length"), perm=[1, 2, 0])
+    for op in ("MaxPool", "AveragePool"):
+        b.case(b.op(op, line, kernel_shape=[3], strides=[2], pads=[1, 1]), f"{op} of an open length")
+        b.case(b.op(op, line, kernel_shape=[4], auto_pad="SAME_LOWER", strides=[2]), f"{op} of an open length, SAME")
+    for op in ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"):
+        b.case(b.op(op, line), f"{op} of an open length")
+    for dtype in ("uint8", "int8"):
+        values = b.generator.integers(-100, 100, (1, 3, 6, 7)) + (100 if dtype == "uint8" else 0)
+        x = b.input(1, 3, 6, 7, dtype=dtype, values=values)
+        b.case(b.op("MaxPool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1]), dtype)
+        b.case(b.op("MaxPool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1], outputs=2)[1], f"{dtype}, indices")
     b.check()

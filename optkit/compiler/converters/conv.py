@@ -1,9 +1,10 @@
-"""Conv in one and two dimensions, on real and on quantized tensors."""
+"""Conv in one to three dimensions, on real and on quantized tensors."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +13,24 @@ import numpy as np
 from tvm import relax
 
 from optkit.compiler import packing
-from optkit.compiler.converters.geometry import channel_constant, static_shape, window
+from optkit.compiler.converters.geometry import channel_constant, static_shape, window, windows
 from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.conv import Window, conv2d, depthwise2d
 from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
+from optkit.compiler.operators.volume import stack_depths as define_stack
+from optkit.compiler.operators.volume import unstack_depths as define_unstack
 from optkit.compiler.tiling import choose_tile
-from optkit.compiler.values import INJECTIVE, OPAQUE, OUT_FUSABLE, Accumulated, Dequantized, QuantizedWeight, Value
+from optkit.compiler.values import (
+    INJECTIVE,
+    OPAQUE,
+    OUT_FUSABLE,
+    PLAIN,
+    Accumulated,
+    Dequantized,
+    QuantizedWeight,
+    Value,
+)
 
 
 def dot_group(low: Lowering) -> int:
@@ -26,22 +39,80 @@ def dot_group(low: Lowering) -> int:
 
 
 def conv(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """Blocked convolution in one or two dimensions; height and width may be open in two."""
+    """Blocked convolution; the general form where weights or extents are known only when the model runs."""
     x, weight, bias = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
-    if x is None or weight is None or weight.const is None or (bias is not None and bias.const is None):
+    if x is None or weight is None:
         return None
     rank = len(weight.shape)
-    if rank == 3 and static_shape(x, 1, 2):
-        return _conv1d(low, node, x, weight, bias)
-    if rank != 4 or not static_shape(x, 1):
-        return None
-    size = x.shape[2:]
-    if not static_shape(x, 2, 3) and str(node.get("auto_pad", "NOTSET")).startswith("SAME"):
-        if any(s != 1 for s in node.get("strides") or (1, 1)):
-            return None  # the padding depends on the size
-        size = weight.shape[2:]  # with a stride of one it does not
-    geometry = window(node, weight.shape[2:], size)
-    return _conv2d(low, node, x, weight, bias, geometry)
+    constant = weight.const is not None and (bias is None or bias.const is not None)
+    if constant and x.dtype in ("float32", "float16") and static_shape(x, 1):
+        static = static_shape(x, *range(2, rank))
+        if rank == 3 and static:
+            return _conv1d(low, node, x, weight, bias)
+        size = x.shape[2:] if static else _open_size(node, weight.shape[2:])
+        if rank == 4 and size is not None:
+            return images(low, node, x, weight, bias, window(node, weight.shape[2:], size))
+        if rank == 5 and static and int(node.get("group", 1)) == 1:
+            return _conv3d(low, node, x, weight, bias)
+    return general_conv(low, node, x, weight, bias)
+
+
+def _open_size(node: Node, kernel: Sequence[int]) -> Sequence[int] | None:
+    """A size that gives the padding of images of any size; None where the padding depends on the size."""
+    same = str(node.get("auto_pad", "NOTSET")).startswith("SAME")
+    return None if same and any(s != 1 for s in node.get("strides") or (1, 1)) else kernel
+
+
+def general_conv(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None) -> Value:
+    """Any convolution over plain tensors, on the generic schedule."""
+    geometry = windows(node, weight.shape[2:])
+    out = geometry.output(x.shape[2:])
+    groups = int(node.get("group", 1))
+    reason = "its weights or extents are known only when it runs" if weight.const is None else "it has no template"
+    counts = (*out, *weight.shape, x.shape[0])
+    low.record(node, x.dtype, math.prod(d for d in counts if isinstance(d, int)), reason)
+    expr = low.emit(general.conv, x.plain(), weight.plain(), geometry, groups, name="conv", kind=OUT_FUSABLE)
+    return finish(low, x, weight.shape[0], out, expr, bias)
+
+
+def finish(low: Lowering, x: Value, filters: int, out: Sequence[Any], expr: Any, bias: Value | None) -> Value:
+    """Bias and element type of an accumulated plain result."""
+    kind = str(expr.ty.dtype)
+    if bias is not None:
+        column = low.bind(relax.op.reshape(bias.plain(), (1, filters, *[1] * len(out))))
+        expr = low.bind(relax.op.add(expr, low.bind(relax.op.astype(column, kind)) if bias.dtype != kind else column))
+    if kind != x.dtype:
+        expr = low.bind(relax.op.astype(expr, x.dtype))
+    return low.blocked((x.shape[0], filters, *out), x.dtype, PLAIN, expr)
+
+
+def _conv3d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None) -> Value:
+    """Three dimensions as two: depths join the batch, and the kernel's depth taps join the channels.
+
+    y[n, o, d] = sum over k of conv2d(x[n, :, d * stride + k * dilation - begin], w[:, :, k]), which is one conv2d
+    of (N * OD, KD * C, H, W). The copy costs a read and a write a product over O * KH * KW of them.
+    """
+    assert weight.const is not None
+    geometry = windows(node, weight.shape[2:]).fit(x.shape[2:])
+    n, channels, *_ = x.shape
+    filters, _, taps, kh, kw = weight.shape
+    out = geometry.output(x.shape[2:])
+    b = low.target.lanes
+    block = b if x.block == b or channels >= b else PLAIN
+    room = packing.round_up(channels, b) if block else channels
+    stacked = low.emit(define_stack, x.form(block), geometry, out[0], block, name="stack_depths", kind=OPAQUE)
+    flat_x = low.blocked((n * out[0], taps * room, *x.shape[3:]), x.dtype, block, stacked)
+    wide = packing.pad_axis(weight.const, 1, room).transpose(0, 2, 1, 3, 4).reshape(filters, taps * room, kh, kw)
+    flat_w = Value(low, wide.shape, weight.dtype, const=np.ascontiguousarray(wide))
+    window2 = Window(
+        (kh, kw),
+        (geometry.strides[1], geometry.strides[2]),
+        (geometry.dilations[1], geometry.dilations[2]),
+        (*geometry.begins[1:], *geometry.ends[1:]),
+    )
+    made = images(low, node, flat_x, flat_w, bias, window2)
+    apart = low.emit(define_unstack, made.form(b), n, out[0], name="unstack_depths", kind=OPAQUE)
+    return low.blocked((n, filters, *out), x.dtype, b, apart)
 
 
 def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None) -> Value:
@@ -66,7 +137,7 @@ def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
     flat = replace(node, attributes=attributes)
     wide_x, wide_w = widen(x), widen(weight)
     geometry = window(flat, wide_w.shape[2:], wide_x.shape[2:])
-    result = _conv2d(low, flat, wide_x, wide_w, bias, geometry)
+    result = images(low, flat, wide_x, wide_w, bias, geometry)
     return low.wrap(relax.op.squeeze(result.plain(), [2]))
 
 
@@ -81,7 +152,8 @@ def _integer_reason(x: Value, weight: Value) -> str:
     return ""
 
 
-def _conv2d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None, geometry: Window) -> Value:
+def images(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None, geometry: Window) -> Value:
+    """A convolution of constant weights over images, on the blocked kernels; height and width may be open."""
     groups = int(node.get("group", 1))
     n, channels, h, w = x.shape
     out, per_in, kh, kw = weight.shape

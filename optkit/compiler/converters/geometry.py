@@ -10,6 +10,7 @@ from tvm import relax
 
 from optkit.compiler.lower import Node
 from optkit.compiler.operators.conv import Window
+from optkit.compiler.operators.windows import Windows
 from optkit.compiler.values import PLAIN, Value
 
 
@@ -38,6 +39,17 @@ def window(node: Node, kernel: Sequence[int], size: Sequence[int]) -> Window:
         (int(dilations[0]), int(dilations[1])),
         (int(pads[0]), int(pads[1]), int(pads[2]), int(pads[3])),
     )
+
+
+def windows(node: Node, kernel: Sequence[int]) -> Windows:
+    """The node's window in any number of dimensions."""
+    rank = len(kernel)
+    strides, dilations = (tuple(node.get(name) or [1] * rank) for name in ("strides", "dilations"))
+    auto = node.get("auto_pad", "NOTSET")
+    pads = tuple(node.get("pads") or [0] * (2 * rank)) if auto == "NOTSET" else (0,) * (2 * rank)
+    same = auto if auto.startswith("SAME") else ""
+    ceil = bool(node.get("ceil_mode", 0))
+    return Windows(tuple(kernel), strides, dilations, pads[:rank], pads[rank:], same, ceil)
 
 
 def channel_constant(values: np.ndarray, block: int, spatial: int, dtype: str) -> Any:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tvm import relax
 
-from optkit.compiler.converters.geometry import static_shape, window
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.converters.geometry import static_shape, window, windows
+from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.operators import pool as define
 from optkit.compiler.operators import quant
-from optkit.compiler.values import OUT_FUSABLE, Dequantized, Value
+from optkit.compiler.operators import windows as general
+from optkit.compiler.values import INJECTIVE, OPAQUE, OUT_FUSABLE, PLAIN, Dequantized, Value
 
 
 def _block(low: Lowering, x: Value) -> int:
@@ -23,11 +25,12 @@ def _images(x: Value | None) -> bool:
     return x is not None and len(x.shape) == 4 and static_shape(x, 1, 2, 3) and x.dtype != "float64"
 
 
-def max_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """MaxPool without indices."""
+def max_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value]:
+    """MaxPool; with indices, or over other than two dimensions, on plain tensors."""
     x = inputs[0]
-    if x is None or not _images(x) or node.outputs != 1 or node.get("storage_order", 0):
-        return None
+    assert x is not None
+    if not _images(x) or node.outputs != 1:
+        return general_pool(low, node, x)
     n, c, h, w = x.shape
     geometry, ceil = window(node, node.get("kernel_shape"), (h, w)), bool(node.get("ceil_mode", 0))
     block = _block(low, x)
@@ -35,11 +38,12 @@ def max_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | N
     return low.blocked((n, c, *geometry.output(h, w, ceil)), x.dtype, block, out)
 
 
-def average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+def average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value]:
     """AveragePool: a window sum times one over the number of elements, which differs at the border."""
     x = inputs[0]
-    if x is None or not _images(x):
-        return None
+    assert x is not None
+    if not _images(x):
+        return general_pool(low, node, x)
     n, c, h, w = x.shape
     geometry, ceil = window(node, node.get("kernel_shape"), (h, w)), bool(node.get("ceil_mode", 0))
     include = bool(node.get("count_include_pad", 0))
@@ -57,10 +61,12 @@ def average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value
 
 
 def global_average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """The mean over height and width; quantized inputs are summed exactly in int32."""
+    """The mean over all spatial axes; quantized images are summed exactly in int32."""
     x = inputs[0]
-    if x is None or not _images(x):
+    if x is None or x.const is not None:
         return None
+    if not _images(x):
+        return global_pool(low, node, [x])
     n, c, h, w = x.shape
     block = _block(low, x)
     if isinstance(x, Dequantized):
@@ -94,8 +100,63 @@ def reduce_mean(low: Lowering, node: Node, inputs: list[Value | None]) -> Value 
     return low.wrap(relax.op.squeeze(pooled.plain(), [2, 3]))
 
 
-CONVERTERS = {
+def general_pool(low: Lowering, node: Node, x: Value) -> Value | Sequence[Value]:
+    """Any pool over plain tensors."""
+    space = x.shape[2:]
+    window = windows(node, list(node.get("kernel_shape")))
+    out = window.output(space)
+    shape = (*x.shape[:2], *out)
+    data = x.plain()
+    if "Max" in node.op_type:
+        top = low.emit(general.max_pool, data, window, name="max_pool", kind=OUT_FUSABLE)
+        found = low.blocked(shape, x.dtype, PLAIN, top)
+        if node.outputs == 1:
+            return found
+        by_column = bool(node.get("storage_order", 0))
+        index = low.emit(general.max_indices, data, top, window, by_column, name="max_indices", kind=OPAQUE)
+        return [found, low.blocked(shape, "int64", PLAIN, index)]
+    power = float(node.get("p", 2)) if "Lp" in node.op_type else 0.0
+    total = low.emit(general.sum_pool, data, window, power, name="sum_pool", kind=OUT_FUSABLE)
+    if power:
+        expr = low.emit(general.root, total, power, x.dtype, name="root", kind=INJECTIVE)
+    else:
+        include = bool(node.get("count_include_pad", 0))
+        expr = low.emit(general.average, total, data, window, include, name="average", kind=OPAQUE)
+    return low.blocked(shape, x.dtype, PLAIN, expr)
+
+
+def lp_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value]:
+    """LpPool: the p-norm of every window; padding counts as zero."""
+    x = inputs[0]
+    assert x is not None
+    return general_pool(low, node, x)
+
+
+def global_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    """Global pools as reductions over all spatial axes, symbolic ones included."""
+    x = inputs[0]
+    assert x is not None
+    axes = list(range(2, len(x.shape)))
+    data = x.plain()
+    if node.op_type == "GlobalMaxPool":
+        return low.wrap(relax.op.max(data, axes, keepdims=True))
+    kind = "float64" if x.dtype == "float64" else "float32"
+    data = low.bind(relax.op.astype(data, kind)) if x.dtype != kind else data
+    if node.op_type == "GlobalLpPool":
+        power = float(node.get("p", 2))
+        powers = low.bind(relax.op.power(low.bind(relax.op.abs(data)), relax.const(power, kind)))
+        total = low.bind(relax.op.sum(powers, axes, keepdims=True))
+        result = low.bind(relax.op.power(total, relax.const(1 / power, kind)))
+    else:
+        result = low.bind(relax.op.mean(data, axes, keepdims=True))
+    return low.wrap(relax.op.astype(result, x.dtype) if x.dtype != kind else result)
+
+
+CONVERTERS: dict[str, Converter] = {
     "MaxPool": max_pool,
     "AveragePool": average_pool,
+    "LpPool": lp_pool,
+    "GlobalMaxPool": global_pool,
+    "GlobalLpPool": global_pool,
     "GlobalAveragePool": global_average_pool,
 }

@@ -1,7 +1,118 @@
-"""Transposed convolution and Col2Im."""
+"""ConvTranspose: as one convolution where the phases of its stride are output channels, else in the general form.
+
+With stride s along an axis, output o + begin = q * s + r takes input q - j by tap r + j * s: for every phase r a
+convolution over the input with the taps r, r + s, r + 2s ... in reverse. All phases read the same inputs, so they
+are one convolution with s times the output channels, whose results are then interleaved (Shi et al., "Is the
+deconvolution layer the same as a convolutional layer?", 2016).
+"""
 
 from __future__ import annotations
 
-from optkit.compiler.lower import Converter
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
 
-CONVERTERS: dict[str, Converter] = {}
+import numpy as np
+
+from optkit.compiler.converters import conv as convolution
+from optkit.compiler.converters.extents import refuse
+from optkit.compiler.converters.geometry import static_shape
+from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.operators import windows as general
+from optkit.compiler.operators.conv import Window
+from optkit.compiler.operators.volume import interleave_phases
+from optkit.compiler.operators.windows import Windows
+from optkit.compiler.packing import round_up
+from optkit.compiler.values import OPAQUE, OUT_FUSABLE, Value
+
+
+def conv_transpose(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    """ConvTranspose in any number of dimensions."""
+    x, weight, bias = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
+    assert x is not None and weight is not None
+    window, out = geometry(node, weight.shape[2:], x.shape[2:])
+    groups = int(node.get("group", 1))
+    known = weight.const is not None and (bias is None or bias.const is not None)
+    images = len(x.shape) == 4 and static_shape(x, 1, 2, 3) and x.dtype in ("float32", "float16")
+    plain_taps = all(d == 1 or k == 1 for d, k in zip(window.dilations, window.kernel, strict=True))
+    if known and images and plain_taps and groups == 1 and all(b >= 0 for b in window.begins):
+        return _by_phases(low, node, x, weight, bias, window, out)
+    if not all(isinstance(b, int) for b in window.begins):
+        raise refuse(node, "its padding depends on a symbolic extent; fix it with --input-shape")
+    filters = weight.shape[1] * groups
+    counts = (*x.shape, *weight.shape[1:])
+    low.record(node, x.dtype, math.prod(d for d in counts if isinstance(d, int)), "it has no template")
+    args = x.plain(), weight.plain(), window, out, groups
+    expr = low.emit(general.conv_transpose, *args, name="conv_transpose", kind=OUT_FUSABLE)
+    return convolution.finish(low, x, filters, out, expr, bias)
+
+
+def geometry(node: Node, kernel: Sequence[int], size: Sequence[Any]) -> tuple[Windows, list[Any]]:
+    """The window, its paddings resolved, and the output's extents (ConvTranspose, total_padding)."""
+    rank = len(kernel)
+    strides, dilations = (list(node.get(name) or [1] * rank) for name in ("strides", "dilations"))
+    extra = list(node.get("output_padding") or [0] * rank)
+    pads = list(node.get("pads") or [0] * (2 * rank))
+    auto, wanted = node.get("auto_pad", "NOTSET"), node.get("output_shape")
+    if auto == "VALID":
+        pads = [0] * (2 * rank)
+    begins, ends, out = [], [], []
+    for i in range(rank):
+        full = strides[i] * (size[i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1
+        begin, end = pads[i], pads[i + rank]
+        if wanted is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
+            # output_shape may name the batch and the channels too.
+            extent = wanted[len(wanted) - rank + i] if wanted is not None else size[i] * strides[i]
+            total = full - extent
+            if isinstance(total, int):
+                total = max(total, 0)
+            small = total // 2
+            begin, end = (small, total - small) if auto == "SAME_UPPER" else (total - small, small)
+            out.append(extent)
+        else:
+            out.append(full - begin - end)
+        begins.append(begin)
+        ends.append(end)
+    return Windows(tuple(kernel), tuple(strides), tuple(dilations), tuple(begins), tuple(ends)), out
+
+
+def _by_phases(
+    low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None, window: Windows, out: Sequence[int]
+) -> Value:
+    assert weight.const is not None
+    channels, filters, *kernel = weight.shape
+    strides, b = window.strides, low.target.lanes
+    phases = list(itertools.product(*[range(s) for s in strides]))
+    taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
+    room = round_up(filters, b) if len(phases) > 1 else filters
+    packed = np.zeros((len(phases), room, channels, *taps), weight.const.dtype)
+    for p, phase in enumerate(phases):
+        own = weight.const[:, :, *[slice(r, None, s) for r, s in zip(phase, strides, strict=True)]]
+        reverse = own[:, :, ::-1, ::-1].swapaxes(0, 1)
+        # A phase with fewer taps lacks the last ones, which reversed are the first.
+        packed[p, :filters, :, taps[0] - own.shape[2] :, taps[1] - own.shape[3] :] = reverse
+    steps = [(o - 1 + begin) // s + 1 for o, begin, s in zip(out, window.begins, strides, strict=True)]
+    first = [begin // s for begin, s in zip(window.begins, strides, strict=True)]
+    # Output step q of a phase reads inputs q - taps + 1 to q; those before `first` are never used.
+    lead = [t - 1 - f for t, f in zip(taps, first, strict=True)]
+    sizes = [step - f for step, f in zip(steps, first, strict=True)]
+    trail = [n + t - 1 - e - s for n, t, e, s in zip(sizes, taps, lead, x.shape[2:], strict=True)]
+    flat = packed.reshape(-1, channels, *taps)
+    wide = Value(low, flat.shape, weight.dtype, const=flat)
+    offset = None
+    if bias is not None and bias.const is not None:
+        column = np.zeros(room, bias.const.dtype)
+        column[:filters] = bias.const
+        offset = Value(low, (len(flat),), bias.dtype, const=np.tile(column, len(phases)))
+    plain = Window((taps[0], taps[1]), (1, 1), (1, 1), (lead[0], lead[1], trail[0], trail[1]))
+    made = convolution.images(low, node, x, wide, offset, plain)
+    shape = (x.shape[0], filters, *out)
+    if len(phases) == 1:
+        return low.blocked(shape, x.dtype, b, made.form(b))
+    begins = [begin % s for begin, s in zip(window.begins, strides, strict=True)]
+    expr = low.emit(interleave_phases, made.form(b), strides, begins, out, name="interleave_phases", kind=OPAQUE)
+    return low.blocked(shape, x.dtype, b, expr)
+
+
+CONVERTERS: dict[str, Converter] = {"ConvTranspose": conv_transpose}

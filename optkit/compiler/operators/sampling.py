@@ -93,11 +93,11 @@ def grid_taps(data: te.Tensor, grid: te.Tensor, mode: str, padding: str, align: 
                     at, counts = pixel(index, extent, low, high)
                     along.append((cell("int32", at), cell("float32", tirx.Select(counts, weight, zero))))
                 choices.append(along)
-            for t, offset in enumerate(offsets):
+            for t, corner in enumerate(offsets):
                 flat: Any = tirx.const(0, "int32")
                 weight = one
                 for d, along in enumerate(choices):
-                    at, share = along[offset[d] - first]
+                    at, share = along[corner[d] - first]
                     flat = flat * Tir.whole(size[d]) + at[0]
                     weight = weight * share[0]
                 pixels[n, p, t] = flat

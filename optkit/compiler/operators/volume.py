@@ -1,0 +1,50 @@
+"""Volumes and up-sampled images as stacks of images, so that the kernels for images compute on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import te, tirx
+
+from optkit.compiler.operators.common import const, static
+from optkit.compiler.operators.windows import Windows
+
+
+def stack_depths(data: te.Tensor, window: Windows, depths: Any, block: int) -> te.Tensor:
+    """(N, C[/b], D, H, W[, b]) -> (N * OD, KD * C[/b], H, W[, b]): every output depth with the depths it reads."""
+    shape = static(data.shape)
+    n, channels, d, h, w = shape[:5]
+    taps, stride, dilation, begin = window.kernel[0], window.strides[0], window.dilations[0], window.begins[0]
+
+    def element(i: Any, c: Any, y: Any, x: Any, *v: Any) -> Any:
+        at = i % depths * stride + c // channels * dilation - begin
+        read = data(i // depths, c % channels, at, y, x, *v)
+        return te.if_then_else(tirx.all(at >= 0, at < d), read, const(0, str(data.dtype)))
+
+    lanes = [block] if block else []
+    return te.compute((n * depths, taps * channels, h, w, *lanes), element, name="stack_depths")
+
+
+def unstack_depths(data: te.Tensor, n: Any, depths: Any) -> te.Tensor:
+    """(N * OD, O/b, H, W, b) -> (N, O/b, OD, H, W, b)."""
+    _, blocks, h, w, b = static(data.shape)
+    return te.compute(
+        (n, blocks, depths, h, w, b), lambda i, c, z, y, x, v: data[i * depths + z, c, y, x, v], name="unstack_depths"
+    )
+
+
+def interleave_phases(data: te.Tensor, strides: Sequence[int], begins: Sequence[int], out: Sequence[int]) -> te.Tensor:
+    """(N, S * S * O/b, QH, QW, b), phase by phase -> (N, O/b, OH, OW, b), one pixel of every phase in turn."""
+    n, blocks, _, _, b = static(data.shape)
+    (sy, sx), (by, bx) = strides, begins
+    own = blocks // (sy * sx)
+
+    def element(i: Any, c: Any, y: Any, x: Any, v: Any) -> Any:
+        phase = (y + by) % sy * sx + (x + bx) % sx
+        return data[i, phase * own + c, (y + by) // sy, (x + bx) // sx, v]
+
+    return te.compute((n, own, *out, b), element, name="interleave_phases")
+
+
+__all__ = ["interleave_phases", "stack_depths", "unstack_depths"]
