@@ -263,6 +263,11 @@ def _lower_node(low: Lowering, node: ir.Node, opset: int, convert: Converter) ->
     inputs = [None if v is None else low.values[v] for v in node.inputs]
     try:
         result = convert(low, view, inputs)
+        if result is None:
+            raise UnsupportedError(f"operator {node.domain or 'ai.onnx'}::{node.op_type} is not supported")
+        results = [result] if isinstance(result, Value) else list(result)
+        for output, value in zip(node.outputs, results, strict=False):
+            low.values[output] = settled(low, value, output)
     except UnsupportedError as error:
         if "node '" in str(error):
             raise
@@ -273,13 +278,6 @@ def _lower_node(low: Lowering, node: ir.Node, opset: int, convert: Converter) ->
         text = str(error).strip().splitlines()
         reason = text[-1] if text else type(error).__name__
         raise CompileError(f"cannot lower node {node.name!r} ({node.op_type}): {reason}") from error
-    if result is None:
-        raise UnsupportedError(
-            f"node {node.name!r}: operator {node.domain or 'ai.onnx'}::{node.op_type} is not supported"
-        )
-    results = [result] if isinstance(result, Value) else list(result)
-    for output, value in zip(node.outputs, results, strict=False):
-        low.values[output] = settled(low, value, output)
 
 
 def _attribute(attribute: ir.Attr) -> Any:

@@ -20,6 +20,7 @@ from tvm.relax.utils import copy_with_new_vars
 
 from optkit.compiler.lists import Absent, TensorList
 from optkit.compiler.values import PLAIN, Value, dims
+from optkit.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from optkit.compiler.lower import Lowering
@@ -193,9 +194,12 @@ def settled(low: Lowering, value: Value, declared: ir.Value) -> Value:
     if type(value) is not Value or list(value.forms) != [PLAIN] or not isinstance(value.plain().ty, relax.TensorType):
         return value
     expr = value.plain()
-    if expr.ty.shape is not None or expr.ty.ndim < 0:
+    if expr.ty.shape is not None:
         return value
-    return refine(low, expr, [settle(low, declared, axis) for axis in range(expr.ty.ndim)], value.dtype)
+    rank = expr.ty.ndim if expr.ty.ndim >= 0 else None if declared.shape is None else len(declared.shape)
+    if rank is None:
+        raise UnsupportedError("the rank of its result is known only when the model runs; fix the shapes before it")
+    return refine(low, expr, [settle(low, declared, axis) for axis in range(rank)], value.dtype)
 
 
 def same(a: Sequence[Any], b: Sequence[Any]) -> bool:
