@@ -10,7 +10,7 @@ from typing import Any
 import tvm_ffi
 from tvm import relax, te, tirx
 
-from optkit.compiler.converters import pool
+from optkit.compiler.converters import cumulative, pool
 from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import declared, refuse, tensor, vector
 from optkit.compiler.lower import Converter, Lowering, Node
@@ -73,7 +73,8 @@ def _declared_axes(shape: Sequence[Any], result: list[Any] | None, keep: bool) -
 def _by_tvm(low: Lowering, node: Node, x: Value, axes: list[int]) -> Value | None:
     """Float reductions over known axes as Relax operators, which fuse with their neighbours."""
     keep = bool(node.get("keepdims", 1))
-    simple = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min"}
+    # TVM's maximum of a row of -inf is the lowest finite number, so maxima and minima are ours.
+    simple = {"ReduceSum": "sum", "ReduceMean": "mean"}
     name = simple.get(node.op_type)
     if name is None:
         return _typed(low, node, x, lambda data: define.along(data, axes, keep), math.prod(x.shape[d] for d in axes))
@@ -121,4 +122,7 @@ def _typed(low: Lowering, node: Node, x: Value, domain: Any, count: Any, *tensor
     return low.wrap(low.emit(body, tensor(low, x), *tensors, name=node.op_type.lower()))
 
 
-CONVERTERS: dict[str, Converter] = dict.fromkeys([*define.REDUCTIONS, "ReduceMean", "ReduceLogSumExp"], reduce)
+CONVERTERS: dict[str, Converter] = {
+    **dict.fromkeys([*define.REDUCTIONS, "ReduceMean", "ReduceLogSumExp"], reduce),
+    **cumulative.CONVERTERS,
+}

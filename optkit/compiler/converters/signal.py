@@ -162,6 +162,10 @@ def stft(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
         return _runtime_stft(low, x, step, length, shape)
     else:
         raise refuse(node, "it has neither a window nor a frame length; export it with one")
+    # ONNX's inference counts frequencies and frames differently where a window is given (onnx 1.23).
+    shape[2] = size // 2 + 1 if onesided else size
+    if step.const is not None and isinstance(x.shape[1], int):
+        shape[1] = (x.shape[1] - size) // int(step.const.reshape(-1)[0]) + 1
     framed = low.emit(define.frames, x.plain(), step.plain(), given, shape[1], size, name="frames")
     return _multiply(low, node, low.wrap(framed), 2, (size, size, int(x.shape[2]), False, onesided), shape)
 

@@ -68,11 +68,18 @@ def partial(
     return te.compute(tuple(lead), together, name=name, attrs={OP: "row_total"})
 
 
+def largest(values: Any, axis: Any) -> Any:
+    """The maximum; of nothing but -inf it is -inf, where TVM's own is the lowest finite number."""
+    reducer = te.comm_reducer(lambda a, b: tirx.Max(a, b), lambda kind: const(float("-inf"), str(kind)), name="largest")
+    return reducer(values, axis=axis)
+
+
 def powers(data: te.Tensor, b: int) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
     """A row's maximum, exp(x - maximum), and the sum of the latter."""
     *lead, size = static(data.shape)
     kind = wide(str(data.dtype))
-    top = partial("row_max", lead, size, b, lambda *i: data(*i).astype(kind), te.max, tirx.min_value(kind))
+    lowest = const(float("-inf"), kind)
+    top = partial("row_max", lead, size, b, lambda *i: data(*i).astype(kind), largest, lowest)
     power = map_of(data.shape, lambda *i: raised(data(*i).astype(kind) - top(*i[:-1])), "row_exp")
     return top, power, partial("row_sum", lead, size, b, lambda *i: power(*i), te.sum, const(0, kind))
 
@@ -86,8 +93,11 @@ def softmax(data: te.Tensor, b: int) -> te.Tensor:
     """exp(x - max) / sum(exp(x - max)) over the last axis, in float32 (float64 in float64)."""
     *lead, _ = static(data.shape)
     dtype = str(data.dtype)
-    _, power, total = powers(data, b)
-    inverse = total_of(lambda *i: const(1, wide(dtype)) / total(*i), lead, "row_inverse")
+    top, power, total = powers(data, b)
+    kind = wide(dtype)
+    lowest, nan = const(float("-inf"), kind), const(float("nan"), kind)
+    # Of a row of nothing but -inf no share can be told; the polynomial for exp would hide that.
+    inverse = total_of(lambda *i: tirx.Select(top(*i) == lowest, nan, const(1, kind) / total(*i)), lead, "row_inverse")
     return map_of(data.shape, lambda *i: (power(*i) * inverse(*i[:-1])).astype(dtype), "row_out")
 
 
