@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from optkit.compiler.converters import (
     attention,
-    bits,
     casts,
     classic,
     concat,
@@ -54,7 +53,6 @@ _MODULES = (
     shapes,
     selection,
     casts,
-    bits,
     integer_products,
     qlinear,
     quantized_ops,

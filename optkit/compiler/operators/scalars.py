@@ -123,10 +123,19 @@ def _is_inf(a: Attributes, x: Any) -> Any:
     return found
 
 
+def _intrinsic(name: str) -> Scalar:
+    function = getattr(tirx, name)
+    return lambda a, x: function(x)
+
+
+def _library(name: str) -> Scalar:
+    return lambda a, x: libm(name, x)
+
+
 FLOAT: dict[str, Scalar] = {
-    **{op.capitalize(): lambda a, x, f=getattr(tirx, op): f(x) for op in ("exp", "log", "sqrt", "sin", "cos", "tan")},
-    **{op.capitalize(): lambda a, x, f=getattr(tirx, op): f(x) for op in ("asin", "acos", "atan", "floor", "ceil")},
-    **{op.capitalize(): lambda a, x, f=op: libm(f, x) for op in ("sinh", "cosh", "asinh", "acosh", "atanh", "erf")},
+    **{op.capitalize(): _intrinsic(op) for op in ("exp", "log", "sqrt", "sin", "cos", "tan")},
+    **{op.capitalize(): _intrinsic(op) for op in ("asin", "acos", "atan", "floor", "ceil")},
+    **{op.capitalize(): _library(op) for op in ("sinh", "cosh", "asinh", "acosh", "atanh", "erf")},
     "Tanh": lambda a, x: _tanh(x),
     "Sigmoid": lambda a, x: _sigmoid(x),
     "Round": lambda a, x: tirx.nearbyint(x),

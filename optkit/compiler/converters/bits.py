@@ -1,7 +1,0 @@
-"""Bits, predicates and remainders."""
-
-from __future__ import annotations
-
-from optkit.compiler.lower import Converter
-
-CONVERTERS: dict[str, Converter] = {}

@@ -1,0 +1,110 @@
+"""Slice, Split and Pad with parameters that are tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax, te
+
+from optkit.compiler.converters.dynamic import complete, runtime_extents
+from optkit.compiler.converters.extents import declared, refuse, tensor, vector
+from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.operators import shapes as define
+from optkit.compiler.values import INJECTIVE, Value
+
+
+def _part(low: Lowering, plan: Any, start: int, count: int, name: str) -> list[Any]:
+    """Extents out of a vector of numbers."""
+    sizes = low.emit(lambda data: te.compute((count,), lambda i: data(i + start), name="sizes"), plan, name="sizes")
+    return runtime_extents(low, sizes, count, name)
+
+
+def _count(node: Node, value: Value) -> int:
+    if len(value.shape) != 1 or not isinstance(value.shape[0], int):
+        raise refuse(node, "how many axes it works on is known only at run time; fix the length of its inputs")
+    return int(value.shape[0])
+
+
+def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """Slice whose starts, ends, axes or steps are not constants."""
+    x, starts, ends, axes, steps = [*inputs, None, None][:5]
+    if x is None or x.dtype == "shape" or starts is None or ends is None:
+        return None
+    if all(v is None or v.const is not None or v.dtype == "shape" for v in (starts, ends, axes, steps)):
+        return None
+    count, source, rank = _count(node, starts), x.shape, len(x.shape)
+    first, last = vector(low, starts, "int64"), vector(low, ends, "int64")
+    names = relax.const(np.arange(count)) if axes is None else vector(low, axes, "int64")
+    each = relax.const(np.ones(count, "int64")) if steps is None else vector(low, steps, "int64")
+    plan = low.emit(
+        lambda _, a, b, c, d: define.sliced(a, b, c, d, source), tensor(low, x), first, last, names, each, name="slices"
+    )
+    shape = complete(low, node) or _part(low, plan, 2 * rank, rank, low.node)
+    body = lambda data, p: define.slices(data, p, shape)  # noqa: E731
+    return low.wrap(low.emit(body, tensor(low, x), plan, name="slice", kind=INJECTIVE))
+
+
+def split(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Value] | None:
+    """Split into parts whose sizes a tensor holds."""
+    x, sizes = inputs[0], inputs[1] if len(inputs) > 1 else None
+    if x is None or sizes is None or sizes.const is not None or sizes.dtype == "shape":
+        return None
+    axis = int(node.get("axis", 0)) % len(x.shape)
+    known = [declared(low, node, i) for i in range(node.outputs)]
+    lengths = [None if shape is None else shape[axis] for shape in known]
+    if any(length is None for length in lengths):
+        lengths = runtime_extents(low, vector(low, sizes, "int64"), node.outputs, low.node)
+    parts: list[Value] = []
+    start: Any = 0
+    for length in lengths:
+        shape = [length if d == axis else extent for d, extent in enumerate(x.shape)]
+
+        def body(data: te.Tensor, begin: Any = start, extents: Any = tuple(shape)) -> te.Tensor:
+            return te.compute(
+                extents, lambda *i: data(*(at + begin if d == axis else at for d, at in enumerate(i))), name="split"
+            )
+
+        parts.append(low.wrap(low.emit(body, x.plain(), name="split", kind=INJECTIVE)))
+        start = start + length
+    return parts
+
+
+def pad(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """Pad in every mode, with pads, value and axes that may be tensors."""
+    x, pads, value, axes = [*inputs, None, None, None][:4]
+    if x is None or pads is None:
+        return None
+    mode = str(node.get("mode", "constant"))
+    fixed = pads.const is not None and (value is None or value.const is not None) and axes is None
+    if fixed and mode == "constant" and x.dtype in ("float32", "float16"):
+        return None
+    if mode not in define.PADDING:
+        raise refuse(node, f"mode {mode!r} is unknown")
+    source, rank = x.shape, len(x.shape)
+    count = _count(node, pads) // 2
+    names = relax.const(np.arange(count)) if axes is None else vector(low, axes, "int64")
+    data = tensor(low, x)
+    plan = low.emit(
+        lambda _, p, a: define.padded(p, a, source), data, vector(low, pads, "int64"), names, name="padding"
+    )
+    shape = _padded_shape(x, pads, axes) or complete(low, node) or _part(low, plan, rank, rank, low.node)
+    filler = tensor(low, value, x.dtype) if value is not None else relax.const(np.zeros((), x.dtype), x.dtype)
+    body = lambda d, p, v: define.pad(d, p, v, shape, mode)  # noqa: E731
+    return low.wrap(low.emit(body, data, plan, filler, name="pad", kind=INJECTIVE))
+
+
+def _padded_shape(x: Value, pads: Value, axes: Value | None) -> list[Any] | None:
+    """The result's shape where pads and axes are constants."""
+    if pads.const is None or (axes is not None and axes.const is None):
+        return None
+    amounts = pads.const.reshape(2, -1).sum(0)
+    names = range(len(amounts)) if axes is None or axes.const is None else [int(a) for a in axes.const.reshape(-1)]
+    shape = list(x.shape)
+    for axis, amount in zip(names, amounts, strict=True):
+        shape[axis] = shape[axis] + int(amount)
+    return shape
+
+
+CONVERTERS: dict[str, Converter] = {"Slice": slices, "Split": split, "Pad": pad}
