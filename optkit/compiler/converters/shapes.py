@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te
 
-from optkit.compiler.converters import slicing
+from optkit.compiler.converters import imported, slicing
 from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import known_extents, refuse, tensor, vector
 from optkit.compiler.converters.general import broadcast
@@ -140,9 +140,12 @@ def constant_of_shape(low: Lowering, node: Node, inputs: list[Value | None]) -> 
     return low.wrap(relax.op.full(shape, relax.const(value, value.dtype.name), value.dtype.name))
 
 
-def squeeze(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+def squeeze(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
     """Squeeze by axes that a tensor holds."""
     x, axes = inputs[0], inputs[1] if len(inputs) > 1 else None
+    if axes is not None and axes.const is not None and axes.const.ndim == 0:
+        # ONNX asks for a list; function bodies of its own schemas give a number
+        return imported.convert(low, node, [x, Value(low, (1,), axes.dtype, const=axes.const.reshape(1))])
     if x is None or axes is None or axes.const is not None or x.dtype == "shape":
         return None
     rank = len(x.shape) - _length(node, axes)
@@ -151,9 +154,12 @@ def squeeze(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | No
     return reshaped(low, x.plain(), shape)
 
 
-def unsqueeze(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+def unsqueeze(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
     """Unsqueeze by axes that a tensor holds."""
     x, axes = inputs[0], inputs[1] if len(inputs) > 1 else None
+    if axes is not None and axes.const is not None and axes.const.ndim == 0:
+        # ONNX asks for a list; function bodies of its own schemas give a number
+        return imported.convert(low, node, [x, Value(low, (1,), axes.dtype, const=axes.const.reshape(1))])
     if x is None or axes is None or axes.const is not None or x.dtype == "shape":
         return None
     source, rank = x.shape, len(x.shape) + _length(node, axes)
