@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 IMAGE = (1, 3, 224, 224)
+OPEN_SIDE = 160
+"""Side of the example image where height and width stay open: the exporter also tries three times as much."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,25 @@ TINY = {
 ZOO = FULL | TINY
 
 
-def export_model(name: str, path: str | Path, *, dynamic_batch: bool = False, seed: int = 0) -> Path:
+def export_model(
+    name: str,
+    path: str | Path,
+    *,
+    dynamic_batch: bool = False,
+    dynamic_size: bool = False,
+    dynamic_length: bool = False,
+    seed: int = 0,
+) -> Path:
     """Write model `name` of the zoo as ONNX to `path`, with inputs and outputs named as in its entry.
+
+    Args:
+        dynamic_batch: leave the first axis of every input open, as "batch".
+        dynamic_size: leave the last two axes of images open, as "height" and "width".
+        dynamic_length: leave the second axis of tokens open, as "length".
 
     Raises:
         UsageError: the zoo has no such model, or torch is not installed.
+        ModelError: the model fixes an axis that was to stay open.
     """
     if name not in ZOO:
         raise UsageError(f"no model {name!r} in the zoo: {nearest(name, ZOO)}")
@@ -160,12 +176,20 @@ def export_model(name: str, path: str | Path, *, dynamic_batch: bool = False, se
     from optkit.torch import export
 
     entry = ZOO[name]
+    samples = entry.samples(1, seed)
+    axes: dict[str, dict[int, str]] = {key: {0: "batch"} if dynamic_batch else {} for key in entry.inputs}
+    for key, given in entry.inputs.items():
+        if isinstance(given, Tokens):
+            axes[key] |= {1: "length"} if dynamic_length else {}
+        elif len(given) == 4:
+            axes[key] |= {2: "height", 3: "width"} if dynamic_size else {}
+            samples[key] = samples[key][..., :OPEN_SIDE, :OPEN_SIDE] if dynamic_size else samples[key]
     return export(
         entry.build(seed),
-        [torch.from_numpy(array) for array in entry.samples(1, seed).values()],
+        [torch.from_numpy(array) for array in samples.values()],
         path,
         input_names=list(entry.inputs),
         output_names=list(entry.outputs),
-        dynamic={key: {0: "batch"} for key in entry.inputs} if dynamic_batch else None,
+        dynamic={key: open_axes for key, open_axes in axes.items() if open_axes} or None,
         translations=TRANSLATIONS,
     )

@@ -1,4 +1,7 @@
-"""`python -m benchmarks.zoo NAME -o x.onnx [--dynamic-batch]`; without a name, lists the zoo."""
+"""`python -m benchmarks.zoo NAME -o x.onnx [--dynamic-batch] [--dynamic-size] [--dynamic-length]`.
+
+Without a name, lists the zoo.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ def main() -> int:
     parser.add_argument("name", nargs="?", help="model to write")
     parser.add_argument("-o", "--output", help="ONNX file (default: NAME.onnx)")
     parser.add_argument("--dynamic-batch", action="store_true", help="name the batch axis 'batch'")
+    parser.add_argument("--dynamic-size", action="store_true", help="name the axes of images 'height', 'width'")
+    parser.add_argument("--dynamic-length", action="store_true", help="name the axis of tokens 'length'")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.name is None:
@@ -28,6 +33,8 @@ def main() -> int:
             options.name,
             options.output or f"{options.name}.onnx",
             dynamic_batch=options.dynamic_batch,
+            dynamic_size=options.dynamic_size,
+            dynamic_length=options.dynamic_length,
             seed=options.seed,
         )
     except OptkitError as error:

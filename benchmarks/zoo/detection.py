@@ -26,18 +26,19 @@ def nms(boxes: Tensor, scores: Tensor, limit: int, overlap: float, least: float)
         least: scores must lie above.
     """
     kept = []
-    for batch in range(scores.shape[0]):
-        overlaps = intersection_over_union(boxes[batch])
-        for label, row in enumerate(scores[batch]):
-            order = [int(i) for i in row.argsort(descending=True, stable=True) if row[i] > least]
-            gone = torch.zeros(len(row), dtype=torch.bool)
+    for batch, rows in enumerate(scores):
+        for label, row in enumerate(rows):
+            order = row.argsort(descending=True, stable=True)
+            order = order[row[order] > least]
+            overlaps = intersection_over_union(boxes[batch, order]) > overlap
+            gone = torch.zeros(len(order), dtype=torch.bool)
             chosen: list[int] = []
-            for index in order:
+            for place, index in enumerate(order.tolist()):
                 if len(chosen) == limit:
                     break
-                if not gone[index]:
+                if not gone[place]:
                     chosen.append(index)
-                    gone |= overlaps[index] > overlap
+                    gone |= overlaps[place]
             kept += [(batch, label, index) for index in chosen]
     return torch.tensor(kept, dtype=torch.int64).reshape(-1, 3)
 

@@ -87,7 +87,7 @@ def build_bert(seed: int = 0) -> nn.Module:
 
 def build_bert_tiny(seed: int = 0) -> nn.Module:
     """A BERT of two layers of 32 and 100 words for tests, in eval mode."""
-    return seeded(Bert(32, 2, 2, words=100, length=16), (), seed)
+    return seeded(Bert(32, 2, 2, words=100, length=64), (), seed)
 
 
 def build_gpt(seed: int = 0) -> nn.Module:

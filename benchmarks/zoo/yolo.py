@@ -64,13 +64,14 @@ class Sppf(nn.Module):
 
 
 class Yolo(nn.Module):
-    """Boxes, scores and labels of what was found: as many as there are.
+    """Boxes, scores and labels of what was found: as many as there are, in one image of any size.
 
     Args:
         base: channels of the first layer; the last has 16 times as many.
+        apart: longer than any image's side.
     """
 
-    def __init__(self, base: int = 16, classes: int = 80, image: int = 640) -> None:
+    def __init__(self, base: int = 16, classes: int = 80, apart: float = 4096.0) -> None:
         super().__init__()
         a, b, c, d = (base * 2**i for i in range(1, 5))
         self.p3 = nn.Sequential(Conv(3, base, 3, 2), Conv(base, a, 3, 2), C2f(a, a, 1, True), Conv(a, b, 3, 2))
@@ -87,19 +88,15 @@ class Yolo(nn.Module):
             self.boxes.append(nn.Sequential(*layers))
             layers = [Conv(channels, deep, 3), Conv(deep, deep, 3), nn.Conv2d(deep, classes, 1)]
             self.classes.append(nn.Sequential(*layers))
-        centres = torch.cat([grid(image // s, image // s) * s for s in STRIDES])
-        self.register_buffer("centres", centres, persistent=False)
-        steps = torch.cat([torch.full(((image // s) ** 2, 1), float(s)) for s in STRIDES])
-        self.register_buffer("steps", steps, persistent=False)
         self.register_buffer("bins", torch.arange(BINS).float(), persistent=False)
-        self.image = image
+        self.apart = apart
 
     def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
         p3 = self.p3(x)
         p4 = self.p4(p3)
         p5 = self.p5(p4)
-        n4 = self.up4(torch.cat([interpolate(p5, scale_factor=2.0), p4], 1))
-        n3 = self.up3(torch.cat([interpolate(n4, scale_factor=2.0), p3], 1))
+        n4 = self.up4(torch.cat([interpolate(p5, size=p4.shape[2:]), p4], 1))
+        n3 = self.up3(torch.cat([interpolate(n4, size=p3.shape[2:]), p3], 1))
         n4 = self.down4(torch.cat([self.step4(n3), n4], 1))
         return n3, n4, self.down5(torch.cat([self.step5(n4), p5], 1))
 
@@ -107,9 +104,12 @@ class Yolo(nn.Module):
         """Corners (n, 4) in pixels and class scores (n, classes)."""
         levels = self.pyramid(x)
         sides = torch.cat([head(level)[0].flatten(1) for head, level in zip(self.boxes, levels, strict=True)], 1)
+        places = [grid(*level.shape[2:]) for level in levels]
+        centres = torch.cat([place * step for place, step in zip(places, STRIDES, strict=True)])
+        steps = torch.cat([torch.full_like(place[:, :1], step) for place, step in zip(places, STRIDES, strict=True)])
         # distances to the four sides as the mean of a distribution over bins (Li et al. 2020)
-        distances = (sides.T.unflatten(1, (4, BINS)).softmax(2) * self.bins).sum(2) * self.steps
-        boxes = torch.cat([self.centres - distances[:, :2], self.centres + distances[:, 2:]], 1)
+        distances = (sides.T.unflatten(1, (4, BINS)).softmax(2) * self.bins).sum(2) * steps
+        boxes = torch.cat([centres - distances[:, :2], centres + distances[:, 2:]], 1)
         logits = torch.cat([head(level)[0].flatten(1) for head, level in zip(self.classes, levels, strict=True)], 1)
         return boxes, logits.T.sigmoid()
 
@@ -119,7 +119,7 @@ class Yolo(nn.Module):
         if self.training:
             return boxes, best, labels
         # boxes of different classes must not suppress each other: they are moved apart
-        apart = boxes + (labels * 2.0 * self.image)[:, None]
+        apart = boxes + (labels * self.apart)[:, None]
         kept = nms(apart[None], best[None, None], 300, 0.45, 0.25)[:, 2]
         return boxes[kept], best[kept], labels[kept]
 
@@ -139,6 +139,6 @@ def build(seed: int = 0) -> nn.Module:
 
 def build_tiny(seed: int = 0) -> nn.Module:
     """A narrow one with ten classes on 64x64 images for tests, in eval mode."""
-    model = Yolo(8, 10, 64)
+    model = Yolo(8, 10)
     seeded(model, TINY_SHAPE, seed)
     return rare(model, TINY_SHAPE, -2.0)

@@ -79,3 +79,19 @@ def test_parameters_count_weights_alone() -> None:
 
 def _image(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((1, 3, 224, 224), dtype=np.float32)
+
+
+@pytest.mark.needs_torch
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "given", "dims"),
+    [
+        ("yolo_tiny", {"dynamic_size": True}, [1, 3, "height", "width"]),
+        ("bert_tiny", {"dynamic_batch": True, "dynamic_length": True}, ["batch", "length"]),
+    ],
+)
+def test_open_axes(name: str, given: dict[str, bool], dims: list[int | str], tmp_path: Path) -> None:
+    """The exporter has compared another size and length with PyTorch."""
+    pytest.importorskip("torch")
+    run = session(str(export_model(name, tmp_path / "model.onnx", **given)))
+    assert run.get_inputs()[0].shape == dims
