@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
+from onnx.backend.test.runner import Runner
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator", "real")
 """node, simple, pytorch-converted, pytorch-operator, and the "light" models instead of the downloaded ones."""
@@ -37,6 +38,9 @@ class Case:
                 yield [_array(v) for v in inputs], [_array(v) for v in outputs]
             return
         model = self.model()
+        if self.source.model_dir is None:
+            yield self._light_data(model)
+            return
         for folder in sorted(self._folder().glob("test_data_set_*")):
             sides = []
             for side, declared in (("input", model.graph.input), ("output", model.graph.output)):
@@ -47,9 +51,17 @@ class Case:
     def _light(self) -> Path:
         return Path(onnx.__file__).parent.parent / self.source.url
 
+    def _light_data(self, model: onnx.ModelProto) -> tuple[list[Any], list[Any]]:
+        """Inputs as onnx's own runner makes them, and the outputs beside the model."""
+        constants = {tensor.name for tensor in model.graph.initializer}
+        fed = [value for value in model.graph.input if value.name not in constants]
+        stem = self._light().with_suffix("")
+        files = [stem.with_name(f"{stem.name}_output_{i}.pb") for i in range(len(model.graph.output))]
+        outputs = [_read(f, v.type) for f, v in zip(files, model.graph.output, strict=True)]
+        return [Runner.generate_dummy_data(value) for value in fed], outputs
+
     def _folder(self) -> Path:
-        light = self.source.model_dir is None
-        return self._light().parent / self._light().stem if light else Path(self.source.model_dir)
+        return Path(self.source.model_dir)
 
 
 def _array(value: Any) -> Any:
