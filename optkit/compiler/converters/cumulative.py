@@ -20,7 +20,7 @@ def cumulate(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     flat = low.bind(relax.op.reshape(data, (-1,)))
     flags = [node.op_type == "CumProd", bool(node.get("exclusive", 0)), bool(node.get("reverse", 0))]
     shape = list(data.ty.shape.values)
-    out = low.emit(define.cumulate, flat, vector(low, axis, "int64"), shape, *flags, name=node.op_type.lower())
+    out = low.emit(define.cumulate, flat, vector(low, axis, "int64"), *flags, *shape, name=node.op_type.lower())
     return low.wrap(relax.op.reshape(out, shape))
 
 

@@ -27,10 +27,11 @@ def one_hot(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     else:
         count = low.bind(relax.op.reshape(tensor(low, depth, "int64"), (1,)))
         size = runtime_extents(low, count, 1, low.node)[0]
-    out = [*indices.shape[:axis], size, *indices.shape[axis:]]
-    length = const(size, "int64") if isinstance(size, int) else size
 
-    def body(at: te.Tensor, pair: te.Tensor) -> te.Tensor:
+    def body(at: te.Tensor, pair: te.Tensor, size: Any) -> te.Tensor:
+        length = const(size, "int64") if isinstance(size, int) else size
+        out = [*at.shape[:axis], size, *at.shape[axis:]]
+
         def element(*index: Any) -> Any:
             place = at(*index[:axis], *index[axis + 1 :])
             # float indices are truncated
@@ -40,7 +41,7 @@ def one_hot(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
 
         return te.compute(tuple(out), element, name="one_hot")
 
-    return low.wrap(low.emit(body, tensor(low, indices), tensor(low, values), name="one_hot", kind=INJECTIVE))
+    return low.wrap(low.emit(body, tensor(low, indices), tensor(low, values), size, name="one_hot", kind=INJECTIVE))
 
 
 def eye_like(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:

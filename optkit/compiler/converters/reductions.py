@@ -13,7 +13,9 @@ from tvm import relax, te, tirx
 from optkit.compiler.converters import cumulative, pool
 from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import declared, refuse, tensor, vector
+from optkit.compiler.converters.shapes import reshaped
 from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.operators import plans
 from optkit.compiler.operators import reductions as define
 from optkit.compiler.values import Value
 
@@ -86,22 +88,23 @@ def _named(low: Lowering, node: Node, x: Value, axes: Value) -> Value:
     keep, none = bool(node.get("keepdims", 1)), bool(node.get("noop_with_empty_axes", 0))
     if len(axes.shape) != 1 or not isinstance(axes.shape[0], int):
         raise refuse(node, "how many axes it reduces is known only at run time; make the axes a constant")
-    names = vector(low, axes, "int64")
+    data = tensor(low, x)
+    flags = low.emit(plans.named, vector(low, axes, "int64"), data, none, name="named")
     shape = complete(low, node)
     if shape is None:
-        found = low.emit(define.sizes, tensor(low, x), names, keep, none, name="sizes")
-        shape = runtime_extents(low, found, len(x.shape) if keep else len(x.shape) - axes.shape[0], low.node)
+        rank = len(x.shape) if keep else len(x.shape) - axes.shape[0]
+        shape = runtime_extents(low, low.emit(plans.reduced, flags, data, rank, keep, name="sizes"), rank, low.node)
     size, elements = math.prod(shape), math.prod(x.shape)
     if isinstance(size, int) and isinstance(elements, int):
         fold: Any = elements // max(size, 1)
     else:
         fold = tirx.floordiv(elements, size)
-    flat = _typed(low, node, x, lambda data, given: define.along_named(data, given, size, fold, none), fold, names)
-    return low.wrap(relax.op.reshape(flat.plain(), shape))
+    flat = _typed(low, node, x, define.along_named, fold, flags, size, fold)
+    return reshaped(low, flat.plain(), shape)
 
 
-def _typed(low: Lowering, node: Node, x: Value, domain: Any, count: Any, *tensors: Any) -> Value:
-    """The operator over a domain, in a type wide enough."""
+def _typed(low: Lowering, node: Node, x: Value, domain: Any, count: Any, *more: Any) -> Value:
+    """The operator over `domain(data, *more)`, in a type wide enough; `count` or the last of `more` are reduced."""
     dtype = "int64" if x.dtype == "shape" else x.dtype
     reduction = define.REDUCTIONS.get(node.op_type)
     wide = {"float16": "float32", "bool": "int8"}.get(dtype, dtype)
@@ -110,16 +113,16 @@ def _typed(low: Lowering, node: Node, x: Value, domain: Any, count: Any, *tensor
     elif (node.op_type == "ReduceLogSumExp" or (reduction and reduction.real)) and not dtype.startswith("float"):
         wide = "float64"
 
-    def body(data: te.Tensor, *given: te.Tensor) -> te.Tensor:
+    def body(data: te.Tensor, *given: Any) -> te.Tensor:
         over = domain(data, *given)
         if node.op_type == "ReduceMean":
-            return define.mean(over, count, wide, dtype)
+            return define.mean(over, given[-1] if given else count, wide, dtype)
         if node.op_type == "ReduceLogSumExp":
             return define.log_sum_exp(over, wide, dtype)
         assert reduction is not None
         return define.reduce(over, reduction, wide, dtype)
 
-    return low.wrap(low.emit(body, tensor(low, x), *tensors, name=node.op_type.lower()))
+    return low.wrap(low.emit(body, tensor(low, x), *more, name=node.op_type.lower()))
 
 
 CONVERTERS: dict[str, Converter] = {

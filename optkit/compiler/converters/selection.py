@@ -32,21 +32,21 @@ def nonzero(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     """NonZero: the coordinates of what is not zero, one column an element."""
     x = inputs[0]
     assert x is not None
-    data, shape = tensor(low, x), x.shape
+    data = tensor(low, x)
     positions, count = _chosen(low, low.bind(relax.op.reshape(data, (-1,))))
-    rank = max(len(shape), 1)
+    rank = max(len(x.shape), 1)
 
-    def body(at: te.Tensor, _data: te.Tensor) -> te.Tensor:
+    def body(at: te.Tensor, source: te.Tensor, length: Any) -> te.Tensor:
         def element(d: Any, i: Any) -> Any:
-            index = define.coordinates(at(i), shape) or [const(0, "int64")]
+            index = define.coordinates(at(i), source.shape) or [const(0, "int64")]
             found = index[-1]
             for axis in reversed(range(len(index) - 1)):
                 found = tirx.Select(d == axis, index[axis], found)
             return found
 
-        return te.compute((rank, count), element, name="nonzero")
+        return te.compute((rank, length), element, name="nonzero")
 
-    return as_declared(low, node, low.wrap(low.emit(body, positions, data, name="nonzero", kind=INJECTIVE)))
+    return as_declared(low, node, low.wrap(low.emit(body, positions, data, count, name="nonzero", kind=INJECTIVE)))
 
 
 def compress(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
@@ -56,21 +56,20 @@ def compress(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     data, axis = tensor(low, x), node.get("axis")
     if axis is None:
         data, axis = low.bind(relax.op.reshape(data, (-1,))), 0
-    shape = list(data.ty.shape.values)
-    axis %= len(shape)
+    axis %= len(data.ty.shape.values)
     positions, count = _chosen(low, tensor(low, condition))
-    out = [count if d == axis else e for d, e in enumerate(shape)]
 
-    def body(source: te.Tensor, at: te.Tensor) -> te.Tensor:
+    def body(source: te.Tensor, at: te.Tensor, length: Any) -> te.Tensor:
+        out = [length if d == axis else e for d, e in enumerate(source.shape)]
         # A condition longer than the axis must not read outside.
-        last = shape[axis] - 1
+        last = source.shape[axis] - 1
 
         def element(*index: Any) -> Any:
             return source(*(tirx.min(at(i), last) if d == axis else i for d, i in enumerate(index)))
 
         return te.compute(tuple(out), element, name="compress")
 
-    return as_declared(low, node, low.wrap(low.emit(body, data, positions, name="compress", kind=INJECTIVE)))
+    return as_declared(low, node, low.wrap(low.emit(body, data, positions, count, name="compress", kind=INJECTIVE)))
 
 
 def unique(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Value]:
@@ -95,21 +94,21 @@ def unique(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Va
     first, inverse, counts, number = (low.bind(relax.TupleGetItem(found, i)) for i in range(4))
     count = runtime_extents(low, number, 1, low.node)[0]
 
-    def cut(vector: te.Tensor) -> te.Tensor:
-        return te.compute((count,), lambda i: vector(i), name="cut")
+    def cut(vector: te.Tensor, length: Any) -> te.Tensor:
+        return te.compute((length,), lambda i: vector(i), name="cut")
 
-    def take(source: te.Tensor, at: te.Tensor) -> te.Tensor:
-        return te.compute((count, *rest), lambda i, *others: source(at(i), *others), name="take")
+    def take(source: te.Tensor, at: te.Tensor, length: Any) -> te.Tensor:
+        return te.compute((length, *rest), lambda i, *others: source(at(i), *others), name="take")
 
-    values = low.emit(take, front, first, name="take", kind=INJECTIVE)
+    values = low.emit(take, front, first, count, name="take", kind=INJECTIVE)
     if axis is not None:
         back = [d + 1 for d in range(axis)] + [0] + list(range(axis + 1, len(x.shape)))
         values = low.bind(relax.op.permute_dims(values, back))
     results = [
         values,
-        low.emit(cut, first, name="cut", kind=INJECTIVE),
+        low.emit(cut, first, count, name="cut", kind=INJECTIVE),
         inverse,
-        low.emit(cut, counts, name="cut", kind=INJECTIVE),
+        low.emit(cut, counts, count, name="cut", kind=INJECTIVE),
     ]
     return [as_declared(low, node, low.wrap(e), i) for i, e in enumerate(results[: node.outputs])]
 

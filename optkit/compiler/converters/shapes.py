@@ -14,7 +14,7 @@ from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import known_extents, refuse, tensor, vector
 from optkit.compiler.converters.general import broadcast
 from optkit.compiler.lower import Converter, Lowering, Node
-from optkit.compiler.operators import reductions
+from optkit.compiler.operators import plans
 from optkit.compiler.operators import shapes as define
 from optkit.compiler.operators.common import const
 from optkit.compiler.values import INJECTIVE, Value
@@ -70,7 +70,7 @@ def size_of(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | No
     total = math.prod(x.shape)
     if isinstance(total, int):
         return _constant(low, np.array(total, "int64"))
-    return low.wrap(low.emit(lambda data: te.compute((), lambda: total, name="size"), x.plain(), name="size"))
+    return low.wrap(low.emit(lambda count: te.compute((), lambda: count, name="size"), total, name="size"))
 
 
 def reshape(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -78,10 +78,10 @@ def reshape(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | No
     x, target = inputs[0], inputs[1] if len(inputs) > 1 else None
     if x is None or target is None or target.const is not None or target.dtype == "shape" or x.dtype == "shape":
         return None
-    source, allow = x.shape, bool(node.get("allowzero", 0))
+    allow = bool(node.get("allowzero", 0))
     given = vector(low, target, "int64")
     data = x.plain()
-    shape = _target(low, node, _length(node, target), lambda t, _: define.reshaped(t, source, allow), given, data)
+    shape = _target(low, node, _length(node, target), lambda t, d: plans.reshaped(t, d, allow), given, data)
     return reshaped(low, data, shape)
 
 
@@ -89,9 +89,8 @@ def reshaped(low: Lowering, data: Any, shape: Sequence[Any]) -> Value:
     """`data` with another shape of as many elements, which may be none."""
     if any(isinstance(d, int) and d == 0 for d in shape):
         # Relax takes 0 for "as before", and a library cannot hold a constant of nothing.
-        return low.wrap(
-            low.emit(lambda d: te.compute(tuple(shape), lambda *_: const(0, d.dtype)), data, name="nothing")
-        )
+        nothing = lambda d, *out: te.compute(out, lambda *_: const(0, d.dtype))  # noqa: E731
+        return low.wrap(low.emit(nothing, data, *shape, name="nothing"))
     return low.wrap(relax.op.reshape(data, shape))
 
 
@@ -105,8 +104,8 @@ def expand(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
     else:
         rank = max(_length(node, target), len(source))
         given = vector(low, target, "int64")
-        shape = _target(low, node, rank, lambda t, _: define.expanded(t, source), given, tensor(low, x))
-    return _move(low, x, lambda data: define.expand(data, shape), "expand")
+        shape = _target(low, node, rank, plans.expanded, given, tensor(low, x))
+    return low.wrap(low.emit(define.expand, tensor(low, x), *shape, name="expand", kind=INJECTIVE))
 
 
 def tile(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -114,18 +113,13 @@ def tile(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     x, repeats = inputs[0], inputs[1]
     if x is None or repeats is None or repeats.const is not None or repeats.dtype == "shape":
         return None
-    source = x.shape
-
-    def sizes(counts: te.Tensor, _data: te.Tensor) -> te.Tensor:
-        given = define.elements(counts)
-        return define.vector([define.wide(e) * c for e, c in zip(source, given, strict=True)], "sizes")
-
-    shape = _target(low, node, len(source), sizes, vector(low, repeats, "int64"), x.plain())
-    return _move(low, x, lambda data: define.tile(data, shape), "tile")
+    given, data = vector(low, repeats, "int64"), x.plain()
+    shape = _target(low, node, len(x.shape), plans.tiled, given, data)
+    return low.wrap(low.emit(define.tile, x.plain(), *shape, name="tile", kind=INJECTIVE))
 
 
-def _move(low: Lowering, x: Value, body: Callable[..., te.Tensor], name: str) -> Value:
-    return low.wrap(low.emit(body, tensor(low, x), name=name, kind=INJECTIVE))
+def _same(sizes: te.Tensor) -> te.Tensor:
+    return te.compute(sizes.shape, lambda i: sizes(i), name="sizes")
 
 
 def constant_of_shape(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -136,7 +130,7 @@ def constant_of_shape(low: Lowering, node: Node, inputs: list[Value | None]) -> 
     shape: Sequence[Any] | None = known_extents(target)
     if shape is None:
         given = vector(low, target, "int64")
-        shape = _target(low, node, _length(node, target), lambda t: define.vector(define.elements(t), "sizes"), given)
+        shape = _target(low, node, _length(node, target), _same, given)
     return low.wrap(relax.op.full(shape, relax.const(value, value.dtype.name), value.dtype.name))
 
 
@@ -149,8 +143,9 @@ def squeeze(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Se
     if x is None or axes is None or axes.const is not None or x.dtype == "shape":
         return None
     rank = len(x.shape) - _length(node, axes)
-    sizes = lambda data, given: reductions.sizes(data, given, False, True)  # noqa: E731
-    shape = _target(low, node, rank, sizes, x.plain(), vector(low, axes, "int64"))
+    data = x.plain()
+    flags = low.emit(plans.named, vector(low, axes, "int64"), data, True, name="named")
+    shape = _target(low, node, rank, lambda f, d: plans.reduced(f, d, rank, False), flags, data)
     return reshaped(low, x.plain(), shape)
 
 
@@ -162,9 +157,9 @@ def unsqueeze(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | 
         return imported.convert(low, node, [x, Value(low, (1,), axes.dtype, const=axes.const.reshape(1))])
     if x is None or axes is None or axes.const is not None or x.dtype == "shape":
         return None
-    source, rank = x.shape, len(x.shape) + _length(node, axes)
+    rank = len(x.shape) + _length(node, axes)
     given, data = vector(low, axes, "int64"), x.plain()
-    shape = _target(low, node, rank, lambda a, _: define.unsqueezed(a, source), given, data)
+    shape = _target(low, node, rank, plans.unsqueezed, given, data)
     return reshaped(low, x.plain(), shape)
 
 

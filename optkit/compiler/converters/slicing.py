@@ -11,6 +11,7 @@ from tvm import relax, te
 from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import declared, refuse, tensor, vector
 from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.operators import plans
 from optkit.compiler.operators import shapes as define
 from optkit.compiler.values import INJECTIVE, Value
 
@@ -34,16 +35,13 @@ def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
         return None
     if all(v is None or v.const is not None or v.dtype == "shape" for v in (starts, ends, axes, steps)):
         return None
-    count, source, rank = _count(node, starts), x.shape, len(x.shape)
+    count, rank = _count(node, starts), len(x.shape)
     first, last = vector(low, starts, "int64"), vector(low, ends, "int64")
     names = relax.const(np.arange(count)) if axes is None else vector(low, axes, "int64")
     each = relax.const(np.ones(count, "int64")) if steps is None else vector(low, steps, "int64")
-    plan = low.emit(
-        lambda _, a, b, c, d: define.sliced(a, b, c, d, source), tensor(low, x), first, last, names, each, name="slices"
-    )
+    plan = low.emit(plans.sliced, first, last, names, each, tensor(low, x), name="slices")
     shape = complete(low, node) or _part(low, plan, 2 * rank, rank, low.node)
-    body = lambda data, p: define.slices(data, p, shape)  # noqa: E731
-    return low.wrap(low.emit(body, tensor(low, x), plan, name="slice", kind=INJECTIVE))
+    return low.wrap(low.emit(define.slices, tensor(low, x), plan, *shape, name="slice", kind=INJECTIVE))
 
 
 def split(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Value] | None:
@@ -54,20 +52,14 @@ def split(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Val
     axis = int(node.get("axis", 0)) % len(x.shape)
     known = [declared(low, node, i) for i in range(node.outputs)]
     lengths = [None if shape is None else shape[axis] for shape in known]
+    given = vector(low, sizes, "int64")
     if any(length is None for length in lengths):
-        lengths = runtime_extents(low, vector(low, sizes, "int64"), node.outputs, low.node)
-    parts: list[Value] = []
-    start: Any = 0
-    for length in lengths:
+        lengths = runtime_extents(low, given, node.outputs, low.node)
+    parts = []
+    for part, length in enumerate(lengths):
         shape = [length if d == axis else extent for d, extent in enumerate(x.shape)]
-
-        def body(data: te.Tensor, begin: Any = start, extents: Any = tuple(shape)) -> te.Tensor:
-            return te.compute(
-                extents, lambda *i: data(*(at + begin if d == axis else at for d, at in enumerate(i))), name="split"
-            )
-
-        parts.append(low.wrap(low.emit(body, x.plain(), name="split", kind=INJECTIVE)))
-        start = start + length
+        expr = low.emit(define.part, x.plain(), given, part, axis, *shape, name="split", kind=INJECTIVE)
+        parts.append(low.wrap(expr))
     return parts
 
 
@@ -82,17 +74,14 @@ def pad(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
         return None
     if mode not in define.PADDING:
         raise refuse(node, f"mode {mode!r} is unknown")
-    source, rank = x.shape, len(x.shape)
+    rank = len(x.shape)
     count = _count(node, pads) // 2
     names = relax.const(np.arange(count)) if axes is None else vector(low, axes, "int64")
     data = tensor(low, x)
-    plan = low.emit(
-        lambda _, p, a: define.padded(p, a, source), data, vector(low, pads, "int64"), names, name="padding"
-    )
+    plan = low.emit(plans.padded, vector(low, pads, "int64"), names, data, name="padding")
     shape = _padded_shape(x, pads, axes) or complete(low, node) or _part(low, plan, rank, rank, low.node)
     filler = tensor(low, value, x.dtype) if value is not None else relax.const(np.zeros((), x.dtype), x.dtype)
-    body = lambda d, p, v: define.pad(d, p, v, shape, mode)  # noqa: E731
-    return low.wrap(low.emit(body, data, plan, filler, name="pad", kind=INJECTIVE))
+    return low.wrap(low.emit(define.pad, data, plan, filler, mode, *shape, name="pad", kind=INJECTIVE))
 
 
 def _padded_shape(x: Value, pads: Value, axes: Value | None) -> list[Any] | None:

@@ -14,7 +14,7 @@ from optkit.compiler.operators.scalars import select
 INT = "int64"
 
 
-def cumulate(data: te.Tensor, axis: te.Tensor, shape: list[Any], product: bool, exclusive: bool, back: bool) -> Any:
+def cumulate(data: te.Tensor, axis: te.Tensor, product: bool, exclusive: bool, back: bool, *shape: Any) -> Any:
     """Running sums or products of a flat tensor of `shape` along an axis that a tensor of one element names.
 
     float16 is summed in float32. An exclusive sum leaves its own element out; `back` starts at the end.

@@ -98,7 +98,7 @@ def reduce(domain: Domain, reduction: Reduction, wide: str, dtype: str) -> te.Te
 def mean(domain: Domain, count: Any, wide: str, dtype: str) -> te.Tensor:
     """The sum over `count`; integers are divided towards zero."""
     found = total(domain, "sum", wide, lambda o, x: x, "total")
-    number = count.astype(wide) if isinstance(count, tirx.Expr) else const(count, wide)
+    number = const(count, wide) if isinstance(count, int) else count.astype(wide)
     if wide.startswith("float"):
         return te.compute(found.shape, lambda *o: (found(*o) / number).astype(dtype), name="mean")
     return te.compute(found.shape, lambda *o: tirx.truncdiv(found(*o), number).astype(dtype), name="mean")
@@ -133,51 +133,23 @@ def along(data: te.Tensor, axes: Sequence[int], keep: bool) -> Domain:
     return Domain(outer, [shape[d] for d in sorted(axes)], read)
 
 
-def reduced(axes: te.Tensor, rank: int, none: bool) -> list[Any]:
-    """For every axis, whether the tensor names it; with `none`, an empty tensor names no axis, else all."""
-    count = int(static(axes.shape)[0])
-    if count == 0:
-        return [const(not none, "bool")] * rank
-    given = [axes(const(k, "int64")).astype("int64") for k in range(count)]
-    return [tirx.any(*[g == const(v, "int64") for g in given for v in (d, d - rank)]) for d in range(rank)]
-
-
-def along_named(data: te.Tensor, axes: te.Tensor, size: Any, fold: Any, none: bool) -> Domain:
-    """Axes that a tensor names: `size` results, in the order of the kept axes, of `fold` elements each."""
+def along_named(data: te.Tensor, flags: te.Tensor, size: Any, fold: Any) -> Domain:
+    """Axes that are flagged when the model runs: `size` results, in the order of the kept axes, of `fold` elements."""
     shape = [const(e, "int64") if isinstance(e, int) else e for e in static(data.shape)]
     one = const(1, "int64")
 
     def read(o: Sequence[Any], r: Sequence[Any]) -> Any:
         outside, inside = o[0].astype("int64"), r[0].astype("int64")
         index: list[Any] = [None] * len(shape)
-        flags = reduced(axes, len(shape), none)
         for d in reversed(range(len(shape))):
-            kept, gone = select(flags[d], one, shape[d]), select(flags[d], shape[d], one)
-            index[d] = tirx.truncmod(outside, kept) + tirx.truncmod(inside, gone)
-            outside, inside = tirx.truncdiv(outside, kept), tirx.truncdiv(inside, gone)
+            gone = flags(const(d, "int64")) == one
+            kept, folded = select(gone, one, shape[d]), select(gone, shape[d], one)
+            index[d] = tirx.truncmod(outside, kept) + tirx.truncmod(inside, folded)
+            outside, inside = tirx.truncdiv(outside, kept), tirx.truncdiv(inside, folded)
         return data(*index)
 
     return Domain([size], [fold], read)
 
 
-def sizes(data: te.Tensor, axes: te.Tensor, keep: bool, none: bool) -> te.Tensor:
-    """The extents of the result of `along_named`."""
-    extents = [const(e, "int64") if isinstance(e, int) else e for e in static(data.shape)]
-    rank = len(extents)
-    one, zero = const(1, "int64"), const(0, "int64")
-
-    def element(i: Any) -> Any:
-        flags = reduced(axes, rank, none)
-        found, at = zero, zero
-        for d in range(rank):
-            here = i.astype("int64") == (const(d, "int64") if keep else at)
-            value = select(flags[d], one, extents[d]) if keep else extents[d]
-            found = select(here if keep else tirx.all(here, tirx.Not(flags[d])), value, found)
-            at = select(flags[d], at, at + one)
-        return found
-
-    return te.compute((rank if keep else rank - int(static(axes.shape)[0]),), element, name="sizes")
-
-
 __all__ = ["REDUCTIONS", "Domain", "Reduction", "along", "along_named", "empty", "identity", "log_sum_exp", "mean"]
-__all__ += ["reduce", "reduced", "sizes"]
+__all__ += ["reduce"]
