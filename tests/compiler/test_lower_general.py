@@ -94,3 +94,15 @@ def test_clip_bounds_are_inputs() -> None:
     b.case(b.op("Clip", x, "", high), "upper")
     b.case(b.op("Clip", x, high, low), "crossed")
     b.check()
+
+
+def test_floats_to_their_ends() -> None:
+    """NaNs go through Max and Min, and e^x is infinite only where float32 ends."""
+    b = Bundle()
+    x, y = b.input(3, values=np.array([np.nan, 1.0, 2.0])), b.input(3, values=np.array([0.0, np.nan, 3.0]))
+    b.case(b.op("Max", x, y), "Max")
+    b.case(b.op("Min", x, b.const(np.float32(1.5))), "Min with a number")
+    b.case(b.op("Exp", b.input(5, values=np.array([-200.0, 88.1, 88.6, 89.0, np.inf]))), "Exp")
+    flags = [b.op("Greater", b.input(4, 5), b.const(np.float32(0))) for _ in range(2)]
+    b.case(b.op("Equal", *flags), "Equal of booleans")
+    b.check()

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 
 from optkit.compiler.converters import general
 from optkit.compiler.converters.norms import training_batch_normalization
+from optkit.compiler.converters.operands import Formula, apply, common_block
 from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.operators import transcendental as math_ops
 from optkit.compiler.operators.exact import multiply
 from optkit.compiler.values import PLAIN, Accumulated, Value
 
 op = relax.op
-Formula = Callable[..., Any]
 
 
 def _c(value: float) -> Any:
@@ -31,6 +32,19 @@ def _hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
 def _map(low: Lowering, function: str) -> Formula:
     """A function without a vector instruction, as arithmetic (see operators/transcendental.py)."""
     return lambda x: low.emit(math_ops.mapped(function), low.bind(x), name=function.lower())
+
+
+def _exp(low: Lowering) -> Formula:
+    """The polynomial's range ends before float32's: near there, 2 e^(x - ln 2), which overflows where e^x does."""
+    power = _map(low, "Exp")
+
+    def formula(x: Any) -> Any:
+        x = low.bind(x)
+        large = low.bind(op.greater(x, _c(88.0)))
+        y = low.bind(power(op.where(large, op.subtract(x, _c(math.log(2))), x)))
+        return op.where(large, op.add(y, y), y)
+
+    return formula
 
 
 _LIBM = ("Exp", "Sigmoid", "Tanh", "Erf")
@@ -73,6 +87,8 @@ def _unary(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
     if node.op_type == "Sqrt" and x.block and _padded(x.shape[1], x.block):
         # empty lanes may hold negative numbers, and the root's NaN would reach all channels of a convolution
         x = _as_plain(x)
+    if node.op_type == "Exp":
+        return apply(low, _exp(low), [x])
     if node.op_type in _LIBM:
         return apply(low, _map(low, node.op_type), [x])
     return apply(low, _UNARY[node.op_type](low, node), [x])
@@ -154,10 +170,14 @@ def _fold(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None
         return None
     step: Formula = {"Max": op.maximum, "Min": op.minimum, "Sum": op.add}[node.op_type]
 
+    # Of two numbers of which one is NaN, maximum gives the second: behind a constant that is right.
+    values.sort(key=lambda v: v.const is None)
+    safe = node.op_type == "Sum" or (len(values) == 2 and values[0].const is not None)
+
     def formula(*exprs: Any) -> Any:
         total = exprs[0]
         for e in exprs[1:]:
-            total = step(total, e)
+            total = step(total, e) if safe else op.where(op.isnan(total), total, step(total, e))
         return total
 
     return apply(low, formula, values)
@@ -181,65 +201,16 @@ def _batch_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value 
     return apply(low, lambda e, f, t: op.add(op.multiply(e, f), t), [x, *factors])
 
 
+def _equal(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """Equal of booleans, which LLVM does not compare; TVM has the others."""
+    if any(v is None or v.dtype != "bool" for v in inputs):
+        return None
+    values = [v for v in inputs if v is not None]
+    return general.elementwise(low, lambda a, b: tirx.EQ(a.astype("uint8"), b.astype("uint8")), values, "bool", "equal")
+
+
 def _identity(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     return inputs[0] if node.outputs == 1 else None
-
-
-def common_block(values: Sequence[Value], lanes_safe: bool = True) -> int:
-    """The block all operands can be read in, or plain."""
-    live = [v for v in values if v.const is None]
-    blocks = {v.block for v in live if v.block}
-    if len(blocks) != 1:
-        return PLAIN
-    rank = max(len(v.shape) for v in values)
-    channels = next(v.shape[1] for v in live if v.block)
-    for v in values:
-        if v.const is None and len(v.shape) != rank:
-            return PLAIN
-        aligned = (*[1] * (rank - len(v.shape)), *v.shape)
-        if not (isinstance(aligned[1], int) and aligned[1] in (1, channels)):
-            return PLAIN
-        if v.const is None and aligned[1] == 1 and channels != 1 and v.block:
-            return PLAIN
-    return blocks.pop()
-
-
-def read(value: Value, block: int, rank: int, channels: int) -> Any:
-    """An operand broadcastable against the others in the common form, as float32."""
-    low = value.low
-    if value.const is not None:
-        array = value.const.astype("float32")
-        if array.size == 1:
-            return relax.const(float(array.reshape(())), "float32")
-        if block != PLAIN:
-            array = array.reshape(*[1] * (rank - array.ndim), *array.shape)
-            if array.shape[1] == 1:
-                array = array[..., None]
-            else:
-                array = Value(low, array.shape, "float32", const=array).form(block).value.numpy()
-        return relax.const(array, "float32")
-    if block != PLAIN and value.shape[1] == 1 and channels != 1:
-        expr = low.bind(op.expand_dims(value.plain(), len(value.shape)))
-    else:
-        expr = value.form(block)
-    return expr if value.dtype == "float32" else low.bind(op.astype(expr, "float32"))
-
-
-def apply(low: Lowering, formula: Formula, values: Sequence[Value]) -> Value:
-    """Emit a formula over the operands' common form."""
-    block = common_block(values)
-    rank = max(len(v.shape) for v in values)
-    channels = next((v.shape[1] for v in values if v.const is None and v.block), 1) if block else 1
-    result = low.bb.normalize(formula(*[read(v, block, rank, channels) for v in values]))
-    dtype = values[0].dtype
-    if dtype != "float32":
-        result = op.astype(result, dtype)
-    expr = low.bind(result)
-    if block == PLAIN:
-        return low.wrap(expr)
-    shapes = [(*[1] * (rank - len(v.shape)), *v.shape) for v in values]
-    shape = tuple(next((s[i] for s in shapes if not (isinstance(s[i], int) and s[i] == 1)), 1) for i in range(rank))
-    return low.blocked(shape, dtype, block, expr)
 
 
 def _divide(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -300,6 +271,7 @@ _FAST: dict[str, Converter] = {
 }
 CONVERTERS: dict[str, Converter] = {
     **{op_type: _otherwise(_FAST.get(op_type), op_type) for op_type in general.CONVERTERS},
+    "Equal": _equal,
     "BatchNormalization": _batch_norm,
     "Identity": _identity,
 }
