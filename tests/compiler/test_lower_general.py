@@ -106,3 +106,11 @@ def test_floats_to_their_ends() -> None:
     flags = [b.op("Greater", b.input(4, 5), b.const(np.float32(0))) for _ in range(2)]
     b.case(b.op("Equal", *flags), "Equal of booleans")
     b.check()
+
+
+def test_half() -> None:
+    b = Bundle()
+    x = b.input(3, 7, dtype="float16")
+    for name in ("Elu", "Softplus", "Softsign", "Sin", "Floor", "Sign"):
+        b.case(b.op("Cast", b.op(name, x), to=1), name)
+    b.check(limit=3e-3)

@@ -243,7 +243,7 @@ _PLAIN_FLOAT = frozenset(
         *["Elu", "Selu", "Mish", "Softsign", "ThresholdedRelu", "Pow", "Mean"],
     ]
 )
-"""Left to TVM's converters where all operands are of the same float32 or float16."""
+"""Left to TVM's converters where all operands are float32; some of them fail on float16."""
 
 
 def _otherwise(fast: Converter | None, op_type: str) -> Converter:
@@ -254,7 +254,7 @@ def _otherwise(fast: Converter | None, op_type: str) -> Converter:
         if found is not None:
             return found
         kinds = {v.dtype for v in inputs if v is not None}
-        if "shape" in kinds or (op_type in _PLAIN_FLOAT and kinds in ({"float32"}, {"float16"})):
+        if "shape" in kinds or (op_type in _PLAIN_FLOAT and kinds == {"float32"}):
             return None
         return general.CONVERTERS[op_type](low, node, inputs)
 
