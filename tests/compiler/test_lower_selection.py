@@ -63,6 +63,18 @@ def test_ranges_and_depths() -> None:
     b.check()
 
 
+def test_triangles() -> None:
+    b = Bundle()
+    x, flags = b.input(2, 4, 5), b.op("Greater", b.input(4, 5), b.const(np.float32(0)))
+    for upper in (0, 1):
+        for k in (-2, 0, 3):
+            for place in (b.const(np.array(k)), b.input(dtype="int64", values=np.array(k))):
+                b.case(b.op("Trilu", x, place, upper=upper), f"{upper} {k}")
+        b.case(b.op("Trilu", flags, upper=upper), f"{upper}, booleans")
+    b.case(b.op("Trilu", b.input(3, 0, 4, values=np.zeros((3, 0, 4)))), "nothing")
+    b.check()
+
+
 def test_refusals_name_the_node() -> None:
     b = Bundle()
     b.case(b.op("Unique", b.input(3, 0, values=np.zeros((3, 0))), axis=0), "slices of nothing")

@@ -1,4 +1,4 @@
-"""Tensors made of positions: OneHot, EyeLike; and ReverseSequence, which reads by position."""
+"""Operators that decide by position: OneHot, EyeLike, Trilu, ReverseSequence, TensorScatter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx_ir as ir
 from tvm import relax, te, tirx
 
 from optkit.compiler.converters.dynamic import complete, runtime_extents
-from optkit.compiler.converters.extents import numbers, tensor
+from optkit.compiler.converters.extents import numbers, tensor, vector
 from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.operators.common import const
 from optkit.compiler.values import INJECTIVE, Value
@@ -78,4 +78,54 @@ def reverse_sequence(low: Lowering, node: Node, inputs: list[Value | None]) -> V
     return low.wrap(low.emit(body, data, tensor(low, lengths), name="reverse_sequence", kind=INJECTIVE))
 
 
-CONVERTERS: dict[str, Converter] = {"OneHot": one_hot, "EyeLike": eye_like, "ReverseSequence": reverse_sequence}
+def trilu(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    """Trilu: one side of a diagonal, zeros on the other; the diagonal's number may be a tensor."""
+    x, k = inputs[0], inputs[1] if len(inputs) > 1 else None
+    assert x is not None
+    upper, known = bool(node.get("upper", 1)), numbers(k)
+    given = [] if k is None or known is not None else [vector(low, k, "int64")]
+
+    def body(data: te.Tensor, *offset: te.Tensor) -> te.Tensor:
+        diagonal = offset[0](0) if offset else const(0 if known is None else int(known[0]), "int64")
+
+        def element(*index: Any) -> Any:
+            row, column = (i.astype("int64") for i in index[-2:])
+            kept = column - row >= diagonal if upper else column - row <= diagonal
+            return te.if_then_else(kept, data(*index), const(0, data.dtype))
+
+        return te.compute(data.shape, element, name="trilu")
+
+    return low.wrap(low.emit(body, tensor(low, x), *given, name="trilu", kind=INJECTIVE))
+
+
+def tensor_scatter(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    """TensorScatter: an update written into a cache along its sequence axis, at a place of each batch's own."""
+    cache, update, places = [*inputs, None][:3]
+    assert cache is not None and update is not None
+    axis, circular = int(node.get("axis", -2)) % len(cache.shape), str(node.get("mode", "linear")) == "circular"
+    given = [] if places is None else [vector(low, places, "int64")]
+
+    def body(old: te.Tensor, new: te.Tensor, *first: te.Tensor) -> te.Tensor:
+        longest, length = (t.shape[axis].astype("int64") for t in (old, new))
+        zero = const(0, "int64")
+
+        def element(*index: Any) -> Any:
+            at = index[axis].astype("int64") - (first[0](index[0]) if first else zero)
+            at = tirx.floormod(at, longest) if circular else at
+            source = list(index)
+            source[axis] = tirx.max(tirx.min(at, length - const(1, "int64")), zero)
+            return te.if_then_else(tirx.all(at >= zero, at < length), new(*source), old(*index))
+
+        return te.compute(old.shape, element, name="tensor_scatter")
+
+    args = [tensor(low, cache), tensor(low, update), *given]
+    return low.wrap(low.emit(body, *args, name="tensor_scatter", kind=INJECTIVE))
+
+
+CONVERTERS: dict[str, Converter] = {
+    "OneHot": one_hot,
+    "EyeLike": eye_like,
+    "ReverseSequence": reverse_sequence,
+    "Trilu": trilu,
+    "TensorScatter": tensor_scatter,
+}
