@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import subprocess
+import sys
+from pathlib import Path
 
 from tests.robustness.corpus import corpus
 from tests.robustness.mutate import mutant
-from tests.robustness.run import try_mutant, valid
+from tests.robustness.run import valid
 
 SEEDS = range(24)
 MODELS = corpus()
@@ -26,7 +28,8 @@ def test_a_fifth_is_still_valid() -> None:
     assert sum(valid(seed, MODELS) for seed in range(200)) >= 40
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_mutant_is_compiled_or_refused_in_a_line(seed: int) -> None:
-    outcome = try_mutant(seed, MODELS)
-    assert not outcome.problem, outcome
+def test_mutants_are_compiled_or_refused_in_a_line() -> None:
+    # In a process of its own: this one has threads, and a fork of it may wait for a lock for ever.
+    command = [sys.executable, "-m", "tests.robustness.run", "--count", "24", "--jobs", "1"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "0 problems" in done.stdout, done.stdout + done.stderr

@@ -68,18 +68,15 @@ def partial(
     return te.compute(tuple(lead), together, name=name, attrs={OP: "row_total"})
 
 
-def largest(values: Any, axis: Any) -> Any:
-    """The maximum; of nothing but -inf it is -inf, where TVM's own is the lowest finite number."""
-    reducer = te.comm_reducer(lambda a, b: tirx.Max(a, b), lambda kind: const(float("-inf"), str(kind)), name="largest")
-    return reducer(values, axis=axis)
-
-
 def powers(data: te.Tensor, b: int) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
     """A row's maximum, exp(x - maximum), and the sum of the latter."""
     *lead, size = static(data.shape)
     kind = wide(str(data.dtype))
-    lowest = const(float("-inf"), kind)
-    top = partial("row_max", lead, size, b, lambda *i: data(*i).astype(kind), largest, lowest)
+    lowest = tirx.min_value(kind)
+    found = partial("row_max", lead, size, b, lambda *i: data(*i).astype(kind), te.max, lowest)
+    # Of nothing but -inf TVM's maximum is the lowest finite number.
+    infinite = const(float("-inf"), kind)
+    top = total_of(lambda *i: tirx.Select(found(*i) <= lowest, infinite, found(*i)), lead, "row_top")
     power = map_of(data.shape, lambda *i: raised(data(*i).astype(kind) - top(*i[:-1])), "row_exp")
     return top, power, partial("row_sum", lead, size, b, lambda *i: power(*i), te.sum, const(0, kind))
 

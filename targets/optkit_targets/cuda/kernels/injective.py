@@ -21,7 +21,7 @@ class InjectiveRule:
     def choices(self, func: Any, target: Target) -> list[Choice] | None:
         """One template: `threads` elements a thread block."""
         view = look(func)
-        if any(kinds(view.sch, b)[1] or not kinds(view.sch, b)[0] for b in view.blocks):
+        if not view.blocks or any(kinds(view.sch, b)[1] or not kinds(view.sch, b)[0] for b in view.blocks):
             return None
         if any(axis.iter_type not in (0, 2) for b in view.blocks for axis in view.sch.get(b).iter_vars):
             return None
