@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.zoo import FULL, ZOO, export_model
 from optkit.errors import OptkitError, UsageError, nearest
 from optkit.files import write_whole
+from optkit.measure.environment import environment
 
 CALIBRATION_SAMPLES = 4
 PRECISIONS = {"fp32": None, "int8": "int8"}
@@ -147,7 +148,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     ranked = sorted(rows, key=lambda row: (order.get(row["model"], len(order)), row["model"]))
     lines = ["| " + " | ".join(_cells(row)) + " |" for row in ranked]
     done = sum(not refusal(row) for row in rows)
-    return f"{HEAD}{chr(10).join(lines)}\n\n{done} of {len(rows)} models compile and verify in both precisions.\n"
+    here = environment()
+    machine = f"{here['cpu']}; ONNX Runtime {here['versions']['onnxruntime']}; seconds on a machine with other work."
+    count = f"{done} of {len(rows)} models compile and verify in both precisions."
+    return f"{HEAD}{chr(10).join(lines)}\n\n{machine}\n\n{count}\n"
 
 
 def refusal(row: dict[str, Any]) -> str:

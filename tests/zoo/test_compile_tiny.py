@@ -39,10 +39,9 @@ def test_detector_finds_the_boxes_that_onnxruntime_finds(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gru", "spatial_transformer"])
-def test_compiles_in_both_precisions(name: str, tmp_path: Path) -> None:
-    path = export_model(name, tmp_path / "model.onnx")
-    samples = ZOO[name].samples(4)
+def test_transformer_in_both_precisions(tmp_path: Path) -> None:
+    path = export_model("bert_tiny", tmp_path / "model.onnx")
+    samples = ZOO["bert_tiny"].samples(4)
     for passes in (None, "int8"):
         report = optkit.compile(path, passes=passes, calib_data=samples, output=tmp_path / "model.optk").report
         assert report["verification"]["status"] == "passed"
