@@ -72,11 +72,7 @@ def powers(data: te.Tensor, b: int) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
     """A row's maximum, exp(x - maximum), and the sum of the latter."""
     *lead, size = static(data.shape)
     kind = wide(str(data.dtype))
-    lowest = tirx.min_value(kind)
-    found = partial("row_max", lead, size, b, lambda *i: data(*i).astype(kind), te.max, lowest)
-    # Of nothing but -inf TVM's maximum is the lowest finite number.
-    infinite = const(float("-inf"), kind)
-    top = total_of(lambda *i: tirx.Select(found(*i) <= lowest, infinite, found(*i)), lead, "row_top")
+    top = partial("row_max", lead, size, b, lambda *i: data(*i).astype(kind), te.max, tirx.min_value(kind))
     power = map_of(data.shape, lambda *i: raised(data(*i).astype(kind) - top(*i[:-1])), "row_exp")
     return top, power, partial("row_sum", lead, size, b, lambda *i: power(*i), te.sum, const(0, kind))
 
@@ -86,15 +82,19 @@ def raised(x: Any) -> Any:
     return te.exp(x) if str(x.ty.dtype) == "float64" else exp(x)
 
 
+def _or_nan(total: Any, value: Any) -> Any:
+    """NaN for a row of nothing but -inf: TVM's maximum of it is finite, so nothing in it gave exp(0) = 1."""
+    kind = str(total.ty.dtype)
+    return tirx.Select(total < const(0.5, kind), const(float("nan"), kind), value)
+
+
 def softmax(data: te.Tensor, b: int) -> te.Tensor:
     """exp(x - max) / sum(exp(x - max)) over the last axis, in float32 (float64 in float64)."""
     *lead, _ = static(data.shape)
     dtype = str(data.dtype)
-    top, power, total = powers(data, b)
+    _, power, total = powers(data, b)
     kind = wide(dtype)
-    lowest, nan = const(float("-inf"), kind), const(float("nan"), kind)
-    # Of a row of nothing but -inf no share can be told; the polynomial for exp would hide that.
-    inverse = total_of(lambda *i: tirx.Select(top(*i) == lowest, nan, const(1, kind) / total(*i)), lead, "row_inverse")
+    inverse = total_of(lambda *i: _or_nan(total(*i), const(1, kind) / total(*i)), lead, "row_inverse")
     return map_of(data.shape, lambda *i: (power(*i) * inverse(*i[:-1])).astype(dtype), "row_out")
 
 
@@ -103,7 +103,7 @@ def log_softmax(data: te.Tensor, b: int) -> te.Tensor:
     *lead, _ = static(data.shape)
     dtype = str(data.dtype)
     top, _, total = powers(data, b)
-    shift = total_of(lambda *i: te.log(total(*i)), lead, "row_log")
+    shift = total_of(lambda *i: _or_nan(total(*i), te.log(total(*i))), lead, "row_log")
 
     def out(*i: Any) -> Any:
         return (data(*i).astype(wide(dtype)) - top(*i[:-1]) - shift(*i[:-1])).astype(dtype)
