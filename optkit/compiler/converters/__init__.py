@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optkit.compiler.converters import (
-    attention,
     casts,
     classic,
     concat,
@@ -57,7 +56,6 @@ _MODULES = (
     qlinear,
     quantized_ops,
     recurrent,
-    attention,
     norms,
     losses,
     signal,

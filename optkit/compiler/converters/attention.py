@@ -1,7 +1,0 @@
-"""Attention and rotary embeddings."""
-
-from __future__ import annotations
-
-from optkit.compiler.lower import Converter
-
-CONVERTERS: dict[str, Converter] = {}
