@@ -1,4 +1,4 @@
-"""What a quantized model says about its outputs: the size of one step, and whether values decide their extent."""
+"""The size of one step of a quantized model's outputs."""
 
 from __future__ import annotations
 
@@ -35,13 +35,3 @@ def quantized_step(model: ir.Model, output: str) -> float | None:
 def has_quantization(model: ir.Model) -> bool:
     """Whether a model holds QuantizeLinear nodes, that is, is quantized already."""
     return any(node.op_type == "QuantizeLinear" for node in model.graph.all_nodes())
-
-
-def counted_outputs(model: ir.Model) -> set[str]:
-    """Outputs with an extent that neither the model nor the shape of an input decides, as NonZero has."""
-    known = {str(dim) for value in model.graph.inputs for dim in value.shape or ()}
-    return {
-        value.name or ""
-        for value in model.graph.outputs
-        if value.shape is not None and any(not isinstance(dim, int) and str(dim) not in known for dim in value.shape)
-    }
