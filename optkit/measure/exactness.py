@@ -81,6 +81,10 @@ def inexact_nodes(model: ir.Model) -> list[ir.Node]:
 
 
 def _exact(node: ir.Node) -> bool:
+    if node.domain == DOMAIN:
+        return True
+    if node.domain not in ("", "ai.onnx"):
+        return False
     if node.op_type == "QuantizeLinear":
         return _significant_bits(node.inputs[1]) <= 1
     if all(v.dtype is not None and not v.dtype.is_floating_point() for v in node.outputs):
@@ -95,7 +99,7 @@ def _exact(node: ir.Node) -> bool:
     if node.op_type == "Resize":
         mode = node.attributes.get("mode")
         return mode is None or mode.as_string() == "nearest"
-    return node.domain == DOMAIN or node.op_type in _EXACT
+    return node.op_type in _EXACT
 
 
 def _integer(value: ir.Value) -> bool:
