@@ -33,6 +33,7 @@ inputs are random, so the signal-to-noise ratios say how two INT8 implementation
 * *FP32 error*: norm of the difference over the norm of ONNX Runtime's answer, the worst output.
 * *INT8 steps*: largest difference to ONNX Runtime on the same Q/DQ model, in steps of the output's quantization.
 * *SQNR*: of our INT8 answer against FP32, in parentheses ONNX Runtime's on the same Q/DQ model; the worst output.
+  *Scores*: INT8 finds another number of boxes than FP32 in every sample; of the scores and boxes they are chosen from.
 * *in int8*: share of the multiply-accumulates that run on integers.
 * *compile*: seconds for FP32 and INT8, calibration and verification included.
 
@@ -103,14 +104,17 @@ def _compile(path: Path, passes: str | None, samples: object, output: Path) -> d
 
 
 def _figures(outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The worst output's figures."""
-    worst = min(outputs, key=lambda output: output["to_original"]["sqnr_db"])
-    peer = worst["emitted_to_original"]
+    """The worst output's figures; of what decides the number of rows where no sample has as many as the original."""
+    compared = [output for output in outputs if output["to_original"]["elements"]]
+    worst = min(compared, key=lambda output: output["to_original"]["sqnr_db"], default=None)
+    peer = worst and worst["emitted_to_original"]
     steps = [o["to_emitted"]["max_abs"] / o["output_step"] for o in outputs if o["to_emitted"] and o["output_step"]]
+    deciders = [figures["sqnr_db"] for output in outputs for figures in output["deciders"].values()]
     return {
-        "relative": max(output["to_original"]["relative"] for output in outputs),
-        "sqnr_db": worst["to_original"]["sqnr_db"],
+        "relative": max((output["to_original"]["relative"] for output in compared), default=None),
+        "sqnr_db": worst["to_original"]["sqnr_db"] if worst else None,
         "onnxruntime_sqnr_db": peer["sqnr_db"] if peer else None,
+        "deciders_sqnr_db": min(deciders, default=None),
         "steps": max(steps, default=None),
     }
 
@@ -166,7 +170,10 @@ def _cells(row: dict[str, Any]) -> list[str]:
     error = f"{fp32['relative']:.1e}" if "seconds" in fp32 else _reason(fp32["reason"])
     if "seconds" in int8:
         steps = "" if int8["steps"] is None else f"{int8['steps']:.2f}"
-        ratio = f"{int8['sqnr_db']:.1f} ({int8['onnxruntime_sqnr_db']:.1f})"
+        compared = int8["sqnr_db"] is not None
+        ratio = f"{int8['sqnr_db']:.1f} ({int8['onnxruntime_sqnr_db']:.1f})" if compared else ""
+        if int8["deciders_sqnr_db"] is not None:
+            ratio = f"{ratio} scores {int8['deciders_sqnr_db']:.1f}".strip()
         share = "" if int8["int8_share"] is None else f"{int8['int8_share']:.0%}"
     else:
         same = int8["reason"] == fp32["reason"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ import onnx_ir as ir
 from optkit.artifact.spec import TensorSpec
 from optkit.errors import UsageError, nearest
 from optkit.measure.compare import Comparison, Figures
+from optkit.measure.deciders import distance
 from optkit.measure.exactness import inexact_steps
 from optkit.measure.inputs import random_samples
 from optkit.measure.reference import ModelSource, Reference
@@ -47,6 +48,8 @@ class OutputCheck:
     Attributes:
         limits: what was asked, by figure.
         reason: why it failed, "" if it passed.
+        deciders: where INT8 finds another number of rows than the original in some sample, how far the values that
+            decide it lie from the original's, by name; the other figures are of the samples with equal numbers.
     """
 
     name: str
@@ -56,6 +59,7 @@ class OutputCheck:
     emitted_to_original: Figures | None = None
     step: float | None = None
     reason: str = ""
+    deciders: Mapping[str, Figures] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -68,6 +72,7 @@ class OutputCheck:
             "to_emitted": self.emitted.as_dict() if self.emitted else None,
             "emitted_to_original": self.emitted_to_original.as_dict() if self.emitted_to_original else None,
             "output_step": self.step,
+            "deciders": {name: figures.as_dict() for name, figures in self.deciders.items()},
         }
 
 
@@ -126,6 +131,9 @@ def verify(
 ) -> Verification:
     """Compare a compiled model with ONNX Runtime (optimizations off) on the original.
 
+    An INT8 output with as many rows as the emitted model's but not as the original's (boxes that a detector finds)
+    passes where the values that decide the number are near the original's; see deciders.py.
+
     Args:
         emitted: the ONNX model that the passes left; needed for int8, whose reference it is.
         samples: real data, of which the first 8 are used; by default 3 seeded random samples.
@@ -147,6 +155,7 @@ def verify(
     emitted_to_original = {name: Comparison() for name in original.outputs}
     problems: dict[str, str] = {}
     integers: set[str] = set()
+    uneven: set[str] = set()
     for sample in chosen:
         expected = original.run(sample)
         between = quantized.run(sample) if quantized else {}
@@ -154,15 +163,21 @@ def verify(
         for name, reference in expected.items():
             if name not in found:
                 problems[name] = f"output {name!r} is missing from the compiled model"
-            elif found[name].shape != reference.shape:
-                problems[name] = f"output {name!r} has shape {found[name].shape}, the reference {reference.shape}"
-            else:
-                if reference.dtype.kind in "iub":
-                    integers.add(name)
-                to_original[name].add(reference, found[name])
-                if quantized:
-                    to_emitted[name].add(between[name], found[name])
-                    emitted_to_original[name].add(reference, between[name])
+                continue
+            if reference.dtype.kind in "iub":
+                integers.add(name)
+            expected_shape = between.get(name, reference).shape
+            if found[name].shape != expected_shape:
+                problems[name] = f"output {name!r} has shape {found[name].shape}, the reference {expected_shape}"
+                continue
+            if quantized:
+                to_emitted[name].add(between[name], found[name])
+            if expected_shape != reference.shape:
+                uneven.add(name)
+                continue
+            to_original[name].add(reference, found[name])
+            if quantized:
+                emitted_to_original[name].add(reference, between[name])
     checks = []
     inexact = tuple(inexact_steps(emitted)) if quantized and emitted is not None else ()
     for name in original.outputs:
@@ -190,6 +205,8 @@ def verify(
             )
             check = OutputCheck(name, figures, limits, reason=_float_reason(name, figures, limits))
             checks.append(_check_overrides(check, atol, rtol if precision == "int8" else None))
+        if name in uneven and emitted is not None:
+            checks[-1] = _check_deciders(checks[-1], distance(source, emitted, name, chosen))
     return Verification(precision, len(chosen), tuple(checks), inexact)
 
 
@@ -255,6 +272,19 @@ def _check_integers(name: str, original: Figures, emitted: Figures | None, preci
     return OutputCheck(name, original, {"mismatches": float(allowed)}, emitted, reason=reason)
 
 
+def _check_deciders(check: OutputCheck, deciders: Mapping[str, Figures]) -> OutputCheck:
+    """Where rows cannot be compared, what chose them must have kept its meaning."""
+    problem = "" if deciders else "no operator before it says which values decide that"
+    for name, figures in deciders.items():
+        if not figures.sqnr_db >= INT8_SQNR_FLOOR:
+            problem = (
+                f"{name!r}, which decides that, has an SQNR of {figures.sqnr_db:.1f} dB, below {INT8_SQNR_FLOOR:g} dB"
+            )
+    reason = problem and f"output {check.name!r} has another number of rows in INT8; {problem}"
+    reason = check.reason or reason
+    return replace(check, deciders=deciders, reason=reason)
+
+
 def _check_overrides(check: OutputCheck, atol: float | None, rtol: float | None) -> OutputCheck:
     """Apply the limits a user added."""
     limits, reason, figures = dict(check.limits), check.reason, check.figures
@@ -265,4 +295,4 @@ def _check_overrides(check: OutputCheck, atol: float | None, rtol: float | None)
         limits["max_abs"] = atol
         if not reason and not figures.max_abs <= atol:
             reason = f"output {check.name!r}: absolute error {figures.max_abs:.2e} exceeds {atol:.2e}"
-    return OutputCheck(check.name, figures, limits, check.emitted, check.emitted_to_original, check.step, reason)
+    return replace(check, limits=limits, reason=reason)

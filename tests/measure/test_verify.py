@@ -209,3 +209,57 @@ def test_weights_in_the_reference_are_no_inputs() -> None:
     proto.graph.input.append(helper.make_tensor_value_info("w1", TensorProto.FLOAT, [8, 15]))
     assert [s.name for s in Reference(in_memory(proto)).inputs] == ["x"]
     assert numpy_helper.to_array(proto.graph.initializer[0]).shape == (8, 15)
+
+
+def _thresholded(path: Path, moved: float) -> tuple[Path, ir.Model]:
+    """What lies above 0.3, of values as they are and of values rounded to quarters and moved."""
+    io = [("x", TensorProto.FLOAT, ["n"])], [("y", TensorProto.FLOAT, ["kept"])]
+    keep = [helper.make_node("Greater", ["s", "limit"], ["k"]), helper.make_node("Compress", ["s", "k"], ["y"])]
+    numbers = {"limit": 0.3, "scale": 0.25, "moved": moved}
+    constants = [numpy_helper.from_array(np.float32(value), name) for name, value in numbers.items()]
+    constants.append(numpy_helper.from_array(np.int8(0), "zero"))
+    rounded = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("Add", ["d", "moved"], ["s"]),
+    ]
+    plain = model([helper.make_node("Identity", ["x"], ["s"]), *keep], *io, constants[:1])
+    return save(plain, path), in_memory(model([*rounded, *keep], *io, constants))
+
+
+def test_rows_that_quantization_drops(tmp_path: Path) -> None:
+    """The compiled model must keep what its Q/DQ model keeps, and the scores must be near the original's."""
+    source, emitted = _thresholded(tmp_path / "plain.onnx", 0)
+    feeds = [{"x": np.array(row, np.float32)} for row in ([0.31, 0.5, 2.0], [0.5, 0.25, 0.75])]
+    outcome = verify(source, emitted, Altered(emitted), feeds, "int8")
+    assert outcome.passed, outcome.reason
+    check = outcome.outputs[0]
+    assert check.emitted is not None
+    # 0.31 became 0.25, so the first sample has no row of the original to be compared with
+    assert (check.emitted.elements, check.figures.elements) == (4, 2)
+    assert check.deciders["s"].elements == 6
+    assert 30 < check.deciders["s"].sqnr_db < 40
+    assert check.as_dict()["deciders"]["s"]["max_abs"] == pytest.approx(0.06)
+    for broken in (Altered(emitted, lambda y: y[:-1]), Altered(source)):
+        assert "has shape" in verify(source, emitted, broken, feeds, "int8").reason
+
+
+def test_rows_of_another_meaning(tmp_path: Path) -> None:
+    """A quantized model whose scores are wrong does not pass because its rows cannot be compared."""
+    source, emitted = _thresholded(tmp_path / "plain.onnx", -1)
+    feeds = [{"x": np.array([0.5, 0.75, 2.0], np.float32)}]
+    reason = verify(source, emitted, Altered(emitted), feeds, "int8").reason
+    assert reason.startswith("output 'y' has another number of rows in INT8; 's', which decides that, has an SQNR of")
+    (greater,) = (node for node in emitted.graph if node.op_type == "Greater")
+    greater.inputs[0].name = "renamed"  # type: ignore[union-attr]
+    reason = verify(source, emitted, Altered(emitted), feeds, "int8").reason
+    assert "no operator before it says" in reason
+
+
+def test_fixed_rows_are_no_matter_of_values(tmp_path: Path) -> None:
+    io = [("x", TensorProto.FLOAT, [4])], [("y", TensorProto.FLOAT, [None])]
+    half = [numpy_helper.from_array(np.array([2]), "end"), numpy_helper.from_array(np.array([0]), "start")]
+    plain = model([helper.make_node("Identity", ["x"], ["y"])], *io, [])
+    emitted = in_memory(model([helper.make_node("Slice", ["x", "start", "end"], ["y"])], *io, half))
+    outcome = verify(save(plain, tmp_path / "plain.onnx"), emitted, Altered(emitted), None, "int8")
+    assert "no operator before it says" in outcome.reason
