@@ -70,7 +70,7 @@ def params_of_range(low: float, high: float, symmetric: bool = False, exact: boo
     extent = max(-low, high) if symmetric else high - low
     largest = float(np.finfo(np.float32).max) / 2
     if extent / steps < SMALLEST_SCALE:
-        low, extent = 0.0, 1.0 if extent == 0 else SMALLEST_SCALE * steps
+        extent = 1.0 if extent == 0 else SMALLEST_SCALE * steps
     ideal = min(extent / steps, largest)
     scale = np.float32(exact_activation_scale(ideal) if exact else ideal)
     if symmetric:

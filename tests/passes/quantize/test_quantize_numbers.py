@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from optkit_passes.quantize.params import params_of_range
 from optkit_passes.quantize.weights import BIAS_LIMIT, bias_scale, quantize_weight
@@ -12,6 +12,7 @@ ANY = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @given(ANY, ANY)
+@example(0.0, -2.3560577100401048e-11)
 def test_zero_is_exact_and_ends_are_within_a_step(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
     params = params_of_range(low, high)
