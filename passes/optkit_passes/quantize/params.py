@@ -24,7 +24,7 @@ class Params:
 
 
 EXACT_WEIGHT_BITS = 6
-"""Significant bits of an exact weight scale: it grows by 3 % at most."""
+"""Most significant bits of an exact weight scale: it grows by 3 % at most."""
 
 POWER_SLACK = 2.0**-0.4
 """A power of two this much below the ideal scale is still taken: it clips the far 24 % of a range at most, where
@@ -34,9 +34,8 @@ few values lie, and the alternative is a step nearly twice as coarse (chosen by 
 def exact_activation_scale(scale: float) -> float:
     """A power of two near `scale`.
 
-    Products of two such activations' and weights' scales then have at most EXACT_WEIGHT_BITS significant bits,
-    so float32 holds every partial sum below 2^18 steps, every rescaled sum and every sum of two activations
-    without rounding: ONNX Runtime's float emulation of Q/DQ nodes, its integer kernels and ours agree to the
+    A product of such a scale and a weight's has as few significant bits as the weight's (exact_weight_scale), so
+    float32 holds every partial sum, every rescaled sum and every sum of two activations without rounding: ONNX Runtime's float emulation of Q/DQ nodes, its integer kernels and ours agree to the
     bit, in whatever order they add (power-of-two scales: Jacob et al. 2018, section 2.2, and Jain et al. 2020,
     "Trained Quantization Thresholds").
 
@@ -46,14 +45,14 @@ def exact_activation_scale(scale: float) -> float:
     return float(2.0 ** np.ceil(np.log2(scale * POWER_SLACK)))
 
 
-def exact_weight_scale(scale: np.ndarray) -> np.ndarray:
-    """`scale` rounded up to EXACT_WEIGHT_BITS significant bits.
+def exact_weight_scale(scale: np.ndarray, bits: np.ndarray | int = EXACT_WEIGHT_BITS) -> np.ndarray:
+    """`scale` rounded up to so many significant bits.
 
-    >>> exact_weight_scale(np.array([0.1])).tolist()
-    [0.1015625]
+    >>> exact_weight_scale(np.array([0.1, 0.1]), np.array([6, 2])).tolist()
+    [0.1015625, 0.125]
     """
     mantissa, exponent = np.frexp(scale)
-    steps = 2.0**EXACT_WEIGHT_BITS
+    steps = 2.0 ** np.asarray(bits)
     rounded: np.ndarray = np.ldexp(np.ceil(mantissa * steps) / steps, exponent)
     return rounded
 

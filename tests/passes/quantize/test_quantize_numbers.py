@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 from optkit_passes.quantize.params import params_of_range
-from optkit_passes.quantize.weights import BIAS_LIMIT, bias_scale, quantize_weight
+from optkit_passes.quantize.weights import BIAS_LIMIT, bias_scale, exact_bits, quantize_weight
 
 ANY = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -87,3 +87,20 @@ def test_per_tensor_scale_is_a_scalar() -> None:
     found = quantize_weight(np.array([[1.0, -2.0]], np.float32), None, np.array([0.5], np.float32), 0.5)
     assert found.scale.shape == () and found.q.tolist() == [[64, -127]]
     assert found.bias is not None and found.bias.shape == (1,)
+
+
+def test_long_sums_leave_scales_fewer_bits() -> None:
+    """float32 holds every sum on the way of 2304 activations times the weights exactly."""
+    weight = np.random.default_rng(0).standard_normal((4, 256, 3, 3)).astype(np.float32)
+    weight[1] = np.abs(weight[1])
+    found = quantize_weight(weight, 0, exact=True)
+    bits = exact_bits(found.q.astype(np.float64), 0)
+    assert bits.tolist() == [4, 3, 4, 4]
+    assert exact_bits(found.q[:, :8].astype(np.float64), 0).tolist() == [6, 6, 6, 6]
+    assert exact_bits(found.q.astype(np.float64), None) <= bits.min()
+    mantissas = np.frexp(found.scale)[0]
+    assert np.array_equal(mantissas * 2**bits, np.round(mantissas * 2**bits))
+    activations = np.abs(np.random.default_rng(1).normal(0, 80, (256, 9))).clip(0, 255).round()
+    products = found.q.reshape(4, -1).astype(np.float64) * activations.ravel()
+    reached = np.abs(np.cumsum(products, axis=1)).max(1) < 2.0 ** (24 - bits)
+    assert reached.tolist() == [True, False, True, True]  # weights of one sign: three bits are the least
