@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import relax, te, tirx
 
-from optkit.compiler.converters import indicators
+from optkit.compiler.converters import gathers, indicators
 from optkit.compiler.converters.dynamic import as_declared, complete, runtime_extents
 from optkit.compiler.converters.extents import refuse, tensor
 from optkit.compiler.lower import Converter, Lowering, Node
@@ -127,6 +127,7 @@ def arange(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
 
 
 CONVERTERS: dict[str, Converter] = {
+    **gathers.CONVERTERS,
     **indicators.CONVERTERS,
     "NonZero": nonzero,
     "Compress": compress,
