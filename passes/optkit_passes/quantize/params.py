@@ -35,9 +35,9 @@ def exact_activation_scale(scale: float) -> float:
     """A power of two near `scale`.
 
     A product of such a scale and a weight's has as few significant bits as the weight's (exact_weight_scale), so
-    float32 holds every partial sum, every rescaled sum and every sum of two activations without rounding: ONNX Runtime's float emulation of Q/DQ nodes, its integer kernels and ours agree to the
-    bit, in whatever order they add (power-of-two scales: Jacob et al. 2018, section 2.2, and Jain et al. 2020,
-    "Trained Quantization Thresholds").
+    float32 holds every partial sum, every rescaled sum and every sum of two activations without rounding: ONNX
+    Runtime's float emulation of Q/DQ nodes, its integer kernels and ours agree to the bit, in whatever order they
+    add (power-of-two scales: Jacob et al. 2018, section 2.2, and Jain et al. 2020, "Trained Quantization Thresholds").
 
     >>> exact_activation_scale(0.011), exact_activation_scale(0.01)
     (0.015625, 0.0078125)
