@@ -10,10 +10,11 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from optkit.errors import ModelError, OptkitError
+from optkit.errors import ModelError, OptkitError, UnsupportedError
 from optkit.exact import is_ours
 from optkit.expand import expand_functions, spell_defaults
-from optkit.onnx_file import external_files, read_proto
+from optkit.onnx_file import external_files, read_proto, refuse_maps
+from optkit.open_axes import open_unknown_axes
 from optkit.opset import MINIMUM_OPSET, check_operators, raise_opset
 from optkit.shapes import bind_shapes, parse_shape
 from optkit.tidy import check_model, forget_shapes, infer_shapes, name_nodes, one_line, strip_paths
@@ -43,16 +44,21 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
 
     Normalized means: operators of opset 18 or newer (older models are converted; where that is not
     possible the reason is kept in `metadata_props["optkit.opset"]`), initializers are no inputs,
-    functions other than our own are inlined, operators that are functions and have no kernel are replaced by
-    their bodies (`optkit.expand`), every node has a unique name, shapes are inferred, and no path of the
-    exporting machine is left. Weights of models past 1.8 GB stay memory-mapped.
+    axes of size -1 or "?" are open, functions other than our own are inlined, operators that are
+    functions and have no kernel are replaced by their bodies (`optkit.expand`), every node has a unique
+    name, shapes are inferred, and no path of the exporting machine is left. Weights of models past 1.8 GB
+    stay memory-mapped.
 
-    Raises ModelError in one line for everything that is wrong with the file, naming node or tensor.
+    Raises ModelError in one line for everything that is wrong with the file, naming node or tensor, and
+    UnsupportedError for inputs or outputs that are maps.
     """
     source = Path(path)
     proto = read_proto(source)
     try:
+        refuse_maps(proto)
         model = ir.serde.deserialize_model(proto)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{source}: {error}") from error
     except Exception as error:  # onnx_ir raises many kinds for malformed graphs
         raise ModelError(f"{source}: not a valid ONNX graph: {one_line(error)}") from error
     ir.external_data.set_base_dir(model.graph, source.parent.resolve())
@@ -84,6 +90,7 @@ def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
 
 def _normalize(model: ir.Model) -> None:
     common.RemoveInitializersFromInputsPass()(model)
+    open_unknown_axes(model)
     check_operators(model)
     if model.functions:
         common.InlinePass(criteria=lambda function: not is_ours(function))(model)

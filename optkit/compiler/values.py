@@ -122,6 +122,30 @@ class Dequantized(Value):
         return self.low.emit(quant.dequantize, a.q.form(block), a.scale, a.zero, name="dequantize")
 
 
+class Known(Value):
+    """Integers that follow from the shapes of other tensors; a tensor only where someone asks for it.
+
+    `elements` is an array of ints and TIR expressions.
+    """
+
+    def __init__(self, low: Lowering, elements: np.ndarray, dtype: str) -> None:
+        super().__init__(low, tuple(elements.shape), dtype)
+        self.elements = elements
+
+    @property
+    def block(self) -> int:
+        return PLAIN
+
+    def make(self, block: int) -> Any:
+        if block != PLAIN:
+            return super().make(block)
+        extents = [tirx.const(e, "int64") if isinstance(e, int) else e for e in self.elements.flat]
+        expr = self.low.bind(relax.op.shape_to_tensor(relax.ShapeExpr(extents)))
+        if len(self.shape) != 1:
+            expr = self.low.bind(relax.op.reshape(expr, self.shape))
+        return expr if self.dtype == "int64" else self.low.bind(relax.op.astype(expr, self.dtype))
+
+
 class QuantizedWeight(Value):
     """A constant int8 tensor behind a DequantizeLinear."""
 

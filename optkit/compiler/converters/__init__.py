@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optkit.compiler.converters import (
+    agreement,
     casts,
     classic,
     concat,
@@ -34,6 +35,7 @@ from optkit.compiler.converters import (
     sequences,
     shapes,
     signal,
+    symbolic,
     transposed,
 )
 from optkit.compiler.lower import Converter, Lowering, Node
@@ -84,6 +86,10 @@ def convert(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Se
 
 
 def _convert_real(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
+    known = symbolic.convert(low, node, inputs)
+    if known is not None:
+        return known
+    inputs = agreement.agree(low, node, inputs)
     own = NATIVE.get(node.op_type)
     result = own(low, node, inputs) if own is not None else None
     return result if result is not None else imported.convert(low, node, inputs)

@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax, tirx
 
 from optkit.compiler.lower import Lowering, Node
-from optkit.compiler.values import Value
+from optkit.compiler.values import Known, Value
 from optkit.errors import UnsupportedError
 
 
@@ -36,6 +36,8 @@ def known_extents(value: Value | None) -> list[Any] | None:
         return None
     if value.const is not None:
         return [int(d) for d in value.const.reshape(-1)]
+    if isinstance(value, Known) and len(value.shape) == 1:
+        return list(value.elements)
     if value.dtype == "shape":
         values = getattr(value.plain().ty, "values", None)
         return None if values is None else [int(d) if isinstance(d, tirx.IntImm) else d for d in values]

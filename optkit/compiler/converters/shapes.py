@@ -11,7 +11,7 @@ from tvm import relax, te
 
 from optkit.compiler.converters import imported, slicing
 from optkit.compiler.converters.dynamic import complete, runtime_extents
-from optkit.compiler.converters.extents import known_extents, refuse, tensor, vector
+from optkit.compiler.converters.extents import declared, known_extents, refuse, tensor, vector
 from optkit.compiler.converters.general import broadcast
 from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.operators import plans
@@ -135,18 +135,34 @@ def constant_of_shape(low: Lowering, node: Node, inputs: list[Value | None]) -> 
 
 
 def squeeze(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
-    """Squeeze by axes that a tensor holds."""
+    """Squeeze; that an open axis has one element is what the model says, and is checked when it runs."""
     x, axes = inputs[0], inputs[1] if len(inputs) > 1 else None
-    if axes is not None and axes.const is not None and axes.const.ndim == 0:
-        # ONNX asks for a list; function bodies of its own schemas give a number
-        return imported.convert(low, node, [x, Value(low, (1,), axes.dtype, const=axes.const.reshape(1))])
-    if x is None or axes is None or axes.const is not None or x.dtype == "shape":
+    if x is None or x.dtype == "shape" or x.const is not None:
         return None
-    rank = len(x.shape) - _length(node, axes)
+    rank = len(x.shape)
+    chosen = node.get("axes") if axes is None else None if axes.const is None else axes.const.reshape(-1)
+    if axes is not None and chosen is None:
+        rest = rank - _length(node, axes)
+        data = x.plain()
+        flags = low.emit(plans.named, vector(low, axes, "int64"), data, True, name="named")
+        shape = _target(low, node, rest, lambda f, d: plans.reduced(f, d, rest, False), flags, data)
+        return reshaped(low, data, shape)
+    ones = [d for d, extent in enumerate(x.shape) if isinstance(extent, int) and extent == 1]
+    if chosen is None:
+        known = declared(low, node)
+        if any(not isinstance(d, int) for d in x.shape) and (known is None or len(known) != rank - len(ones)):
+            raise refuse(node, "which axes have one element is known only when the model runs; name them in axes")
+        dropped = set(ones)
+    else:
+        dropped = {int(a) % rank for a in chosen}
+    wrong = [d for d in sorted(dropped) if isinstance(x.shape[d], int) and x.shape[d] != 1]
+    if wrong:
+        raise refuse(node, f"axis {wrong[0]} has {x.shape[wrong[0]]} elements, not one")
     data = x.plain()
-    flags = low.emit(plans.named, vector(low, axes, "int64"), data, True, name="named")
-    shape = _target(low, node, rank, lambda f, d: plans.reduced(f, d, rank, False), flags, data)
-    return reshaped(low, x.plain(), shape)
+    if dropped - set(ones):
+        single = [1 if d in dropped else extent for d, extent in enumerate(x.shape)]
+        data = low.bb.match_cast(data, relax.TensorType(single, data.ty.dtype))
+    return reshaped(low, data, [extent for d, extent in enumerate(x.shape) if d not in dropped])
 
 
 def unsqueeze(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:

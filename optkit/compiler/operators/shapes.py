@@ -10,7 +10,6 @@ from tvm import te, tirx
 
 from optkit.compiler.operators.common import const, static
 from optkit.compiler.operators.plans import INT, ONE, ZERO, wide
-from optkit.compiler.operators.scalars import select
 
 
 def expand(data: te.Tensor, *shape: Any) -> te.Tensor:
@@ -25,7 +24,8 @@ def expand(data: te.Tensor, *shape: Any) -> te.Tensor:
                 at.append(0 if extent == 1 else i)
             else:
                 same = tvm_ffi.structural_equal(extent, size)
-                at.append(i if same else select(wide(extent) == ONE, ZERO, i.astype(INT)))
+                # the only element where there is one; an extent that is neither must not lead outside
+                at.append(i if same else tirx.min(i.astype(INT), wide(extent) - ONE))
         return data(*at)
 
     return te.compute(shape, element, name="expand")

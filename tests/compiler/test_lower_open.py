@@ -1,0 +1,107 @@
+"""Tensors as long as others are, and operands whose open extents meet only when the model runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from optkit.errors import UnsupportedError
+from optkit.model import load_model
+from tests.compiler.bundle import Bundle, run
+
+
+def extent(b: Bundle, value: str, axis: int) -> str:
+    """An extent as a vector of one number."""
+    return b.op("Shape", value, start=axis, end=axis + 1)
+
+
+def count(b: Bundle, limit: str, start: int = 0, delta: int = 1) -> str:
+    """Range up to a vector of one number."""
+    whole = b.op("Squeeze", limit, b.const(np.array([0])))
+    return b.op("Range", b.const(np.array(start)), whole, b.const(np.array(delta)))
+
+
+def test_arithmetic_on_extents() -> None:
+    b = Bundle()
+    x = b.input(5, 4, free="n")
+    n = extent(b, x, 0)
+    two, zero = b.const(np.array([2])), b.const(np.array([0]))
+    numbers = b.op("Cast", count(b, n), to=1)
+    b.case(b.op("Mul", x, b.op("Unsqueeze", numbers, b.const(np.array([1])))), "one number a row")
+    for start, delta in [(1, 1), (0, 2), (7, -3), (9, 1)]:
+        b.case(count(b, n, start, delta), f"Range({start}, n, {delta})")
+    half = b.op("Div", b.op("Sub", b.op("Mul", n, two), b.const(np.array([1]))), two)
+    b.case(count(b, half), "(2n - 1) / 2")
+    narrow = b.op("Cast", b.op("Cast", n, to=6), to=7)
+    b.case(b.op("Reshape", x, b.op("Concat", two, narrow, b.const(np.array([-1])), axis=0)), "Reshape")
+    shape = b.op("Shape", x)
+    b.case(b.op("Cast", b.op("Gather", shape, b.const(np.array(-2))), to=1), "Gather")
+    b.case(b.op("Add", b.op("Slice", shape, zero, two), b.const(np.array([[1], [2]]))), "a matrix of extents")
+    b.check()
+
+
+def test_as_many_as_were_found() -> None:
+    b = Bundle()
+    x = b.input(6, 3, values=np.array([[1, 0, 2], [0, 0, 0], [3, 0, 0], [0, 4, 5], [0, 0, 0], [6, 7, 8]], "float32"))
+    found = b.op("Transpose", b.op("NonZero", x))
+    numbers = b.op("Unsqueeze", count(b, extent(b, found, 0)), b.const(np.array([1])))
+    b.case(b.op("Concat", numbers, found, axis=1), "a number before each")
+    b.case(b.op("Add", numbers, found), "a number to each")
+    b.check()
+
+
+def test_extents_that_meet_at_run_time() -> None:
+    b = Bundle()
+    x, y, one = (b.input(rows, 4, free=name) for rows, name in ((3, "n"), (3, "m"), (1, "k")))
+    for op_type in ("Add", "Mul", "Less", "Max"):
+        b.case(b.op(op_type, x, y), op_type)
+        b.case(b.op(op_type, x, one), f"{op_type} of one row")
+        b.case(b.op(op_type, one, x), f"one row {op_type}")
+    b.case(b.op("Add", b.op("Add", one, x), y), "a sum of sums")
+    b.case(b.op("Add", b.input(3, 4), one), "Add to a known extent")
+    b.case(b.op("Where", b.op("Less", x, y), x, one), "Where")
+    b.case(b.op("Concat", x, y, b.input(3, 2), axis=1), "Concat")
+    b.check()
+
+
+def test_an_open_axis_of_one_element_is_dropped() -> None:
+    b = Bundle()
+    x = b.input(1, 3, 1, free="n")
+    b.case(b.op("Squeeze", x, b.const(np.array([0]))), "Squeeze")
+    b.case(b.op("Squeeze", x, b.const(np.array([-1, 0]))), "Squeeze two")
+    b.check()
+
+
+@pytest.mark.parametrize("op_type", ["Add", "Concat", "Squeeze"])
+def test_extents_that_do_not_fit_are_an_error(op_type: str) -> None:
+    b = Bundle()
+    x, y = b.input(3, 4, free="n"), b.input(5, 4, free="m")
+    axis = b.const(np.array([0]))
+    result = {"Add": lambda: b.op("Add", x, y), "Concat": lambda: b.op("Concat", x, y, axis=1)}.get(
+        op_type, lambda: b.op("Squeeze", x, axis)
+    )()
+    b.case(result, op_type)
+    built = b.build()
+    with pytest.raises(RuntimeError, match=r"(?i)match|shape|expect"):
+        run(built, list(b.feeds.values()))
+
+
+def test_axes_that_only_a_run_could_name_are_refused() -> None:
+    b = Bundle()
+    b.case(b.op("Squeeze", b.input(1, 3, free="n")), "Squeeze", dtype="float32", shape=["r"])
+    with pytest.raises(UnsupportedError, match="name them in axes"):
+        b.build()
+
+
+def test_minus_one_and_a_question_mark_are_open(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, [-1, 3, "?", "?", "width"])],
+        [helper.make_tensor_value_info("y", 1, [-1, 3, "?", "?", "width"])],
+    )
+    path = tmp_path / "open.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString())
+    shape = load_model(path).graph.inputs[0].shape
+    assert [d if isinstance(d, int) else d.value for d in shape] == [None, 3, None, None, "width"]
