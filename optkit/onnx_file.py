@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from optkit.errors import ModelError
+from optkit.errors import ModelError, UnsupportedError
 from optkit.onnx_tensors import check_tensors
 
 # Wire types of ModelProto's fields (onnx.proto3): 0 is a varint, 2 is length-delimited.
@@ -51,6 +51,20 @@ def read_proto(path: Path) -> onnx.ModelProto:
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     return proto
+
+
+def refuse_maps(proto: onnx.ModelProto) -> None:
+    """Raise UnsupportedError for an input or output that is a map, or a sequence of maps, as ZipMap makes."""
+    for kind, values in (("input", proto.graph.input), ("output", proto.graph.output)):
+        for value in values:
+            inner = value.type.sequence_type.elem_type if value.type.HasField("sequence_type") else value.type
+            if inner.HasField("map_type"):
+                made = next((n for n in proto.graph.node if value.name in n.output), None)
+                where = f" of node {made.name!r} ({made.op_type})" if made is not None else ""
+                raise UnsupportedError(
+                    f"{kind} {value.name!r}{where} is made of maps, and only tensors of numbers can be {kind}s; "
+                    "export the model without ZipMap (skl2onnx: options={'zipmap': False})"
+                )
 
 
 def _diagnose(data: bytes) -> str:
