@@ -21,6 +21,7 @@ _EXACT = frozenset(
     {
         "Abs",
         "Add",
+        "Ceil",
         "Clip",
         "Concat",
         "Conv",
@@ -30,7 +31,10 @@ _EXACT = frozenset(
         "Div",
         "Expand",
         "Flatten",
+        "Floor",
         "Gather",
+        "GatherElements",
+        "GatherND",
         "Gemm",
         "Identity",
         "LeakyRelu",
@@ -44,6 +48,8 @@ _EXACT = frozenset(
         "Pad",
         "Relu",
         "Reshape",
+        "RoiAlign",
+        "Round",
         "Slice",
         "SpaceToDepth",
         "Split",
@@ -51,12 +57,13 @@ _EXACT = frozenset(
         "Squeeze",
         "Sub",
         "Tile",
+        "TopK",
         "Transpose",
         "Unsqueeze",
         "Where",
     }
 )
-"""Move values, or compute each by operations that IEEE 754 rounds in one way."""
+"""Move values, or compute each by operations that IEEE 754 rounds in one way, in ONNX Runtime's order (RoiAlign)."""
 _MEANS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 _WEIGHT_BITS = 6
 

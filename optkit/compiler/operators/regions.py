@@ -7,6 +7,7 @@ from typing import Any
 from tvm import te, tirx
 
 from optkit.compiler.operators.common import const, static
+from optkit.compiler.operators.exact import product
 from optkit.compiler.operators.interpolation import Tir
 from optkit.compiler.operators.loops import T, cell, loops, when
 
@@ -34,6 +35,9 @@ def roi_align(
         ratio: samples a bin along each axis; 0: as many as pixels of the region fall into it.
         maximum: of the four weighted pixels of every sample, as ONNX defines it, or their mean.
         half_pixel: corners are shifted by half a pixel, and small regions stay small.
+
+    Every product is rounded and sums run from the first corner of the first sample on, as in ONNX Runtime's kernel:
+    what is quantized behind it becomes the same integers.
     """
     images, height, width, channels = static(data.shape)
     regions = static(rois.shape)[0]
@@ -45,7 +49,7 @@ def roi_align(
         with T.parallel(0, regions) as r:
             starts, bins, counts = [], [], []
             for d in range(2):
-                low, high = (boxes[r, i].astype("float32") * const(scale, "float32") for i in (1 - d, 3 - d))
+                low, high = (product(boxes[r, i].astype("float32"), const(scale, "float32")) for i in (1 - d, 3 - d))
                 if half_pixel:
                     low, high = low - half, high - half
                 start = cell("float32", low)
@@ -55,7 +59,7 @@ def roi_align(
                 adaptive = tirx.min(tirx.max(tirx.ceil(bins[d][0]), zero), const(_MOST, "float32")).astype("int32")
                 counts.append(cell("int32", tirx.const(ratio, "int32") if ratio > 0 else adaptive))
             image = cell("int32", tirx.max(tirx.min(Tir.whole(images_of[r]), Tir.whole(images) - 1), 0))
-            share = one / tirx.max(counts[0][0] * counts[1][0], 1).astype("float32")
+            count = cell("float32", tirx.max(counts[0][0] * counts[1][0], 1).astype("float32"))
             with T.serial(0, size[0]) as ph, T.serial(0, size[1]) as pw:
                 with T.serial(0, channels) as c:
                     out[r, ph, pw, c] = zero
@@ -63,8 +67,8 @@ def roi_align(
                     lows, highs, parts, inside = [], [], [], []
                     for d, (bin_, step) in enumerate(((ph, iy), (pw, ix))):
                         width_ = bins[d][0]
-                        along = (step.astype("float32") + half) * width_ / counts[d][0].astype("float32")
-                        at = cell("float32", starts[d][0] + bin_.astype("float32") * width_ + along)
+                        along = product(step.astype("float32") + half, width_) / counts[d][0].astype("float32")
+                        at = cell("float32", starts[d][0] + product(bin_.astype("float32"), width_) + along)
                         inside.append(tirx.all(at[0] >= -one, at[0] <= lengths[d]))
                         clear = tirx.min(tirx.max(at[0], zero), lengths[d] - one)
                         low = cell("int32", clear.astype("int32"))
@@ -78,7 +82,7 @@ def roi_align(
                         at2 = (highs[0] if v else lows[0])[0], (highs[1] if u else lows[1])[0]
                         corners.append((cell("float32", weight * valid[0]), at2))
                     with T.serial(0, channels) as c:
-                        values = [x[(image[0], *at, c)].astype("float32") * w[0] for w, at in corners]
+                        values = [product(x[(image[0], *at, c)].astype("float32"), w[0]) for w, at in corners]
                         if maximum:
                             best = tirx.max(tirx.max(values[0], values[1]), tirx.max(values[2], values[3]))
                             first = tirx.all(iy == 0, ix == 0)
@@ -89,7 +93,7 @@ def roi_align(
                             out[r, ph, pw, c] = out[r, ph, pw, c] + total
                 if not maximum:
                     with T.serial(0, channels) as c:
-                        out[r, ph, pw, c] = out[r, ph, pw, c] * share
+                        out[r, ph, pw, c] = out[r, ph, pw, c] / count[0]
 
     return loops([(regions, *size, channels)], ["float32"], [data, rois, batch], body, "roi_align")
 
