@@ -44,7 +44,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
 
     Normalized means: operators of opset 18 or newer (older models are converted; where that is not
     possible the reason is kept in `metadata_props["optkit.opset"]`), initializers are no inputs,
-    axes of size -1 or "?" are open, functions other than our own are inlined, operators that are
+    open axes of inputs have names, functions other than our own are inlined, operators that are
     functions and have no kernel are replaced by their bodies (`optkit.expand`), every node has a unique
     name, shapes are inferred, and no path of the exporting machine is left. Weights of models past 1.8 GB
     stay memory-mapped.

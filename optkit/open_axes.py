@@ -1,4 +1,4 @@
-"""Axes that a model file leaves open in words ONNX does not have."""
+"""Open axes without a name, or with words for one that ONNX does not have."""
 
 from __future__ import annotations
 
@@ -6,16 +6,54 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from optkit.tidy import forget_shapes, infer_shapes
+
 _ANY = frozenset({"", "?", "-1", "None"})
 """Names that exporters give to an extent they know nothing about; two axes of such a name need not be equal."""
 
 
 def open_unknown_axes(model: ir.Model) -> None:
-    """Make axes that a file gives as -1 or "?" open ones without a name."""
+    """Make axes that a file gives as -1 or "?" open ones, and name the open axes of inputs that have no name.
+
+    Axes in front of all others share the name "batch", as exporters mean it; any other has a name of its own.
+    """
     for graph in model.graphs():
         for value in _values(graph):
             if value.shape is not None and any(_unknown(d) for d in value.shape):
                 value.shape = ir.Shape([None if _unknown(d) else d for d in value.shape])
+    inputs = [v for v in model.graph.inputs if v.shape is not None and v.name not in model.graph.initializers]
+    taken = {d.value for v in inputs for d in v.shape or () if isinstance(d, ir.SymbolicDim) and d.value}
+    for value in inputs:
+        names = [_free(f"{value.name}_{axis}" if axis else "batch", taken) for axis in range(len(value.shape or ()))]
+        shape = zip(value.shape or (), names, strict=True)
+        value.shape = ir.Shape([name if _unnamed(d) else d for d, name in shape])
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def name_open_axes(model: ir.Model) -> None:
+    """Name the axes of inputs that have neither size nor name, each for itself, and infer what follows from them."""
+    inputs = [v for v in model.graph.inputs if v.shape is not None and v.name not in model.graph.initializers]
+    taken = {d.value for v in inputs for d in v.shape or () if isinstance(d, ir.SymbolicDim)}
+    nameless = [(v, axis) for v in inputs for axis, d in enumerate(v.shape or ()) if _nameless(d)]
+    for value, axis in nameless:
+        assert value.shape is not None
+        name = f"{value.name}_{axis}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        value.shape = ir.Shape([name if i == axis else d for i, d in enumerate(value.shape)])
+    if nameless:
+        forget_shapes(model)
+        infer_shapes(model)
+
+
+def _nameless(size: int | ir.SymbolicDim) -> bool:
+    return not isinstance(size, int) and size.value is None
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -29,4 +67,8 @@ def _unknown(size: int | ir.SymbolicDim) -> bool:
     return size < 0 if isinstance(size, int) else size.value in _ANY
 
 
-__all__ = ["open_unknown_axes"]
+def _unnamed(size: int | ir.SymbolicDim) -> bool:
+    return isinstance(size, ir.SymbolicDim) and size.value is None
+
+
+__all__ = ["name_open_axes", "open_unknown_axes"]
