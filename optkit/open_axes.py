@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from optkit.tidy import forget_shapes, infer_shapes
-
 _ANY = frozenset({"", "?", "-1", "None"})
 """Names that exporters give to an extent they know nothing about; two axes of such a name need not be equal."""
 
@@ -35,27 +33,6 @@ def _free(name: str, taken: set[str]) -> str:
     return name
 
 
-def name_open_axes(model: ir.Model) -> None:
-    """Name the axes of inputs that have neither size nor name, each for itself, and infer what follows from them."""
-    inputs = [v for v in model.graph.inputs if v.shape is not None and v.name not in model.graph.initializers]
-    taken = {d.value for v in inputs for d in v.shape or () if isinstance(d, ir.SymbolicDim)}
-    nameless = [(v, axis) for v in inputs for axis, d in enumerate(v.shape or ()) if _nameless(d)]
-    for value, axis in nameless:
-        assert value.shape is not None
-        name = f"{value.name}_{axis}"
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        value.shape = ir.Shape([name if i == axis else d for i, d in enumerate(value.shape)])
-    if nameless:
-        forget_shapes(model)
-        infer_shapes(model)
-
-
-def _nameless(size: int | ir.SymbolicDim) -> bool:
-    return not isinstance(size, int) and size.value is None
-
-
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.inputs
     yield from graph.outputs
@@ -71,4 +48,4 @@ def _unnamed(size: int | ir.SymbolicDim) -> bool:
     return isinstance(size, ir.SymbolicDim) and size.value is None
 
 
-__all__ = ["name_open_axes", "open_unknown_axes"]
+__all__ = ["open_unknown_axes"]
