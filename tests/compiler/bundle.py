@@ -54,14 +54,14 @@ def relative(expected: np.ndarray, found: np.ndarray) -> float:
 class Bundle:
     """A model of many cases; every output is one of them and carries its label."""
 
-    def __init__(self, opset: int = 20, seed: int = 0) -> None:
+    def __init__(self, opset: int = 20, seed: int = 0, ml: int = 1) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.feeds: dict[str, np.ndarray] = {}
         self.labels: dict[str, str] = {}
         self.declared: dict[str, onnx.ValueInfoProto] = {}
-        self.opset = opset
+        self.opset, self.ml = opset, ml
         self.generator = np.random.default_rng(seed)
 
     def _name(self, kind: str) -> str:
@@ -102,21 +102,23 @@ class Bundle:
         name = f"y{len(self.labels)}"
         if dtype:
             kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-            self.declared[name] = helper.make_tensor_value_info(name, kind, shape)
+            for end in (value, name):
+                self.declared[end] = helper.make_tensor_value_info(end, kind, shape)
         self.nodes.append(helper.make_node("Identity", [value], [name]))
         self.labels[name] = label
 
     def proto(self) -> onnx.ModelProto:
         """The model, checked."""
         outputs = [self.declared.get(n) or helper.make_empty_tensor_value_info(n) for n in self.labels]
-        graph = helper.make_graph(self.nodes, "bundle", self.inputs, outputs, self.constants)
+        known = [info for name, info in self.declared.items() if name not in self.labels]
+        graph = helper.make_graph(self.nodes, "bundle", self.inputs, outputs, self.constants, value_info=known)
         called = sorted({node.op_type for node in self.nodes if node.domain == DOMAIN})
         model = helper.make_model(
             graph,
             opset_imports=[
                 helper.make_opsetid("", self.opset),
                 helper.make_opsetid(DOMAIN, VERSION),
-                *[helper.make_opsetid(d, 1) for d in sorted({n.domain for n in self.nodes} - {"", DOMAIN})],
+                *[helper.make_opsetid(d, self.ml) for d in sorted({n.domain for n in self.nodes} - {"", DOMAIN})],
             ],
             ir_version=10,
             functions=[ir.to_proto(definition(name, self.opset)) for name in called],

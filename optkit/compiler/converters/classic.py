@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
-from optkit.compiler.converters.trees import CONVERTERS as TREES
+from optkit.compiler.converters import features, forests, linear, trees
 from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.values import OPAQUE, Value
 from optkit.errors import UnsupportedError
@@ -36,7 +36,10 @@ def binarizer(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | 
 
 
 def label_encoder(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """LabelEncoder between numbers: the value of the key that an element equals, NaN equal to NaN, or a default."""
+    """LabelEncoder between numbers: the value of the key that an element equals, or a default.
+
+    NaN equals NaN since version 4.
+    """
     x = inputs[0]
     if x is None:
         return None
@@ -49,7 +52,9 @@ def label_encoder(low: Lowering, node: Node, inputs: list[Value | None]) -> Valu
     last = np.asarray(default).reshape(-1)[:1]
     table = np.concatenate([values, last.astype(values.dtype)])
     args = [low.tensor(x), relax.const(keys.astype(x.dtype), x.dtype), relax.const(table, table.dtype.name)]
-    return low.wrap(low.emit(_encode, *args, name="label_encoder", kind=OPAQUE))
+    graph = node.source.graph
+    equal = graph is None or graph.opset_imports.get(node.domain, 4) >= 4
+    return low.wrap(low.emit(_encode, *args, equal, name="label_encoder", kind=OPAQUE))
 
 
 def _numbers(node: Node, what: str) -> np.ndarray | None:
@@ -61,16 +66,16 @@ def _numbers(node: Node, what: str) -> np.ndarray | None:
     return array if array is not None and array.dtype.kind in "if" else None
 
 
-def _encode(x: te.Tensor, keys: te.Tensor, table: te.Tensor) -> te.Tensor:
+def _encode(x: te.Tensor, keys: te.Tensor, table: te.Tensor, equal_nan: bool) -> te.Tensor:
     count = keys.shape[0]
     k = te.reduce_axis((0, count), name="k")
-    real = str(x.dtype).startswith("float")
+    real = equal_nan and str(x.dtype).startswith("float")
 
     def place(*at: Any) -> Any:
         value, key = x(*at), keys(k)
         hit = value.equal(key)
         if real:
-            hit = tirx.any(hit, tirx.all(tirx.NE(value, value), tirx.NE(key, key)))
+            hit = tirx.any(hit, tirx.all(tirx.isnan(value), tirx.isnan(key)))
         return te.min(tirx.Select(hit, k.astype("int32"), count.astype("int32")), axis=k)
 
     found = te.compute(x.shape, place, name="place")
@@ -139,7 +144,10 @@ def _weigh(counts: te.Tensor, source: te.Tensor, weights: te.Tensor, mode: str) 
 
 
 CONVERTERS: dict[str, Converter] = {
-    **TREES,
+    **features.CONVERTERS,
+    **forests.CONVERTERS,
+    **linear.CONVERTERS,
+    **trees.CONVERTERS,
     "ArrayFeatureExtractor": array_feature_extractor,
     "Binarizer": binarizer,
     "LabelEncoder": label_encoder,

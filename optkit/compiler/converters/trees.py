@@ -5,21 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm import relax, te
 
+from optkit.compiler.converters.scores import TRANSFORMS, table, transformed
 from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.operators import ensembles
 from optkit.compiler.operators.ensembles import MEMBER, Trees
 from optkit.compiler.values import OPAQUE, Value
 from optkit.errors import UnsupportedError
 
-_NONE, _SOFTMAX, _LOGISTIC = 0, 1, 2
 _AVERAGE, _SUM, _MIN, _MAX = 0, 1, 2, 3
-
-
-def _table(array: np.ndarray) -> Any:
-    """A constant of exactly the array's type: left to itself, Relax narrows float64."""
-    return relax.const(array, array.dtype.name)
+_PARALLEL = 512  # comparisons of a sample that are worth a thread
 
 
 def _ints(node: Node, name: str) -> np.ndarray:
@@ -50,10 +45,8 @@ def _tables(node: Node, dtype: str) -> Trees:
         mode=np.concatenate([modes, none]).astype(np.int32),
         missing=np.concatenate([missing if len(missing) else np.zeros(nodes), none]).astype(np.int32),
         members=_members(node, modes, nodes + leaves, dtype),
-        target=np.concatenate([np.full(nodes, -1), _ints(node, "leaf_targetids")]).astype(np.int32),
-        weight=np.concatenate([np.zeros(nodes), weight]).astype(dtype),
         roots=roots,
-        depth=_depth(yes, no, roots, nodes),
+        depth=depth_of(yes, no, roots, np.arange(nodes + leaves) >= nodes),
     )
 
 
@@ -74,53 +67,50 @@ def _members(node: Node, modes: np.ndarray, rows: int, dtype: str) -> np.ndarray
     return table
 
 
-def _depth(yes: np.ndarray, no: np.ndarray, roots: np.ndarray, nodes: int) -> int:
+def depth_of(yes: np.ndarray, no: np.ndarray, roots: np.ndarray, leaf: np.ndarray) -> int:
     """Steps that lead every row of every tree to a leaf."""
     rows, depth = np.unique(roots), 0
-    while (rows < nodes).any():
-        if depth > nodes:
+    while not leaf[rows].all():
+        if depth > len(leaf):
             raise UnsupportedError("its trees have a cycle")
-        inner = rows[rows < nodes]
+        inner = rows[~leaf[rows]]
         rows, depth = np.unique(np.concatenate([yes[inner], no[inner]])), depth + 1
     return depth
 
 
+def walk(low: Lowering, x: Any, trees: Trees) -> Any:
+    """(samples, trees): the rows of the leaves that the rows of `x` end in."""
+    columns = x.ty.shape.values[1]
+    if not hasattr(columns, "value"):
+        raise UnsupportedError("how many features its input has is known only at run time; fix it with --input-shape")
+    if trees.feature.min(initial=0) < 0 or trees.feature.max(initial=0) >= int(columns.value):
+        raise UnsupportedError(f"its nodes look at more than the {int(columns.value)} columns of its input")
+    names = ("roots", "feature", "split", "mode", "missing", "members", "yes", "no")
+    tables = [table(getattr(trees, name)) for name in names]
+    modes = sorted({int(m) for m in trees.mode})
+    parallel = len(trees.roots) * trees.depth >= _PARALLEL
+    return low.emit(ensembles.descend, x, *tables, modes, parallel, name="descend", kind=OPAQUE)
+
+
 def tree_ensemble(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """TreeEnsemble with a sum, mean, least or greatest of the leaves; refuses PROBIT and SOFTMAX_ZERO."""
+    """TreeEnsemble with a sum, mean, least or greatest of the leaves."""
     x = inputs[0]
     if x is None or node.domain != "ai.onnx.ml" or x.dtype not in ("float32", "float64") or len(x.shape) != 2:
         raise UnsupportedError("its input must be a matrix of float32 or float64")
-    after, how = int(node.get("post_transform", _NONE)), int(node.get("aggregate_function", _SUM))
-    if after not in (_NONE, _SOFTMAX, _LOGISTIC):
-        raise UnsupportedError(f"post_transform {after} is not supported; do it with operators behind it")
+    after, how = int(node.get("post_transform", 0)), int(node.get("aggregate_function", _SUM))
+    if not 0 <= after < len(TRANSFORMS):
+        raise UnsupportedError(f"post_transform {after} is unknown; 0 to {len(TRANSFORMS) - 1} are meant")
     trees = _tables(node, x.dtype)
-    columns = x.shape[1]
-    if isinstance(columns, int) and trees.feature.max(initial=0) >= columns:
-        raise UnsupportedError(f"its nodes look at more than the {columns} columns of its input")
-    expr, rows = low.tensor(x), x.shape[0]
-    at = low.emit(
-        lambda r: te.compute((rows, len(trees.roots)), lambda i, j: r(j), name="roots"),
-        _table(trees.roots),
-        name="roots",
-        kind=OPAQUE,
-    )
-    names = ("feature", "split", "mode", "missing", "members", "yes", "no")
-    tables = [_table(getattr(trees, name)) for name in names]
-    modes = sorted({int(m) for m in trees.mode})
-    for _ in range(trees.depth):
-        # A kernel a level: fused, each level would compute the ones before it once for every table it reads.
-        width = trees.members.shape[1]
-        at = low.emit(ensembles.descend, expr, at, *tables, modes, width, name="descend", kind=OPAQUE)
+    nodes = len(trees.feature) - len(np.asarray(node.get("leaf_weights")))
+    at = walk(low, low.tensor(x), trees)
     word = {_AVERAGE: "sum", _SUM: "sum", _MIN: "min", _MAX: "max"}[how]
-    weight = trees.weight / len(trees.roots) if how == _AVERAGE else trees.weight
-    leaves = [_table(trees.target), _table(weight.astype(x.dtype))]
+    weight = np.concatenate([np.zeros(nodes), np.asarray(node.get("leaf_weights"))])
+    weight = weight / len(trees.roots) if how == _AVERAGE else weight
+    target = np.concatenate([np.full(nodes, -1), _ints(node, "leaf_targetids")]).astype(np.int32)
+    leaves = [table(target), table(weight.astype(x.dtype))]
     targets = int(node.get("n_targets", 0))
     result: Any = low.emit(ensembles.collect, at, *leaves, targets, word, x.dtype, name="collect", kind=OPAQUE)
-    if after == _SOFTMAX:
-        result = low.bind(relax.op.nn.softmax(result, -1))
-    if after == _LOGISTIC:
-        result = low.bind(relax.op.sigmoid(result))
-    return low.wrap(result)
+    return low.wrap(transformed(low, result, TRANSFORMS[after]))
 
 
 CONVERTERS: dict[str, Converter] = {"TreeEnsemble": tree_ensemble}
