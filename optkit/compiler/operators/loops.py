@@ -32,7 +32,9 @@ def loops(
         with IRBuilder() as builder:
             with T.seq_scope():
                 body([T.buffer_proxy(b) for b in ins], [T.buffer_proxy(b) for b in outs])
-            return builder.get()
+            made = builder.get()
+        # The scope only joins statements; left where it is, code generation would warn of it on stderr.
+        return made.body if isinstance(made, tirx.AttrStmt) else made
 
     return te.extern([tuple(s) for s in shapes], list(tensors), build, dtype=list(dtypes), name=name)
 
