@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
-from optkit.compiler.converters import features, forests, linear, trees
+from optkit.compiler.converters import features, forests, linear, machines, trees
 from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.values import OPAQUE, Value
 from optkit.errors import UnsupportedError
@@ -147,6 +147,7 @@ CONVERTERS: dict[str, Converter] = {
     **features.CONVERTERS,
     **forests.CONVERTERS,
     **linear.CONVERTERS,
+    **machines.CONVERTERS,
     **trees.CONVERTERS,
     "ArrayFeatureExtractor": array_feature_extractor,
     "Binarizer": binarizer,
