@@ -94,6 +94,16 @@ def test_axes_that_only_a_run_could_name_are_refused() -> None:
         b.build()
 
 
+@pytest.mark.parametrize("batch", ["", "n"])
+def test_gates_are_complete_before_they_meet_the_image(batch: str) -> None:
+    b = Bundle()
+    x = b.op("Conv", b.input(2, 16, 6, 6, free=batch), b.const(b.normal(32, 16, 1, 1, scale=0.2)))
+    gate = b.op("Conv", b.op("GlobalAveragePool", x), b.const(b.normal(32, 32, 1, 1, scale=0.2)))
+    b.case(b.op("Mul", x, b.op("HardSigmoid", gate)), "gate")
+    names = [kernel.name for kernel in b.check().kernels]
+    assert any("hold" in name for name in names)
+
+
 def test_open_axes_have_names(tmp_path) -> None:  # type: ignore[no-untyped-def]
     graph = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["y"])],

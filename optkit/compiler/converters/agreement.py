@@ -14,6 +14,7 @@ from tvm import relax, tirx
 from tvm.sym import Analyzer
 
 from optkit.compiler.converters.dynamic import runtime_extents
+from optkit.compiler.converters.gates import hold
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operators import shapes as define
 from optkit.compiler.subgraphs import equal
@@ -35,9 +36,10 @@ def agree(low: Lowering, node: Node, inputs: list[Value | None]) -> list[Value |
     """
     if node.op_type == "Concat" and _tensors(inputs):
         return _joined(low, node, inputs)
-    if node.op_type in _BROADCASTING and _tensors(inputs):
-        return _broadcast(low, node, inputs)
-    return inputs
+    if node.op_type not in _BROADCASTING:
+        return inputs
+    inputs = hold(low, inputs)
+    return _broadcast(low, node, inputs) if _tensors(inputs) else inputs
 
 
 def _tensors(inputs: Sequence[Value | None]) -> bool:
