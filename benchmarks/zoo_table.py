@@ -33,7 +33,7 @@ inputs are random, so the signal-to-noise ratios say how two INT8 implementation
 * *FP32 error*: norm of the difference over the norm of ONNX Runtime's answer, the worst output.
 * *INT8 steps*: largest difference to ONNX Runtime on the same Q/DQ model, in steps of the output's quantization.
 * *SQNR*: of our INT8 answer against FP32, in parentheses ONNX Runtime's on the same Q/DQ model; the worst output.
-  *Scores*: INT8 finds another number of boxes than FP32 in every sample; of the scores and boxes they are chosen from.
+  *Scores*: of what the boxes are chosen from, where INT8 finds another number of them than FP32 in some sample.
 * *in int8*: share of the multiply-accumulates that run on integers.
 * *compile*: seconds for FP32 and INT8, calibration and verification included.
 

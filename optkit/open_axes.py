@@ -13,7 +13,8 @@ _ANY = frozenset({"", "?", "-1", "None"})
 def open_unknown_axes(model: ir.Model) -> None:
     """Make axes that a file gives as -1 or "?" open ones, and name the open axes of inputs that have no name.
 
-    Axes in front of all others share the name "batch", as exporters mean it; any other has a name of its own.
+    Each has a name of its own, since the file says of no two that they are equal: INPUT_AXIS, or "batch" for the first
+    axis of a single input.
     """
     for graph in model.graphs():
         for value in _values(graph):
@@ -22,14 +23,18 @@ def open_unknown_axes(model: ir.Model) -> None:
     inputs = [v for v in model.graph.inputs if v.shape is not None and v.name not in model.graph.initializers]
     taken = {d.value for v in inputs for d in v.shape or () if isinstance(d, ir.SymbolicDim) and d.value}
     for value in inputs:
-        names = [_free(f"{value.name}_{axis}" if axis else "batch", taken) for axis in range(len(value.shape or ()))]
-        shape = zip(value.shape or (), names, strict=True)
-        value.shape = ir.Shape([name if _unnamed(d) else d for d, name in shape])
+        shape: list[int | ir.SymbolicDim | str] = list(value.shape or ())
+        for axis, size in enumerate(shape):
+            if _unnamed(size):
+                shape[axis] = _free("batch" if axis == 0 and len(inputs) == 1 else f"{value.name}_{axis}", taken)
+        value.shape = ir.Shape(shape)
 
 
 def _free(name: str, taken: set[str]) -> str:
+    """The name, or one like it that no other axis has; it counts as taken from now on."""
     while name in taken:
         name += "_"
+    taken.add(name)
     return name
 
 
@@ -44,7 +49,7 @@ def _unknown(size: int | ir.SymbolicDim) -> bool:
     return size < 0 if isinstance(size, int) else size.value in _ANY
 
 
-def _unnamed(size: int | ir.SymbolicDim) -> bool:
+def _unnamed(size: int | str | ir.SymbolicDim) -> bool:
     return isinstance(size, ir.SymbolicDim) and size.value is None
 
 

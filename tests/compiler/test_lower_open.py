@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from onnx import helper
@@ -104,14 +106,24 @@ def test_gates_are_complete_before_they_meet_the_image(batch: str) -> None:
     assert any("hold" in name for name in names)
 
 
-def test_open_axes_have_names(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def _axes(path: Path, shapes: dict[str, list[int | str | None]]) -> list[list[int | str | None]]:
+    """Shapes of inputs as they are after loading."""
     graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])],
+        [helper.make_node("Relu", [name], [f"{name}_out"]) for name in shapes],
         "g",
-        [helper.make_tensor_value_info("x", 1, [-1, 3, "?", "?", "width"])],
-        [helper.make_tensor_value_info("y", 1, [-1, 3, "?", "?", "width"])],
+        [helper.make_tensor_value_info(name, 1, shape) for name, shape in shapes.items()],
+        [helper.make_tensor_value_info(f"{name}_out", 1, shape) for name, shape in shapes.items()],
     )
-    path = tmp_path / "open.onnx"
     path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString())
-    shape = load_model(path).graph.inputs[0].shape
-    assert [d if isinstance(d, int) else d.value for d in shape] == ["batch", 3, "x_2", "x_3", "width"]
+    inputs = load_model(path).graph.inputs
+    return [[d if isinstance(d, int) else d.value for d in v.shape or ()] for v in inputs]
+
+
+def test_open_axes_have_names(tmp_path: Path) -> None:
+    found = _axes(tmp_path / "one.onnx", {"x": [-1, 3, "?", None, "width"]})
+    assert found == [["batch", 3, "x_2", "x_3", "width"]]
+
+
+def test_open_axes_of_two_inputs_need_not_be_equal(tmp_path: Path) -> None:
+    found = _axes(tmp_path / "two.onnx", {"x": [None, 3], "y": [None, "n"], "z": ["n", "x_0"]})
+    assert found == [["x_0_", 3], ["y_0", "n"], ["n", "x_0"]]

@@ -19,7 +19,8 @@ INPUT = {"name": "x", "shape": [1, 3, 8, 8]}
 
 def _row(name: str, **changes: Any) -> dict[str, Any]:
     fp32 = {"seconds": 2.4, "int8_share": 0.0, "relative": 3e-7, "sqnr_db": 130.0, "steps": None}
-    int8 = {"seconds": 3.6, "int8_share": 0.985, "sqnr_db": 31.25, "onnxruntime_sqnr_db": 31.75, "steps": 1.0}
+    ratios = {"sqnr_db": 31.25, "onnxruntime_sqnr_db": 31.75, "deciders_sqnr_db": None}
+    int8 = {"seconds": 3.6, "int8_share": 0.985, "steps": 1.0, **ratios}
     row = {"model": name, "parameters": 1_234_567, "macs": 890, "inputs": [INPUT], "fp32": fp32, "int8": int8}
     return row | changes
 
@@ -32,6 +33,14 @@ def test_row_of_a_model_that_compiles() -> None:
     assert lines[-1] == "2 of 2 models compile and verify in both precisions."
     head = next(line for line in lines if line.startswith("| model"))
     assert {row.count("|") for row in rows} == {head.count("|")}
+
+
+def test_row_of_a_model_that_finds_other_boxes() -> None:
+    some, none = _row("some"), _row("none")
+    some["int8"]["deciders_sqnr_db"] = 20.04
+    none["int8"].update(sqnr_db=None, onnxruntime_sqnr_db=None, deciders_sqnr_db=19.96)
+    text = table([some, none])
+    assert "| 31.2 (31.8) scores 20.0 |" in text and "| 1.00 | scores 20.0 |" in text
 
 
 def test_reasons_stand_where_figures_would() -> None:
