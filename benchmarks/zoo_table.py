@@ -170,8 +170,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     error = f"{fp32['relative']:.1e}" if "seconds" in fp32 else _reason(fp32["reason"])
     if "seconds" in int8:
         steps = "" if int8["steps"] is None else f"{int8['steps']:.2f}"
-        compared = int8["sqnr_db"] is not None
-        ratio = f"{int8['sqnr_db']:.1f} ({int8['onnxruntime_sqnr_db']:.1f})" if compared else ""
+        ratio = "" if int8["sqnr_db"] is None else f"{int8['sqnr_db']:.1f}"
+        if int8["onnxruntime_sqnr_db"] is not None:
+            ratio += f" ({int8['onnxruntime_sqnr_db']:.1f})"
         if int8["deciders_sqnr_db"] is not None:
             ratio = f"{ratio} scores {int8['deciders_sqnr_db']:.1f}".strip()
         share = "" if int8["int8_share"] is None else f"{int8['int8_share']:.0%}"

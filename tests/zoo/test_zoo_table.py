@@ -39,7 +39,10 @@ def test_row_of_a_model_that_finds_other_boxes() -> None:
     some, none = _row("some"), _row("none")
     some["int8"]["deciders_sqnr_db"] = 20.04
     none["int8"].update(sqnr_db=None, onnxruntime_sqnr_db=None, deciders_sqnr_db=19.96)
-    text = table([some, none])
+    nothing = _row("nothing to quantize")
+    nothing["int8"].update(onnxruntime_sqnr_db=None, steps=None)
+    text = table([some, none, nothing])
+    assert "|  | 31.2 |" in text
     assert "| 31.2 (31.8) scores 20.0 |" in text and "| 1.00 | scores 20.0 |" in text
 
 
