@@ -1,4 +1,4 @@
-"""Loading, normalizing, binding and saving models, and one clear line for every bad file."""
+"""Loading, normalizing and saving models, and one clear line for every bad file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from optkit.errors import ModelError, OptkitError, UnsupportedError, UsageError
-from optkit.model import bind_shapes, load_model, model_sha256, parse_shape, save_model, strip_paths, to_proto
+from optkit.errors import ModelError, OptkitError, UnsupportedError
+from optkit.model import load_model, model_sha256, save_model, strip_paths
 from tests.graphs import feeds, ops, proto, same, session, weights
 
 CONV = "c = Conv(x, w)  y = Relu(c)"
@@ -304,38 +304,6 @@ def test_paths_of_the_exporting_machine_do_not_survive(tmp_path: Path) -> None:
     assert b"someone" not in path.read_bytes() and b"net.py" not in path.read_bytes()
     strip_paths(loaded)
     assert loaded.graph[0].metadata_props["kind"] == "convolution"
-
-
-def test_parse_shape() -> None:
-    assert parse_shape("x:1x3x224x224") == ("x", (1, 3, 224, 224))
-    assert parse_shape("gpu_0/data:0:7") == ("gpu_0/data:0", (7,))
-    for bad in ("x", "x:", ":1", "x:1x", "x:ax3", "x:0x3", "x:-1"):
-        with pytest.raises(UsageError):
-            parse_shape(bad)
-
-
-def test_bind_shapes_follows_the_symbol(tmp_path: Path) -> None:
-    model = load_model(write(tmp_path / "m.onnx", proto("y = Add(x, z)", "float[n,3,h,8] x, float[n,3,h,8] z")))
-    bind_shapes(model, {"x": (2, 3, 5, 8)})
-    assert [list(v.shape) for v in (*model.graph.inputs, *model.graph.outputs)] == [[2, 3, 5, 8]] * 3
-    to_proto(model)
-
-
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        ({"xx": (1, 3, 8, 8)}, r"no input 'xx' \(the model's: x, z\); did you mean|known: x, z"),
-        ({"x": (1, 3, 8)}, r"input 'x' has 4 dimensions \['n', 3, 'x_2', 8\], not 3"),
-        ({"x": (1, 4, 8, 8)}, "input 'x': axis 1 is fixed at 3, 4 does not fit"),
-        ({"x": (1, 3, 8, 8), "z": (2, 3, 8, 8)}, r"input 'z': axis 0 \('n'\) cannot be 2, it is 1 elsewhere"),
-        ({"x": (0, 3, 8, 8)}, "at least 1"),
-        ({"x": (1, 3, 5, 8)}, "the model cannot take x:1x3x5x8"),
-    ],
-)
-def test_bind_shapes_says_what_does_not_fit(tmp_path: Path, shapes: dict[str, tuple[int, ...]], message: str) -> None:
-    path = write(tmp_path / "m.onnx", proto("y = Add(x, z)", "float[n,3,?,8] x, float[n,3,8,8] z"))
-    with pytest.raises(UsageError, match=message):
-        bind_shapes(load_model(path), shapes)
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,9 @@ def test_rows_of_another_meaning(tmp_path: Path) -> None:
     reason = verify(source, emitted, Altered(emitted), feeds, "int8").reason
     assert reason.startswith("output 'y' has another number of rows in INT8; 's', which decides that, has an SQNR of")
     (greater,) = (node for node in emitted.graph if node.op_type == "Greater")
-    greater.inputs[0].name = "renamed"  # type: ignore[union-attr]
+    (scores, _) = greater.inputs
+    assert scores is not None
+    scores.name = "renamed"
     reason = verify(source, emitted, Altered(emitted), feeds, "int8").reason
     assert "no operator before it says" in reason
 

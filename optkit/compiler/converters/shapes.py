@@ -89,9 +89,12 @@ def reshaped(low: Lowering, data: Any, shape: Sequence[Any]) -> Value:
     """`data` with another shape of as many elements, which may be none."""
     if any(isinstance(d, int) and d == 0 for d in shape):
         # Relax takes 0 for "as before", and a library cannot hold a constant of nothing.
-        nothing = lambda d, *out: te.compute(out, lambda *_: const(0, d.dtype))  # noqa: E731
-        return low.wrap(low.emit(nothing, data, *shape, name="nothing"))
+        return low.wrap(low.emit(_nothing, data, *shape, name="nothing"))
     return low.wrap(relax.op.reshape(data, shape))
+
+
+def _nothing(data: te.Tensor, *shape: Any) -> te.Tensor:
+    return te.compute(shape, lambda *_: const(0, data.dtype))
 
 
 def expand(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:

@@ -24,7 +24,7 @@ class Params:
 
 
 EXACT_WEIGHT_BITS = 6
-"""Most significant bits of an exact weight scale: it grows by 3 % at most."""
+"""Significant bits of an exact weight scale: it grows by 3 % at most. Long sums get fewer (weights.exact_bits)."""
 
 POWER_SLACK = 2.0**-0.4
 """A power of two this much below the ideal scale is still taken: it clips the far 24 % of a range at most, where
