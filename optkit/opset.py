@@ -46,7 +46,8 @@ def _check_operator(node: ir.Node, imports: dict[str, int], called: set[tuple[st
     if (node.domain, node.op_type) in called or not _newest(node.domain):
         return
     version = imports.get(node.domain)
-    where = f"node {node.name or node.outputs[0].name!r}"
+    name = node.name or next((o.name for o in node.outputs if o.name), None) or node.op_type
+    where = f"node {name!r}"
     if version is None:
         raise ModelError(f"{where} uses domain {node.domain or 'ai.onnx'!r}, which the model does not import")
     if not onnx.defs.has(node.op_type, version, node.domain):

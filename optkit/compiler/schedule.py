@@ -10,6 +10,7 @@ from typing import Any
 import tvm
 from tvm import relax, tirx
 
+from optkit.compiler.extents import name_extents
 from optkit.errors import CompileError
 from optkit.kernel import Choice
 from optkit.target import Target
@@ -93,6 +94,7 @@ def schedule_module(module: Any, target: Target, params: Mapping[str, Mapping[st
             scheduled[var] = func
             continue
         name = str(var.name_hint)
+        func = name_extents(func)
         result, choice, chosen, refused = _schedule(func, name, target, params.get(name, {}))
         mark = json.dumps({"rule": choice.rule, "template": choice.template, "params": chosen}, sort_keys=True)
         attrs = dict(func.attrs.items()) if func.attrs else {}

@@ -1,0 +1,90 @@
+"""Extents a kernel is given by name: `n` instead of `((w - 1) // 2 + 1 - 5) // 8 + 1`.
+
+Shapes of open models grow with every layer that divides one. A schedule reasons about a kernel's extents, and of a
+quotient it does not know that it is positive: it then covers both signs, and a buffer that should hold one tile gets
+another size. A kernel reads its extents from the tensors it is called with, so one name for each says the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+
+_ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul)
+_ROUNDING = (tirx.FloorDiv, tirx.FloorMod, tirx.Min, tirx.Max, tirx.Select)
+
+
+def name_extents(func: Any) -> Any:
+    """The same function with a fresh variable for every extent of a parameter that is a quotient or a product."""
+    shapes = [param.ty.shape for param in func.params if hasattr(param.ty, "shape")]
+    extents = [d for shape in shapes for d in shape if not isinstance(d, (tirx.IntImm, tirx.Var))]
+    if not extents:
+        return func
+    analyzer = tvm.sym.Analyzer()
+    bare = [d for shape in shapes for d in shape if isinstance(d, tirx.Var)]
+    names = _names(extents, bare, analyzer)
+    if not names:
+        return func
+
+    def simplified(value: Any, mutator: Any) -> Any:
+        if not str(value.ty.dtype).startswith("int"):
+            return mutator.default_mutate(value)
+        named = names.get(tvm_ffi.StructuralKey(analyzer.simplify(value)))
+        if named is not None:
+            return named
+        result = mutator.default_mutate(value)
+        return result if result.same_as(value) else analyzer.simplify(result)
+
+    changed = tvm_ffi.structural_mutate(func, [((*_ARITHMETIC, tirx.FloorDiv), simplified)])
+    # Made anew, because a function's own type is not among what is mutated.
+    return tirx.PrimFunc(changed.params, changed.body, changed.ret_type, changed.attrs)
+
+
+def _names(extents: list[Any], bare: list[Any], analyzer: Any) -> dict[Any, Any]:
+    """What to write instead of each extent, and of the quotient in it, by structure."""
+    smallest: dict[Any, int] = {}
+    parts: list[tuple[Any, Any, int]] = []
+    for extent in extents:
+        whole = analyzer.simplify(extent)
+        if isinstance(whole, (tirx.IntImm, tirx.Var)) or _known(whole, bare):
+            continue
+        base, offset = _split(whole, analyzer)
+        if base is None:
+            continue
+        key = tvm_ffi.StructuralKey(base)
+        parts.append((key, whole, offset))
+        smallest[key] = min(offset, smallest.get(key, offset))
+    fresh = {key: tirx.Var(f"n{i}", key.key.ty.dtype) for i, key in enumerate(smallest)}
+    names: dict[Any, Any] = {}
+    for key, whole, offset in parts:
+        names[tvm_ffi.StructuralKey(whole)] = fresh[key] + (offset - smallest[key])
+        names[key] = fresh[key] - smallest[key]
+    return names
+
+
+def _known(extent: Any, bare: list[Any]) -> bool:
+    """Whether its sign follows from extents that are variables already: 2 * h where some tensor has h."""
+    free: list[Any] = []
+    rounds: list[Any] = []
+    tvm_ffi.structural_walk(extent, [(tirx.Var, free.append), (_ROUNDING, rounds.append)])
+    return not rounds and all(any(v.same_as(b) for b in bare) for v in free)
+
+
+def _split(whole: Any, analyzer: Any) -> tuple[Any, int]:
+    """(quotient, constant) of a quotient plus a constant, else the extent itself and 0; none for k * quotient.
+
+    A multiple of a quotient counts whole tiles: as one variable it would lose that.
+    """
+    quotients: list[Any] = []
+    tvm_ffi.structural_walk(whole, [(tirx.FloorDiv, quotients.append)])
+    for quotient in quotients:
+        rest = analyzer.simplify(whole - quotient)
+        if isinstance(rest, tirx.IntImm):
+            return quotient, int(rest)
+    terms = whole.a if isinstance(whole, tirx.Add) and isinstance(whole.b, tirx.IntImm) else whole
+    if isinstance(terms, tirx.Mul) and isinstance(terms.b, tirx.IntImm):
+        return None, 0
+    return whole, 0
