@@ -15,6 +15,7 @@ from optkit.artifact.payload import BuildInfo, Payload
 from optkit.artifact.spec import TensorSpec
 from optkit.artifact.writer import write_artifact
 from optkit.errors import DataError, VerificationError
+from optkit.measure.extents import accepted_extents
 from optkit.measure.inputs import random_sample, random_samples
 from optkit.measure.reference import Reference
 from optkit.measure.verify import DEFAULT_SAMPLES, MAX_SAMPLES, Runs, Verification, verify
@@ -26,9 +27,6 @@ from optkit.transform import Sample
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-SIDES = (64, 224, 16, 1)
-"""Lengths tried for open dimensions other than the first: enough for most strides, then others."""
 
 
 @dataclass(frozen=True)
@@ -118,21 +116,14 @@ class Prover:
             return list(islice(self.samples(), MAX_SAMPLES))
         if self.ranges.optimum or self.ranges.limits:
             return self._within_ranges(inputs)
-        names = {d for spec in inputs for d in spec.shape[1:] if isinstance(d, str)}
-        reference = Reference(self.source.path)
-        problem = ""
-        for side in SIDES if names else SIDES[:1]:
-            feeds = random_samples(inputs, DEFAULT_SAMPLES, self.seed, dict.fromkeys(names, side))
-            try:
-                for feed in feeds:
-                    reference.run(feed)
-            except DataError as error:
-                problem = problem or str(error)
-                continue
-            return list(feeds)
-        raise DataError(
-            f"no random input fits the original model ({problem}); give --input-shape or --calib-data, or --no-verify"
-        )
+
+        def draw(dims: Mapping[str, int]) -> list[dict[str, np.ndarray]]:
+            return random_samples(inputs, DEFAULT_SAMPLES, self.seed, dims)
+
+        try:
+            return list(draw(accepted_extents(self.source.path, [spec.shape for spec in inputs], draw)))
+        except DataError as error:
+            raise DataError(f"{error}, or --no-verify") from error
 
     def _within_ranges(self, inputs: Sequence[TensorSpec]) -> list[Mapping[str, np.ndarray]]:
         """A sample at the optimum and one at the lower and one at the upper end of the ranges."""

@@ -64,7 +64,7 @@ def command(
         reference = quantized_model(emitted or model) if chosen == "int8" else None
         if chosen == "int8" and reference is None:
             warn("without --emitted, int8 is only held to a signal-to-noise ratio of 10 dB")
-        feeds = choose_samples(runner.inputs, inputs, samples, seed, parse_shapes(input_shapes))
+        feeds = choose_samples(runner.inputs, inputs, samples, seed, parse_shapes(input_shapes), model)
         outcome = verify(model, reference, runner, feeds, chosen, atol=atol, rtol=rtol, threads=threads)
     if as_json:
         print_json(outcome.as_dict())

@@ -13,7 +13,9 @@ from optkit.arrays import read_feed
 from optkit.artifact.manifest import Manifest
 from optkit.artifact.spec import TensorSpec
 from optkit.errors import DataError
+from optkit.measure.extents import accepted_extents, open_names
 from optkit.measure.inputs import random_samples
+from optkit.measure.reference import ModelSource
 from optkit.measure.steps import has_quantization
 
 
@@ -23,14 +25,17 @@ def choose_samples(
     count: int,
     seed: int,
     shapes: Mapping[str, Sequence[int]],
+    model: ModelSource | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """The first `count` samples of an .npz (samples along the first axis), or seeded random ones.
 
     Args:
         shapes: extents of random inputs whose shape is free.
+        model: takes the random samples; free extents that `shapes` leaves open are chosen so that it does.
 
     Raises:
-        DataError: the file cannot be read, its arrays hold different numbers of samples, or none.
+        DataError: the file cannot be read, its arrays hold different numbers of samples, or none; or no random
+            sample fits the model.
     """
     if file is None:
         dims = {}
@@ -38,7 +43,13 @@ def choose_samples(
             for name, extent in zip(spec.shape, shapes.get(spec.name, ()), strict=False):
                 if isinstance(name, str):
                     dims[name] = int(extent)
-        return random_samples(specs, count, seed, dims)
+
+        def draw(more: Mapping[str, int]) -> list[dict[str, np.ndarray]]:
+            return random_samples(specs, count, seed, {**more, **dims})
+
+        left = [[dims.get(d, d) if isinstance(d, str) else d for d in spec.shape] for spec in specs]
+        names = open_names(left)
+        return draw(accepted_extents(model, left, draw) if names and model is not None else {})
     arrays = read_feed(specs, file)
     counts = {len(a) if a.ndim else 0 for a in arrays.values()}
     if len(counts) != 1 or 0 in counts:

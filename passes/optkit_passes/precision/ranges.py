@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from optkit.errors import DataError
+from optkit.measure.extents import accepted_extents, open_names
 from optkit.model import save_model
 from optkit.tidy import one_line
 from optkit.transform import PassContext, Sample
@@ -103,12 +104,20 @@ def _watch(proto: onnx.ModelProto, names: list[str]) -> None:
 
 
 def random_samples(model: ir.Model, seed: int, count: int) -> Iterator[Sample]:
-    """Seeded inputs: normal floats, zeros and ones for integers; dynamic axes are 1, the same each time."""
+    """Seeded inputs: normal floats, zeros and ones for integers; open axes have extents that the model takes."""
+    shapes = [[d if isinstance(d, int) else d.value for d in v.shape or ()] for v in model.graph.inputs]
+    extents: Mapping[str, int] = {}
+    if names := open_names(shapes):
+        extents = accepted_extents(model, shapes, lambda sizes: _draw(model, seed, 1, sizes), dict.fromkeys(names, 1))
+    return _draw(model, seed, count, extents)
+
+
+def _draw(model: ir.Model, seed: int, count: int, extents: Mapping[str, int]) -> Iterator[Sample]:
     for number in range(count):
         generator = np.random.default_rng([seed, number])
         sample: dict[str, np.ndarray] = {}
         for value in model.graph.inputs:
-            shape = [d if isinstance(d, int) else 1 for d in value.shape or ()]
+            shape = [d if isinstance(d, int) else extents.get(d.value or "", 1) for d in value.shape or ()]
             kind = (value.dtype or ir.DataType.FLOAT).numpy()
             if np.issubdtype(kind, np.floating):
                 sample[value.name or ""] = generator.standard_normal(shape).astype(kind)

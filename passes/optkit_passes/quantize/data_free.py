@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
 
 from optkit.data import InputSpec, input_specs
 from optkit.errors import DataError
+from optkit.measure.extents import accepted_extents, open_names
 from optkit.transform import Sample
 
 SAMPLES = 16
 _OPEN_SIDE, _OPEN_LENGTH = 224, 64
 
 
-def made_up_samples(model: ir.Model, seed: int) -> Iterator[Sample]:
-    """SAMPLES samples, the same for the same seed.
+def made_up_samples(model: ir.Model, seed: int) -> Callable[[], Iterator[Sample]]:
+    """Opens SAMPLES samples, the same for the same seed.
 
     Float inputs of four axes get, in turn, twice noise with the spectrum of natural images (power falls with
     the square of the frequency; Field, JOSA A 1987) of mean 0 and deviation 1 a channel, once white noise,
     once the former in [0, 1]; other float inputs get N(0, 1). Integer inputs get numbers below the size of
-    the table they index, masks get ones. Open axes: 1 where first, else an image's side or a text's length.
+    the table they index, masks get ones. Open axes: 1 where first, else an image's side or a text's length,
+    or another extent where ONNX Runtime does not take the model with that.
+
+    Raises:
+        DataError: of a type that cannot be made up, or the model takes none of them.
     """
-    specs = input_specs(model.graph.inputs)
-    rng = np.random.default_rng(seed)
-    sizes: dict[str, int] = {}
-    shapes = {s.name: _shape(s, sizes) for s in specs}
+    specs = tuple(_named(s) for s in input_specs(model.graph.inputs))
     values = {v.name: v for v in model.graph.inputs}
-    for index in range(SAMPLES):
-        kind = ("natural", "white", "natural", "unit")[index % 4]
-        yield {s.name: _sample(s, shapes[s.name], values[s.name], rng, kind) for s in specs}
+
+    def draw(extents: Mapping[str, int]) -> Iterator[Sample]:
+        rng = np.random.default_rng(seed)
+        shapes = {s.name: tuple(d if isinstance(d, int) else extents.get(d or "", 1) for d in s.shape) for s in specs}
+        for index in range(SAMPLES):
+            kind = ("natural", "white", "natural", "unit")[index % 4]
+            yield {s.name: _sample(s, shapes[s.name], values[s.name], rng, kind) for s in specs}
+
+    known = [s.shape for s in specs]
+    extents: dict[str, int] = {}
+    if names := open_names(known):
+        images = {d for shape in known if len(shape) == 4 for d in shape}
+        usual = {name: _OPEN_SIDE if name in images else _OPEN_LENGTH for name in names}
+        extents = accepted_extents(model, known, lambda sizes: islice(draw(sizes), 1), usual)
+    return lambda: draw(extents)
 
 
-def _shape(spec: InputSpec, sizes: dict[str, int]) -> tuple[int, ...]:
-    side = _OPEN_SIDE if len(spec.shape) == 4 else _OPEN_LENGTH
-    return tuple(
-        d if isinstance(d, int) else 1 if axis == 0 else sizes.setdefault(d, side) if d else side
-        for axis, d in enumerate(spec.shape)
-    )
+def _named(spec: InputSpec) -> InputSpec:
+    """With names for open axes that have none, each its own."""
+    shape = tuple(f"{spec.name}:{axis}" if d is None else d for axis, d in enumerate(spec.shape))
+    return InputSpec(spec.name, spec.dtype, shape)
 
 
 def _sample(

@@ -143,7 +143,7 @@ class Quantize(Pass):
         }
         observers = {v: c.observe for group, c in calibrators.items() for v in group.sources}
         made_up = context.calibration is None
-        open_samples = context.calibration or (lambda: made_up_samples(model, context.seed))
+        open_samples = context.calibration or made_up_samples(model, context.seed)
         order = {v: i for i, v in enumerate(v for n in model.graph for v in n.outputs)}
         observers = dict(sorted(observers.items(), key=lambda item: order.get(item[0], -1)))
         count = collect(

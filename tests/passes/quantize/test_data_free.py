@@ -14,7 +14,7 @@ from tests.graphs import build, weights
 
 def test_image_inputs_vary_in_kind_and_repeat_with_the_seed() -> None:
     model = build("y = Relu(x)", "float[n,3,h,32] x")
-    first, again, other = (list(made_up_samples(model, seed)) for seed in (0, 0, 1))
+    first, again, other = (list(made_up_samples(model, seed)()) for seed in (0, 0, 1))
     assert len(first) == SAMPLES
     assert {s["x"].shape for s in first} == {(1, 3, 224, 32)} and {s["x"].dtype for s in first} == {np.dtype("float32")}
     for a, b, c in zip(first, again, other, strict=True):
@@ -34,7 +34,7 @@ def test_integer_inputs_index_their_table_and_masks_are_ones() -> None:
         t=weights(50, 8),
         two=np.array([2]),
     )
-    for sample in itertools.islice(made_up_samples(model, 0), 3):
+    for sample in itertools.islice(made_up_samples(model, 0)(), 3):
         assert sample["ids"].shape == sample["mask"].shape == (1, 64)
         assert sample["ids"].min() >= 0 and 10 < sample["ids"].max() < 50
         assert (sample["mask"] == 1).all()
@@ -43,4 +43,4 @@ def test_integer_inputs_index_their_table_and_masks_are_ones() -> None:
 def test_what_cannot_be_made_up_is_named() -> None:
     model = build("y = Identity(x)", "string[n] x", "string[n] y")
     with pytest.raises(DataError, match="'x'"):
-        next(iter(made_up_samples(model, 0)))
+        next(made_up_samples(model, 0)())
