@@ -110,7 +110,6 @@ def compile(
         preprocess: how images become inputs, in text form.
         calib_method, exclude_nodes, exclude_op_types: replace the pipeline's own options of that meaning.
         calib_samples: use at most so many.
-        input_shapes: fix open dimensions of inputs, by input name.
         input_shapes: fixes open axes, by input.
         min_shapes, max_shapes: the range of open axes; a run outside it is an error.
         opt_shapes: the shapes the artifact is to be fastest at; it then holds code of its own for them.

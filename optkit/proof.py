@@ -15,7 +15,7 @@ from optkit.artifact.payload import BuildInfo, Payload
 from optkit.artifact.spec import TensorSpec
 from optkit.artifact.writer import write_artifact
 from optkit.errors import DataError, VerificationError
-from optkit.measure.extents import accepted_extents
+from optkit.measure.extents import accepted_extents, open_names
 from optkit.measure.inputs import random_sample, random_samples
 from optkit.measure.reference import Reference
 from optkit.measure.verify import DEFAULT_SAMPLES, MAX_SAMPLES, Runs, Verification, verify
@@ -126,18 +126,24 @@ class Prover:
             raise DataError(f"{error}, or --no-verify") from error
 
     def _within_ranges(self, inputs: Sequence[TensorSpec]) -> list[Mapping[str, np.ndarray]]:
-        """A sample at the optimum and one at the lower and one at the upper end of the ranges."""
-        ends: list[dict[str, int]] = []
+        """A sample at the optimum, one at the lower end of the ranges, and two at the upper.
+
+        Batches are largest where all else is smallest, and all else where batches are: both at once is more than
+        memory holds for a range that each is asked of alone.
+        """
         best = {
             d: extent
             for spec in inputs
             for d, extent in zip(spec.shape, self.ranges.optimum.get(spec.name, ()), strict=False)
             if isinstance(d, str)
         }
-        for end in (0, 1):
-            limits = {name: bounds[end] for name, bounds in self.ranges.limits.items()}
-            ends.append({**best, **{name: n for name, n in limits.items() if n is not None}})
-        chosen = [*([best] if best else []), *ends]
+        smallest = {**best, **{name: low for name, (low, _) in self.ranges.limits.items()}}
+        largest = {name: high for name, (_, high) in self.ranges.limits.items() if high is not None}
+        rest = set(open_names(spec.shape for spec in inputs))
+        tall = {**smallest, **{name: n for name, n in largest.items() if name not in rest}}
+        wide = {**smallest, **{name: n for name, n in largest.items() if name in rest}}
+        tried = [best, smallest, tall, wide]
+        chosen = [dims for i, dims in enumerate(tried) if dims and dims not in tried[:i]]
         return [random_sample(inputs, self.seed + i, dims) for i, dims in enumerate(chosen)]
 
 

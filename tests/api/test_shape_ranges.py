@@ -7,9 +7,13 @@ import pytest
 
 import optkit
 from optkit.artifact.reader import read_kernels
+from optkit.artifact.spec import TensorSpec
 from optkit.errors import DataError, UsageError
 from optkit.model import save_model
-from optkit.shape_ranges import shape_ranges
+from optkit.proof import Prover
+from optkit.registry import find_target
+from optkit.shape_ranges import ShapeRanges, shape_ranges
+from optkit.source import open_source
 from tests.graphs import build, session, weights
 
 BODY = (
@@ -33,6 +37,15 @@ def test_it_is_right_at_the_optimum_and_everywhere_else(artifact: optkit.Artifac
     with optkit.load(artifact.path) as runner:
         found = runner(x)["y"]
     assert np.allclose(found, reference.run(None, {"x": x})[0], rtol=1e-5, atol=1e-6)
+
+
+def test_verification_goes_to_both_ends_but_not_to_all_upper_ends_at_once(artifact: optkit.Artifact) -> None:
+    path = artifact.path.with_name("m.onnx")
+    ranges = ShapeRanges({"n": (1, 64), "h": (4, 640)}, {"x": (2, 3, 8, 8)})
+    source = open_source(path, None, path.parent)
+    prover = Prover(source, source.model, "fp32", find_target("cpu"), ranges=ranges)
+    feeds = prover._feeds([TensorSpec("x", "float32", ("n", 3, "h", 8))])
+    assert [feed["x"].shape for feed in feeds] == [(2, 3, 8, 8), (1, 3, 4, 8), (64, 3, 4, 8), (1, 3, 640, 8)]
 
 
 def test_the_optimum_runs_code_of_its_own(artifact: optkit.Artifact) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import onnx_ir as ir
 from tvm import relax
 
 from optkit.compiler.lower import Lowering, Node
-from optkit.compiler.operators import norms
+from optkit.compiler.operators import half_rows, norms
 from optkit.compiler.operators import rows as define
 from optkit.compiler.values import OPAQUE, PLAIN, Value
 
@@ -104,7 +105,16 @@ def real(x: Value | None) -> bool:
     return x is not None and x.dtype in FLOATS and len(x.shape) > 0 and 0 not in x.shape
 
 
-def _mapped(kernel: Callable[..., Any], name: str) -> Callable[..., Value | None]:
+def _plain(kernel: Callable[..., Any], name: str) -> Callable[[Rows, Node], Value]:
+    """A kernel that gives rows for rows."""
+
+    def mapped(rows: Rows, node: Node) -> Value:
+        return rows.restore(rows.low.emit(kernel, rows.expr, rows.low.target.lanes, name=name, kind=OPAQUE))
+
+    return mapped
+
+
+def _mapped(mapped: Callable[[Rows, Node], Value]) -> Callable[..., Value | None]:
     """A function of rows to rows along `axis`; before opset 13, of all axes from `axis` on together."""
 
     def converter(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -116,10 +126,21 @@ def _mapped(kernel: Callable[..., Any], name: str) -> Callable[..., Value | None
         axes = range(axis + rank if axis < 0 else axis, rank) if old else [axis]
         if not axes:
             return None
-        rows = rows_of(low, x, list(axes))
-        return rows.restore(low.emit(kernel, rows.expr, low.target.lanes, name=name, kind=OPAQUE))
+        return mapped(rows_of(low, x, list(axes)), node)
 
     return converter
+
+
+def _softmax(rows: Rows, node: Node) -> Value:
+    """In the type itself where rows are short and of half precision, else in float32."""
+    low, kind = rows.low, rows.value.dtype
+    # bfloat16 comes here as float32, see `elements`.
+    if node.source.outputs[0].dtype == ir.DataType.BFLOAT16:
+        kind = "bfloat16"
+    if kind in ("float16", "bfloat16") and isinstance(rows.length, int) and rows.length <= half_rows.LONGEST:
+        made = low.emit(half_rows.softmax, rows.expr, low.target.lanes, kind, name="half_softmax", kind=OPAQUE)
+        return rows.restore(made)
+    return _plain(define.softmax, "softmax")(rows, node)
 
 
 def layer_normalization(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
@@ -170,9 +191,9 @@ def _covers(vector: Value, tail: Sequence[Any]) -> bool:
 
 
 CONVERTERS = {
-    "Softmax": _mapped(define.softmax, "softmax"),
-    "LogSoftmax": _mapped(define.log_softmax, "log_softmax"),
-    "Hardmax": _mapped(define.hardmax, "hardmax"),
+    "Softmax": _mapped(_softmax),
+    "LogSoftmax": _mapped(_plain(define.log_softmax, "log_softmax")),
+    "Hardmax": _mapped(_plain(define.hardmax, "hardmax")),
     "LayerNormalization": layer_normalization,
     "RMSNormalization": rms_normalization,
 }

@@ -82,7 +82,7 @@ def raised(x: Any) -> Any:
     return te.exp(x) if str(x.ty.dtype) == "float64" else exp(x)
 
 
-def _or_nan(total: Any, value: Any) -> Any:
+def or_nan(total: Any, value: Any) -> Any:
     """NaN for a row of nothing but -inf: TVM's maximum of it is finite, so nothing in it gave exp(0) = 1."""
     kind = str(total.ty.dtype)
     return tirx.Select(total < const(0.5, kind), const(float("nan"), kind), value)
@@ -94,7 +94,7 @@ def softmax(data: te.Tensor, b: int) -> te.Tensor:
     dtype = str(data.dtype)
     _, power, total = powers(data, b)
     kind = wide(dtype)
-    inverse = total_of(lambda *i: _or_nan(total(*i), const(1, kind) / total(*i)), lead, "row_inverse")
+    inverse = total_of(lambda *i: or_nan(total(*i), const(1, kind) / total(*i)), lead, "row_inverse")
     return map_of(data.shape, lambda *i: (power(*i) * inverse(*i[:-1])).astype(dtype), "row_out")
 
 
@@ -103,7 +103,7 @@ def log_softmax(data: te.Tensor, b: int) -> te.Tensor:
     *lead, _ = static(data.shape)
     dtype = str(data.dtype)
     top, _, total = powers(data, b)
-    shift = total_of(lambda *i: _or_nan(total(*i), te.log(total(*i))), lead, "row_log")
+    shift = total_of(lambda *i: or_nan(total(*i), te.log(total(*i))), lead, "row_log")
 
     def out(*i: Any) -> Any:
         return (data(*i).astype(wide(dtype)) - top(*i[:-1]) - shift(*i[:-1])).astype(dtype)
