@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 from optkit.errors import UsageError, nearest
 from optkit.transform import Finding, Pass, PassContext, Result, option
 from optkit_passes import noops
-from optkit_passes.fusion import chains, clamps, conv_batchnorm, conv_pad, conv_scale, gelu, hardswish
+from optkit_passes.fusion import chains, clamps, conv_batchnorm, conv_pad, conv_scale, gelu, hardswish, layer_norm
 from optkit_passes.graph import nodes, remove_unused
 
 FUSIONS: dict[str, Callable[[ir.Node, int], Finding | None]] = {
@@ -24,6 +24,7 @@ FUSIONS: dict[str, Callable[[ir.Node, int], Finding | None]] = {
     "clamps": clamps.fuse,
     "hardswish": hardswish.fuse,
     "gelu": gelu.fuse,
+    "layernorm": layer_norm.fuse,
     "batchnorm": conv_batchnorm.fuse,
     "scale": conv_scale.fuse,
     "pad": conv_pad.fuse,
