@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,8 @@ _GENERIC = frozenset(
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
+_LARGEST = 64 << 30
+"""Bytes of one tensor; more is a mistake in a shape, and sizes and strides leave what kernels index with."""
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 
@@ -109,10 +112,24 @@ def _impossible(node: ir.Node, ends: set[ir.Value]) -> str:
                 f"it reads input {value.name!r}, {_container(value)}, which is known only when the model runs; "
                 "make its tensors inputs of the model"
             )
+    for value in (*node.inputs, *node.outputs):
+        if value is not None and (size := _size(value)) > _LARGEST:
+            return (
+                f"value {value.name!r} of shape {value.shape} takes {size >> 30} GiB, one tensor may take "
+                f"{_LARGEST >> 30}; check the shapes of the model's inputs"
+            )
     for value in node.outputs:
         if value in ends:
             return f"output {value.name!r} of the model is {_container(value)}; make its tensors outputs of the model"
     return ""
+
+
+def _size(value: ir.Value) -> int:
+    """Bytes of a tensor, open axes counted once; 0 where its shape or type is not known."""
+    if value.shape is None or value.dtype is None:
+        return 0
+    elements = math.prod(d for d in value.shape if isinstance(d, int))
+    return math.ceil(elements * value.dtype.itemsize)
 
 
 def _container(value: ir.Value) -> str:

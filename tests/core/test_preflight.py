@@ -105,3 +105,10 @@ def test_inspect_lists_every_verdict(tmp_path: Path) -> None:
     text = CliRunner().invoke(command, [str(path), "--target", "cpu"]).output
     assert "2 native, 1 decomposed, 1 slow, 2 unsupported" in text
     assert "acme.Frob" in text
+
+
+def test_a_shape_beyond_any_memory_is_a_mistake() -> None:
+    issue = judge("g (float[n,3,2147483648,23] x) => (float[n,3,2147483648,23] y) { y = Relu(x) }")["Relu"]
+    assert issue.status == "unsupported" and "552 GiB" in issue.reason
+    large = judge("g (float[64,3,4096,4096] x) => (float[64,3,4096,4096] y) { y = Relu(x) }")["Relu"]
+    assert large.status == "native"
