@@ -85,18 +85,18 @@ def measure(name: str, folder: Path, rounds: int, threads: int, largest: bool) -
         VerificationError: an output is not ONNX Runtime's at some shape.
     """
     case = CASES[name]
-    source = export_model(name, folder / f"{name}.onnx", **{axis: True for axis in case.open_axes})
+    source = export_model(name, folder / f"{name}.onnx", **dict.fromkeys(case.open_axes, True))
     keys = list(ZOO[name].inputs)
     ranged = optkit.compile(
         source,
         output=folder / f"{name}.ranged.optk",
-        min_shapes={key: case.smallest for key in keys},
-        opt_shapes={key: case.optimum for key in keys},
-        max_shapes={key: case.largest for key in keys},
+        min_shapes=dict.fromkeys(keys, case.smallest),
+        opt_shapes=dict.fromkeys(keys, case.optimum),
+        max_shapes=dict.fromkeys(keys, case.largest),
         threads=threads,
     )
     fixed = optkit.compile(
-        source, output=folder / f"{name}.fixed.optk", input_shapes={key: case.optimum for key in keys}, threads=threads
+        source, output=folder / f"{name}.fixed.optk", input_shapes=dict.fromkeys(keys, case.optimum), threads=threads
     )
     errors = {}
     with optkit.load(ranged.path) as runner:

@@ -21,7 +21,7 @@ times is off by up to n / 512 of itself in bfloat16 (at n = 256 it stops growing
 and texts has rows of 49 (windows of 7 x 7) and more."""
 
 _LOWEST = -87.0
-"""Below, a power is nothing beside the largest, which is 1; the polynomial behind `exp` never reaches 0."""
+"""Below, powers are 0: the polynomial behind `exp` ends at the smallest normal number, which bfloat16 would keep."""
 
 
 def rounded(x: Any, kind: str) -> Any:
@@ -35,6 +35,12 @@ def _upper_half(bits: Any) -> Any:
     # The NaNs met here come from bfloat16 or are the machine's own: the carry never runs through their payload.
     carried = bits + ((bits >> const(16, "uint32")) & const(1, "uint32")) + const(0x7FFF, "uint32")
     return tirx.reinterpret("float32", carried & const(0xFFFF0000, "uint32"))
+
+
+_running = te.comm_reducer(
+    lambda total, x: rounded(total + x, "bfloat16"), lambda dtype: const(0, dtype), name="running_bfloat16"
+)
+"""A sum that depends on the order: from the first element on, for rules never split a `row_total`."""
 
 
 def softmax(data: te.Tensor, b: int, kind: str) -> te.Tensor:
@@ -51,17 +57,9 @@ def softmax(data: te.Tensor, b: int, kind: str) -> te.Tensor:
         return shared(below, lambda v: tirx.Select(v < const(_LOWEST, "float32"), zero, rounded(raised(v), kind)))
 
     power = map_of(data.shape, power_of, "row_exp")
-
-    def running(*i: Any) -> Any:
-        def onwards(total: Any, k: int) -> Any:
-            if k == size:
-                return total
-            return shared(rounded(total + power(*i, k), kind), lambda v: onwards(v, k + 1))
-
-        return onwards(power(*i, 0), 1)
-
     if kind == "bfloat16":
-        total = total_of(running, lead, "row_sum")
+        k = te.reduce_axis((0, size), "k")
+        total = total_of(lambda *i: _running(power(*i, k), axis=k), lead, "row_sum")
     else:
         whole = partial("row_sum", lead, size, b, lambda *i: power(*i), te.sum, zero)
         total = total_of(lambda *i: rounded(whole(*i), kind), lead, "row_rounded")
