@@ -1,7 +1,7 @@
 """Which operators of a Q/DQ model make its integers depend on the runtime.
 
 Where only exact arithmetic stands between a DequantizeLinear and the next QuantizeLinear, every runtime gets
-the same integers. A softmax, or a mean over 49 elements, is rounded differently by each; near a tie the next
+the same integers. A softmax, or a mean over 49 floats, is rounded differently by each; near a tie the next
 QuantizeLinear turns that into a whole step, and every later quantization of a sum that holds the step turns
 some more values. After a few layers the runtimes differ by a good part of the quantization noise itself: one
 step put by hand into ONNX Runtime's own intermediate values does the same.
@@ -102,7 +102,7 @@ def _exact(node: ir.Node) -> bool:
         return _significant_bits(node.inputs[1]) <= _WEIGHT_BITS
     if node.op_type in _MEANS:
         count = _averaged(node)
-        return count is not None and math.log2(count).is_integer()
+        return count is not None and (math.log2(count).is_integer() or _exact_sum(node, count))
     if node.op_type == "Resize":
         mode = node.attributes.get("mode")
         return mode is None or mode.as_string() == "nearest"
@@ -126,14 +126,29 @@ def _significant_bits(scale: ir.Value | None) -> int:
     return bits
 
 
+def _exact_sum(node: ir.Node, count: int) -> bool:
+    """Whether float32 holds every sum of `count` of the quantized values, so that only the division rounds."""
+    producer = None if node.inputs[0] is None else node.inputs[0].producer()
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return False
+    return 8 + _significant_bits(producer.inputs[1]) + math.ceil(math.log2(count)) <= 24
+
+
 def _averaged(node: ir.Node) -> int | None:
-    """Elements each mean is over, None where windows differ or the shape is open."""
+    """Elements each mean is over, at most; None where it is open, or where only some windows are padded."""
     x = node.inputs[0]
     if node.op_type == "AveragePool":
+        kernel = math.prod(node.attributes["kernel_shape"].as_ints())
         pads = node.attributes.get("pads")
-        kernel = node.attributes["kernel_shape"].as_ints()
-        return None if pads is not None and any(pads.as_ints()) else math.prod(kernel)
+        differ = pads is not None and any(pads.as_ints())
+        return None if differ and not _exact_sum(node, kernel) else kernel
     if x is None or x.shape is None or len(x.shape) < 3:
         return None
     space = list(x.shape)[2:]
+    if node.op_type == "ReduceMean":
+        given = node.inputs[1] if len(node.inputs) > 1 else None
+        axes = None if given is None else ir.convenience.get_const_tensor(given)
+        if axes is None:
+            return None
+        space = [x.shape[int(axis)] for axis in axes.numpy().ravel()]
     return math.prod(d for d in space if isinstance(d, int)) if all(isinstance(d, int) for d in space) else None

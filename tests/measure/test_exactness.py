@@ -39,6 +39,19 @@ def test_what_can_be_spelled_out_is_not_named() -> None:
     assert [key[1] for key in model.functions] == ["Sigmoid"]
 
 
+@pytest.mark.parametrize("mean", ["GlobalAveragePool(a)", "AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(a)"])
+def test_means_of_quantized_values_are_exact_whatever_their_number(mean: str) -> None:
+    assert inexact_steps(quantized(f"a = Conv(x, v) b = {mean} y = Conv<pads=[1,1,1,1]>(b, w)")) == []
+
+
+@pytest.mark.parametrize(("axes", "exact"), [([2, 3], True), ([0, 1, 2, 3], False)])
+def test_only_sums_that_float32_holds_are_exact(axes: list[int], exact: bool) -> None:
+    body = "d = DequantizeLinear(q, s) m = ReduceMean(d, axes) y = QuantizeLinear(m, s)"
+    known = {"s": np.float32(0.25).reshape(()), "axes": np.array(axes)}
+    model = build(body, "uint8[5000,3,3,100] q", "uint8[a,b,c,d] y", **known)
+    assert (inexact_steps(model) == []) == exact
+
+
 def test_a_free_rounding_after_the_last_quantization_is_not() -> None:
     assert inexact_steps(quantized("a = Conv(x, v) b = Conv(a, w) y = Sigmoid(b)")) == []
 

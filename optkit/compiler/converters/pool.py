@@ -39,7 +39,7 @@ def max_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | S
 
 
 def average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value]:
-    """AveragePool: a window sum times one over the number of elements, which differs at the border."""
+    """AveragePool: a window sum over the number of elements, which differs at the border."""
     x = inputs[0]
     assert x is not None
     if not _images(x):
@@ -50,14 +50,11 @@ def average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value
     oh, ow = geometry.output(h, w, ceil)
     rows = np.array(define.window_sizes(h, oh, geometry, 0, include), "float32")
     columns = np.array(define.window_sizes(w, ow, geometry, 1, include), "float32")
-    inverse = (1.0 / np.maximum(np.outer(rows, columns), 1.0)).astype("float32")
-    if (inverse == inverse[0, 0]).all():
-        factor: Any = relax.const(inverse[0, 0], "float32")
-    else:
-        factor = relax.const(inverse.reshape(1, 1, oh, ow, 1))
+    counts = np.maximum(np.outer(rows, columns), 1.0).astype("float32")
+    counts = counts[0, 0] if (counts == counts[0, 0]).all() else counts.reshape(1, 1, oh, ow, 1)
     block = _block(low, x)
     total = low.emit(define.sum_pool2d, x.form(block), geometry, ceil, name="sum_pool2d", kind=OUT_FUSABLE)
-    return _scaled(low, x, (n, c, oh, ow), block, total, factor)
+    return _mean(low, x, (n, c, oh, ow), block, total, counts)
 
 
 def global_average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -72,14 +69,19 @@ def global_average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -
     if isinstance(x, Dequantized):
         a = x.affine
         total = low.emit(define.global_sum, a.q.form(block), name="global_sum", kind=OUT_FUSABLE)
-        mean = low.emit(quant.dequantize, total, a.scale / (h * w), a.zero * h * w, name="dequantize")
-        return low.blocked((n, c, 1, 1), "float32", block, mean)
-    total = low.emit(define.global_sum, x.form(block), name="global_sum", kind=OUT_FUSABLE)
-    return _scaled(low, x, (n, c, 1, 1), block, total, relax.const(1.0 / (h * w), "float32"))
+        total = low.emit(quant.dequantize, total, a.scale, a.zero * h * w, name="dequantize")
+    else:
+        total = low.emit(define.global_sum, x.form(block), name="global_sum", kind=OUT_FUSABLE)
+    return _mean(low, x, (n, c, 1, 1), block, total, np.float32(h * w))
 
 
-def _scaled(low: Lowering, x: Value, shape: Any, block: int, total: Any, factor: Any) -> Value:
-    mean = low.bind(relax.op.multiply(total, factor))
+def _mean(low: Lowering, x: Value, shape: Any, block: int, total: Any, counts: Any) -> Value:
+    """Sums over counts. Of quantized values sums are exact, and means often lie half-way between two integers: divided,
+    as ONNX Runtime does it, they are rounded once."""
+    if low.rounded:
+        mean = low.bind(relax.op.divide(total, relax.const(counts)))
+    else:
+        mean = low.bind(relax.op.multiply(total, relax.const((1.0 / counts).astype("float32"))))
     if x.dtype == "float16":
         mean = low.bind(relax.op.astype(mean, "float16"))
     return low.blocked(shape, x.dtype, block, mean)
