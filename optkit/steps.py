@@ -16,6 +16,7 @@ from optkit.data import Samples, open_calibration
 from optkit.errors import UsageError
 from optkit.pipeline import Pipeline, PipelineResult
 from optkit.shape_ranges import ShapeRanges
+from optkit.shapes import bind_shapes
 from optkit.source import Source
 from optkit.target import Target
 from optkit.transform import PassContext
@@ -95,7 +96,10 @@ def build_model(model: ir.Model, target: Target, ranges: ShapeRanges | None = No
         return build(model, target), ()
     from optkit.compiler.variants import build_with_optimum
 
-    return build_with_optimum(model, target, ranges.optimum)
+    fixed = bind_shapes(model.clone(), ranges.optimum)
+    # What was arithmetic of open extents is constant now.
+    Pipeline.parse("fold").run(fixed, PassContext(target=target))
+    return build_with_optimum(model, fixed, target, ranges.optimum)
 
 
 def make_payload(

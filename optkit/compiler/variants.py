@@ -15,21 +15,22 @@ from tvm import relax, tirx
 from optkit.artifact.spec import Variant
 from optkit.compiler.build import Built, generate, interface, prepare, tvm_target
 from optkit.compiler.schedule import schedule_module
-from optkit.shapes import bind_shapes
 from optkit.target import Target
 
 OPTIMUM = "main_optimum"
 
 
 def build_with_optimum(
-    model: ir.Model, target: Target, optimum: Mapping[str, tuple[int, ...]]
+    model: ir.Model, fixed: ir.Model, target: Target, optimum: Mapping[str, tuple[int, ...]]
 ) -> tuple[Built, tuple[Variant, ...]]:
-    """Compile a model with open axes once as it is and once for `optimum`, into one executable.
+    """Compile a model with open axes once as it is and once with inputs of shapes `optimum`, into one executable.
 
     Weights that both pack alike are kept once.
+
+    Args:
+        fixed: the model with these shapes.
     """
     machine = tvm_target(target)
-    fixed = bind_shapes(model.clone(), optimum)
     ready, best = prepare(model, target), prepare(fixed, target)
     with machine:
         module, kernels = schedule_module(ready.module, target, {})
