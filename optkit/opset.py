@@ -42,7 +42,16 @@ def check_operators(model: ir.Model) -> None:
         _check_operator(node, model.opset_imports, called)
 
 
+def _check_names(node: ir.Node) -> None:
+    """Protobuf hands on as bytes what a file holds as text and is not UTF-8."""
+    values = [value.name for value in (*node.inputs, *node.outputs) if value is not None]
+    for name in (node.op_type, node.domain, node.name, *node.attributes, *values):
+        if isinstance(name, bytes):
+            raise ModelError(f"the name {name!r} at node {node.name or node.op_type!r} is not UTF-8 text")
+
+
 def _check_operator(node: ir.Node, imports: dict[str, int], called: set[tuple[str, str]]) -> None:
+    _check_names(node)
     if (node.domain, node.op_type) in called or not _newest(node.domain):
         return
     version = imports.get(node.domain)

@@ -136,6 +136,24 @@ def test_unknown_operator_is_named_with_its_node(tmp_path: Path) -> None:
         load_model(write(tmp_path / "m.onnx", model))
 
 
+@pytest.mark.parametrize("name", [b"Relu", b"first", b"between"])
+def test_names_that_are_not_text(tmp_path: Path, name: bytes) -> None:
+    model = proto("between = Relu(x) y = Neg(between)")
+    model.graph.node[0].name = "first"
+    text = model.SerializeToString()
+    assert name in text
+    (tmp_path / "m.onnx").write_bytes(text.replace(name, name[:-1] + b"\xbc"))
+    with pytest.raises(ModelError, match="not UTF-8 text"):
+        load_model(tmp_path / "m.onnx")
+
+
+def test_an_unknown_operator_without_outputs_is_named(tmp_path: Path) -> None:
+    model = proto("y = Relu(x)")
+    model.graph.node.add().op_type = "Rellu"
+    with pytest.raises(UnsupportedError, match=r"unknown operator 'Rellu' \(node 'Rellu'\)"):
+        load_model(write(tmp_path / "m.onnx", model))
+
+
 def test_operators_of_other_domains_load(tmp_path: Path) -> None:
     assert ops(load_model(write(tmp_path / "m.onnx", proto("y = custom.Mystery(x)")))) == ["Mystery"]
 
