@@ -30,7 +30,8 @@ Every model below was compiled for one CPU in FP32 and INT8 and compared with ON
 `python -m benchmarks.zoo_table`, which writes this page. Weights of the zoo's own models are seeded, not trained, and
 inputs are random, so the signal-to-noise ratios say how two INT8 implementations compare, not how accurate INT8 is.
 
-* *FP32 error*: norm of the difference over the norm of ONNX Runtime's answer, the worst output.
+* *FP32 error*: norm of the difference over the norm of ONNX Runtime's answer, the worst output; marked
+  where ONNX Runtime's own float32 functions were farther off than the limit, and its float64 ones were the reference.
 * *INT8 steps*: largest difference to ONNX Runtime on the same Q/DQ model, in steps of the output's quantization.
 * *SQNR*: of our INT8 answer against FP32, in parentheses ONNX Runtime's on the same Q/DQ model; the worst output.
   *Scores*: of what the boxes are chosen from, where INT8 finds another number of them than FP32 in some sample.
@@ -112,6 +113,7 @@ def _figures(outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     deciders = [figures["sqnr_db"] for output in outputs for figures in output["deciders"].values()]
     return {
         "relative": max((output["to_original"]["relative"] for output in compared), default=None),
+        "settled": any(output["onnxruntime_to_reference"] for output in outputs),
         "sqnr_db": worst["to_original"]["sqnr_db"] if worst else None,
         "onnxruntime_sqnr_db": peer["sqnr_db"] if peer else None,
         "deciders_sqnr_db": min(deciders, default=None),
@@ -167,7 +169,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
     given = shapes[0][1] if len(shapes) == 1 else ", ".join(f"{name} {shape}" for name, shape in shapes)
     head = [row["model"], _count(row.get("parameters")), _count(row.get("macs")), given]
     fp32, int8 = ({"reason": row.get("reason", "interrupted"), **row.get(label, {})} for label in PRECISIONS)
-    error = f"{fp32['relative']:.1e}" if "seconds" in fp32 else _reason(fp32["reason"])
+    mark = " (float64)" if fp32.get("settled") else ""
+    error = f"{fp32['relative']:.1e}{mark}" if "seconds" in fp32 else _reason(fp32["reason"])
     if "seconds" in int8:
         steps = "" if int8["steps"] is None else f"{int8['steps']:.2f}"
         ratio = "" if int8["sqnr_db"] is None else f"{int8['sqnr_db']:.1f}"

@@ -97,6 +97,8 @@ class Prover:
             "inputs": "random" if self.samples is None else "calibration",
             "limits": {name: v for name, v in (("atol", self.atol), ("rtol", self.rtol)) if v is not None},
         }
+        if settled := {check.name: check.reference for check in outcome.outputs if check.onnxruntime}:
+            manifest["settled_by"] = settled
         if reason is not None:
             manifest |= {"status": "not_run", "reason": reason, "instead": "emitted ONNX; host CPU build"}
         return Proof(manifest, {**outcome.as_dict(), **manifest, "summary": _summary(outcome, reason)})

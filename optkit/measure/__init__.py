@@ -9,18 +9,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from optkit.measure.checks import OutputCheck
     from optkit.measure.compare import Comparison, Figures
     from optkit.measure.contestant import Contestant
     from optkit.measure.gate import Verdict, check_baseline
     from optkit.measure.report import make_report, to_markdown
     from optkit.measure.timing import RaceResult, race
-    from optkit.measure.verify import OutputCheck, Verification
+    from optkit.measure.verify import Verification
 
 _HOMES = {
     "Comparison": "compare",
     "Contestant": "contestant",
     "Figures": "compare",
-    "OutputCheck": "verify",
+    "OutputCheck": "checks",
     "RaceResult": "timing",
     "Verdict": "gate",
     "Verification": "verify",

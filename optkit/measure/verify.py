@@ -3,77 +3,36 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from optkit.artifact.spec import TensorSpec
 from optkit.errors import UsageError, nearest
+from optkit.measure.checks import (
+    INT8_SQNR_FLOOR,
+    RELATIVE_LIMITS,
+    OutputCheck,
+    Runs,
+    check_deciders,
+    check_int8,
+    check_integers,
+    check_overrides,
+    float_reason,
+)
 from optkit.measure.compare import Comparison, Figures
 from optkit.measure.deciders import distance
 from optkit.measure.exactness import inexact_steps
 from optkit.measure.inputs import random_samples
+from optkit.measure.referee import appeal
 from optkit.measure.reference import ModelSource, Reference
 from optkit.measure.steps import quantized_step
 
-RELATIVE_LIMITS = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 3e-2}
-"""Norm of the error over the norm of the reference, per output."""
-INT8_STEPS = 2.0
-INT8_SQNR_LOSS = 1.0
-"""dB that the compiled model's SQNR to the FP32 original may lie below ONNX Runtime's on the same Q/DQ model."""
-INT8_SQNR_FLOOR = 10.0
-"""dB; all that can be asked of an int8 artifact when its Q/DQ model is not at hand."""
-_SQNR_CAP = 100.0
-_MISMATCHES = {"fp32": 0.001}
-_MISMATCHES_REDUCED = 0.01
 DEFAULT_SAMPLES = 3
 MAX_SAMPLES = 8
-
-
-class Runs(Protocol):
-    """What is verified: anything that runs samples, such as `optkit.runtime.Runner`."""
-
-    def run(self, feed: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Output name to array."""
-        ...
-
-
-@dataclass(frozen=True)
-class OutputCheck:
-    """One output's figures against the original, against the emitted Q/DQ model where there is one, and its limits.
-
-    Attributes:
-        limits: what was asked, by figure.
-        reason: why it failed, "" if it passed.
-        deciders: where INT8 finds another number of rows than the original in some sample, how far the values that
-            decide it lie from the original's, by name; the other figures are of the samples with equal numbers.
-    """
-
-    name: str
-    figures: Figures
-    limits: Mapping[str, float]
-    emitted: Figures | None = None
-    emitted_to_original: Figures | None = None
-    step: float | None = None
-    reason: str = ""
-    deciders: Mapping[str, Figures] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "name": self.name,
-            "passed": not self.reason,
-            "reason": self.reason,
-            "limits": dict(self.limits),
-            "to_original": self.figures.as_dict(),
-            "to_emitted": self.emitted.as_dict() if self.emitted else None,
-            "emitted_to_original": self.emitted_to_original.as_dict() if self.emitted_to_original else None,
-            "output_step": self.step,
-            "deciders": {name: figures.as_dict() for name, figures in self.deciders.items()},
-        }
 
 
 @dataclass(frozen=True)
@@ -132,7 +91,8 @@ def verify(
     """Compare a compiled model with ONNX Runtime (optimizations off) on the original.
 
     An INT8 output with as many rows as the emitted model's but not as the original's (boxes that a detector finds)
-    passes where the values that decide the number are near the original's; see deciders.py.
+    passes where the values that decide the number are near the original's; see deciders.py. A float output that
+    fails may appeal to a more precise reference; see referee.py.
 
     Args:
         emitted: the ONNX model that the passes left; needed for int8, whose reference it is.
@@ -186,9 +146,9 @@ def verify(
             checks.append(OutputCheck(name, figures, {}, reason=problems[name]))
         elif name in integers:
             against = to_emitted[name].figures() if quantized else None
-            checks.append(_check_integers(name, figures, against, precision))
+            checks.append(check_integers(name, figures, against, precision))
         elif quantized and emitted is not None:
-            check = _check_int8(
+            check = check_int8(
                 name,
                 figures,
                 to_emitted[name].figures(),
@@ -196,17 +156,24 @@ def verify(
                 quantized_step(emitted, name),
                 inexact,
             )
-            checks.append(_check_overrides(check, atol, rtol))
+            checks.append(check_overrides(check, atol, rtol))
         else:
             limits = (
                 {"sqnr_db": INT8_SQNR_FLOOR}
                 if precision == "int8"
                 else {"relative": RELATIVE_LIMITS[precision] if rtol is None else rtol}
             )
-            check = OutputCheck(name, figures, limits, reason=_float_reason(name, figures, limits))
-            checks.append(_check_overrides(check, atol, rtol if precision == "int8" else None))
+
+            def judge(found: Figures, name: str = name, limits: dict[str, float] = limits) -> OutputCheck:
+                check = OutputCheck(name, found, limits, reason=float_reason(name, found, limits))
+                return check_overrides(check, atol, rtol if precision == "int8" else None)
+
+            check = judge(figures)
+            if check.reason and precision != "int8" and not figures.nonfinite:
+                check = appeal(check, judge, source, runner, chosen, threads)
+            checks.append(check)
         if name in uneven and emitted is not None:
-            checks[-1] = _check_deciders(checks[-1], distance(source, emitted, name, chosen))
+            checks[-1] = check_deciders(checks[-1], distance(source, emitted, name, chosen))
     return Verification(precision, len(chosen), tuple(checks), inexact)
 
 
@@ -224,75 +191,4 @@ def _samples(
     return chosen
 
 
-def _float_reason(name: str, figures: Figures, limits: Mapping[str, float]) -> str:
-    if figures.nonfinite:
-        return f"output {name!r}: {figures.nonfinite} values are NaN or infinite where the reference's are not"
-    if "relative" in limits and not figures.relative <= limits["relative"]:
-        return f"output {name!r}: relative error {figures.relative:.2e} exceeds {limits['relative']:.2e}"
-    if "sqnr_db" in limits and not figures.sqnr_db >= limits["sqnr_db"]:
-        return f"output {name!r}: SQNR {figures.sqnr_db:.1f} dB is below {limits['sqnr_db']:.1f} dB"
-    return ""
-
-
-def _check_int8(
-    name: str, original: Figures, emitted: Figures, reference: Figures, step: float | None, inexact: Sequence[str]
-) -> OutputCheck:
-    """Within two steps of the Q/DQ model in ONNX Runtime, and hardly farther from the original than that is.
-
-    Where the model's integers depend on the runtime (see exactness.py), a failure names the operators that
-    make them so.
-    """
-    span = max(abs(emitted.maximum), abs(emitted.minimum))
-    # Float outputs of a float operator after the last quantization differ by rounding too.
-    size = step if step else (emitted.maximum - emitted.minimum) / 255
-    allowed = INT8_STEPS * size + 1e-6 * span
-    least = min(reference.sqnr_db, _SQNR_CAP) - INT8_SQNR_LOSS
-    limits = {"max_abs_to_emitted": allowed, "sqnr_db": least}
-    reason = _float_reason(name, emitted, {})
-    if not reason and emitted.max_abs > allowed:
-        reason = (
-            f"output {name!r}: {emitted.max_abs:.3g} from ONNX Runtime on the emitted model, "
-            f"{emitted.max_abs / size if size else np.inf:.2f} steps, exceeds {INT8_STEPS:g} steps"
-        )
-        if inexact:
-            more = f" and {len(inexact) - 3} more" if len(inexact) > 3 else ""
-            reason += f"; runtimes round differently after {', '.join(inexact[:3])}{more}"
-    reason = reason or _float_reason(name, original, {"sqnr_db": least})
-    return OutputCheck(name, original, limits, emitted, reference, size, reason)
-
-
-def _check_integers(name: str, original: Figures, emitted: Figures | None, precision: str) -> OutputCheck:
-    """Labels and indices must be equal, but for the few that a near tie decides."""
-    figures = emitted or original
-    fraction = _MISMATCHES.get(precision, _MISMATCHES_REDUCED)
-    allowed = max(int(fraction * figures.elements), 1 if figures.elements >= 10 else 0)
-    reason = ""
-    if figures.mismatches > allowed:
-        reason = f"output {name!r}: {figures.mismatches} of {figures.elements} integers differ, {allowed} may"
-    return OutputCheck(name, original, {"mismatches": float(allowed)}, emitted, reason=reason)
-
-
-def _check_deciders(check: OutputCheck, deciders: Mapping[str, Figures]) -> OutputCheck:
-    """Where rows cannot be compared, what chose them must have kept its meaning."""
-    problem = "" if deciders else "no operator before it says which values decide that"
-    for name, figures in deciders.items():
-        if not figures.sqnr_db >= INT8_SQNR_FLOOR:
-            problem = (
-                f"{name!r}, which decides that, has an SQNR of {figures.sqnr_db:.1f} dB, below {INT8_SQNR_FLOOR:g} dB"
-            )
-    reason = problem and f"output {check.name!r} has another number of rows in INT8; {problem}"
-    reason = check.reason or reason
-    return replace(check, deciders=deciders, reason=reason)
-
-
-def _check_overrides(check: OutputCheck, atol: float | None, rtol: float | None) -> OutputCheck:
-    """Apply the limits a user added."""
-    limits, reason, figures = dict(check.limits), check.reason, check.figures
-    if rtol is not None:
-        limits["relative"] = rtol
-        reason = reason or _float_reason(check.name, figures, {"relative": rtol})
-    if atol is not None:
-        limits["max_abs"] = atol
-        if not reason and not figures.max_abs <= atol:
-            reason = f"output {check.name!r}: absolute error {figures.max_abs:.2e} exceeds {atol:.2e}"
-    return replace(check, limits=limits, reason=reason)
+__all__ = ["DEFAULT_SAMPLES", "MAX_SAMPLES", "OutputCheck", "Runs", "Verification", "verify"]

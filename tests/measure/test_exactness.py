@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 from optkit_passes.quantize import Quantize
 
+from optkit.measure.checks import check_int8
 from optkit.measure.compare import Comparison
 from optkit.measure.exactness import inexact_steps
-from optkit.measure.verify import _check_int8
 from optkit.transform import PassContext
 from tests.graphs import build, weights
 
@@ -66,6 +66,6 @@ def test_the_limit_is_two_steps_whatever_is_inexact() -> None:
     against.add(reference, reference + np.float32(2.5))
     original.add(reference, reference + np.float32(100))
     for named in ((), ("LRN 'n2'",)):
-        check = _check_int8("y", original.figures(), against.figures(), original.figures(), 1.0, named)
+        check = check_int8("y", original.figures(), against.figures(), original.figures(), 1.0, named)
         assert "2.50 steps, exceeds 2 steps" in check.reason
         assert ("LRN 'n2'" in check.reason) == bool(named)
