@@ -30,8 +30,10 @@ Every model below was compiled for one CPU in FP32 and INT8 and compared with ON
 `python -m benchmarks.zoo_table`, which writes this page. Weights of the zoo's own models are seeded, not trained, and
 inputs are random, so the signal-to-noise ratios say how two INT8 implementations compare, not how accurate INT8 is.
 
-* *FP32 error*: norm of the difference over the norm of ONNX Runtime's answer, the worst output; marked
-  where ONNX Runtime's own float32 functions were farther off than the limit, and its float64 ones were the reference.
+* *MACs*: of one call; open axes as calibration without data has them: a batch of 1, an image's side of 224, a
+  length of 64, or the first other extent that the model takes.
+* *FP32 error*: norm of the difference over the norm of ONNX Runtime's answer, the worst output; "float64" where
+  ONNX Runtime's float32 functions missed the limit themselves and its float64 ones were the reference.
 * *INT8 steps*: largest difference to ONNX Runtime on the same Q/DQ model, in steps of the output's quantization.
 * *SQNR*: of our INT8 answer against FP32, in parentheses ONNX Runtime's on the same Q/DQ model; the worst output.
   *Scores*: of what the boxes are chosen from, where INT8 finds another number of them than FP32 in some sample.
@@ -82,7 +84,27 @@ def _describe(path: Path) -> dict[str, Any]:
     from optkit.inspection import inspect_model
 
     found = inspect_model(path)
-    return {"parameters": found["parameters"], "macs": found["macs"], "inputs": found["inputs"]}
+    return {"parameters": found["parameters"], "macs": _macs(path), "inputs": found["inputs"]}
+
+
+def _macs(path: Path) -> int | None:
+    """Of one call, open axes of the inputs as calibration without data has them; None where some stay unknown."""
+    from optkit_passes.quantize.data_free import made_up_samples
+
+    from optkit.macs import count_macs
+    from optkit.model import load_model
+    from optkit.pipeline import Pipeline
+    from optkit.shapes import bind_shapes
+    from optkit.transform import PassContext
+
+    model = load_model(path)
+    if any(not isinstance(d, int) for value in model.graph.inputs for d in value.shape or ()):
+        sample = next(made_up_samples(model, seed=0)())
+        bind_shapes(model, {name: array.shape for name, array in sample.items() if array.ndim})
+        model = Pipeline.parse("fold").run(model, PassContext()).model
+    counted = count_macs(model)
+    known = [c.macs for c in counted if c.macs is not None and not c.open]
+    return sum(known) if len(known) == len(counted) else None
 
 
 def _compile(path: Path, passes: str | None, samples: object, output: Path) -> dict[str, Any]:

@@ -47,11 +47,12 @@ def node_macs(node: ir.Node) -> NodeMacs | None:
 
 
 def count_parameters(model: ir.Model) -> int:
-    """Elements of all initializers, less shapes and indices (int64), masks and strings."""
+    """Elements of all initializers and Constant nodes, less shapes and indices (int64), masks and strings."""
     total = 0
     for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
+        made = [node.outputs[0] for node in graph if node.op_type == "Constant" and not node.domain]
+        for value in (*graph.initializers.values(), *made):
+            tensor = ir.convenience.get_const_tensor(value)
             if tensor is not None and tensor.dtype not in (
                 ir.DataType.INT64,
                 ir.DataType.BOOL,

@@ -24,6 +24,14 @@ def test_inspect_model(optkit: Optkit, model: Path) -> None:
     assert "[n, 3, 8, 8]" in text
 
 
+def test_inspect_counts_weights_in_constant_nodes(optkit: Optkit, tmp_path: Path) -> None:
+    body = "w = Constant<value=float[2,3] {1,2,3,4,5,6}>() t = Constant<value=int64[2] {6,2}>() m = MatMul(x, w)"
+    body += " y = Reshape(m, t)"
+    graph = f'<ir_version: 10, opset_import: ["": 18]> g (float[4,2] x) => (float[n,k] y) {{ {body} }}'
+    onnx.save(onnx.parser.parse_model(graph), tmp_path / "constants.onnx")
+    assert json.loads(optkit("inspect", tmp_path / "constants.onnx", "--json").out)["parameters"] == 6
+
+
 def test_passes_lists_definitions(optkit: Optkit) -> None:
     found = json.loads(optkit("passes", "--json").out)
     method = next(o for o in found["passes"]["quantize"]["options"] if o["name"] == "method")

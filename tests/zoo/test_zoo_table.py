@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import zoo_table
@@ -54,6 +55,23 @@ def test_reasons_stand_where_figures_would() -> None:
     assert "a\\|b" in text and "x" * 200 not in text
     assert "0 of 2 models" in text
     assert refusal(whole) and refusal(half).startswith("node") and not refusal(_row("lenet"))
+
+
+@pytest.mark.parametrize(
+    ("body", "macs"),
+    [
+        ("y = Conv<strides=[2,2]>(x, w)", 4 * 27 * 111 * 111),
+        ("s = Shape(x) r = Reshape(x, s) y = Conv<strides=[2,2]>(r, w)", 4 * 27 * 111 * 111),
+        ("n = NonZero(x) c = Cast<to=1>(n) l = Gather(c, zero) t = Transpose<perm=[1,0]>(l) y = MatMul(l, t)", None),
+    ],
+)
+def test_macs_of_open_axes_are_those_of_a_sample(tmp_path: Path, body: str, macs: int | None) -> None:
+    constants = {"w": weights(4, 3, 3, 3), "zero": np.array([0, 1])}
+    used = {name: array for name, array in constants.items() if name in body}
+    outputs = "float[a,b,c,d] y" if macs else "float[a,b] y"
+    model = proto(body, "float[n,3,h,k] x", outputs, **used)
+    (tmp_path / "open.onnx").write_bytes(model.SerializeToString())
+    assert zoo_table._macs(tmp_path / "open.onnx") == macs
 
 
 def test_names_files_and_folders(tmp_path: Path) -> None:
