@@ -29,6 +29,7 @@ from optkit.steps import (
     Clock,
     Progress,
     build_model,
+    check_fallback,
     choose_target,
     foreign_triple,
     make_payload,
@@ -90,6 +91,7 @@ def compile(
     min_shapes: Shapes | None = None,
     opt_shapes: Shapes | None = None,
     max_shapes: Shapes | None = None,
+    fallback: str | None = None,
     output: str | os.PathLike[str] | None = None,
     emit: Iterable[str] = (),
     verify: bool = True,
@@ -113,6 +115,7 @@ def compile(
         input_shapes: fixes open axes, by input.
         min_shapes, max_shapes: the range of open axes; a run outside it is an error.
         opt_shapes: the shapes the artifact is to be fastest at; it then holds code of its own for them.
+        fallback: "onnxruntime": leave to it what cannot be compiled; the artifact then needs it where it runs.
         output: path of the artifact; by default the model's name with `.optk`, in the current folder.
         emit: forms to write beside it: "onnx", "relax", "tir", "asm" or "all".
         verify: compare with the reference, and write nothing if they disagree.
@@ -132,6 +135,7 @@ def compile(
     clock = Clock()
     path = check_writable(output or f"{model_stem(model)}.optk")
     forms = parse_forms(emit)
+    check_fallback(fallback, opt_shapes)
     machine = choose_target(target, threads)
     pipeline = choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types))
     triple = foreign_triple(machine)
@@ -143,7 +147,7 @@ def compile(
             ranges = shape_ranges(source.model, min_shapes, opt_shapes, max_shapes)
         with clock("preflight"):
             progress("preflight", 0, None)
-            issues = check_issues(source.model, machine)
+            issues = check_issues(source.model, machine, fallback is not None)
         with clock("passes"):
             outcome, samples = run_passes(
                 source, pipeline, machine, calib_data, preprocess, calib_samples, seed, progress
@@ -151,7 +155,7 @@ def compile(
         precision = precision_of(outcome.model)
         with clock("build"):
             progress("compile", 0, None)
-            built, variants = build_model(outcome.model, machine, ranges)
+            built, variants = build_model(outcome.model, machine, ranges, fallback is not None)
         with clock("link"):
             progress("link", 0, None)
             library = scratch / "lib.so"
@@ -167,6 +171,7 @@ def compile(
                 "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
                 "opt_shapes": {name: list(shape) for name, shape in ranges.optimum.items()},
                 "calibrated": calib_data is not None,
+                **({} if fallback is None else {"fallback": fallback}),
                 "macs": compute_shares(built)["by_compute"],
             },
             linker=linker,
@@ -176,7 +181,7 @@ def compile(
             prover = Prover(source, outcome.model, precision, machine, samples, atol, rtol, seed, ranges)
 
             def rebuild(other: Target, out: Path) -> Payload:
-                other_built, other_variants = build_model(outcome.model, other, ranges)
+                other_built, other_variants = build_model(outcome.model, other, ranges, fallback is not None)
                 link_library(other_built.executable, out)
                 return make_payload(other_built, out, other, other_variants, ranges)
 

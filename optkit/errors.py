@@ -23,7 +23,15 @@ class ModelError(OptkitError):
 
 
 class UnsupportedError(ModelError):
-    """The model is valid, but something in it cannot be compiled; names the node."""
+    """The model is valid, but something in it cannot be compiled; names the node.
+
+    Attributes:
+        nodes: names of the nodes it is about, where these are known.
+    """
+
+    def __init__(self, text: str, nodes: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        self.nodes = tuple(nodes)
 
 
 class DataError(OptkitError):

@@ -109,6 +109,10 @@ def inspect_artifact(path: Path) -> dict[str, Any]:
         "inputs": [_spec(spec) for spec in manifest.inputs],
         "outputs": [_spec(spec) for spec in manifest.outputs],
         "members": {name: member.nbytes for name, member in manifest.members.items()},
+        "parts": [
+            {"runner": part.runner, "entry": part.entry, "inputs": list(part.inputs), "nodes": list(part.nodes)}
+            for part in manifest.partitions
+        ],
         "weights": len(manifest.weights),
         "macs": computed.total(),
         "macs_by_compute": dict(computed.most_common()),

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _NAMED = 5
 
 
-def check_issues(model: ir.Model, target: Target) -> list[Issue]:
-    """The preflight's issues; refuses a model with an operator that cannot be compiled.
+def check_issues(model: ir.Model, target: Target, fallback: bool = False) -> list[Issue]:
+    """The preflight's issues; refuses a model with an operator that cannot be compiled, unless there is a fallback.
 
     Raises:
         UnsupportedError: names up to five such nodes with their operators and reasons.
@@ -25,8 +25,9 @@ def check_issues(model: ir.Model, target: Target) -> list[Issue]:
     from optkit.compiler.preflight import preflight
 
     issues = preflight(model, target)
-    if blocking := [issue for issue in issues if issue.status == "unsupported"]:
-        raise UnsupportedError(describe_blocking(blocking))
+    blocking = [issue for issue in issues if issue.status == "unsupported"]
+    if blocking and not fallback:
+        raise UnsupportedError(f"{describe_blocking(blocking)} (--fallback onnxruntime leaves such nodes to it)")
     return issues
 
 

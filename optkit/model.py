@@ -129,7 +129,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     try:
         try:
             if _weight_bytes(model) < _INLINE_LIMIT:
-                part.write_bytes(_inline(model).SerializeToString(deterministic=True))
+                part.write_bytes(model_bytes(model))
             else:
                 _save_external(model, part, target)
             part.replace(target)
@@ -137,6 +137,16 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise OptkitError(f"cannot write {target}: {error.strerror or error}; choose another path") from error
+
+
+def model_bytes(model: ir.Model) -> bytes:
+    """The file of a model that holds every tensor itself; the same model gives the same bytes.
+
+    Raises:
+        ValueError: it is larger than protobuf serializes, 2 GiB.
+    """
+    content: bytes = _inline(model).SerializeToString(deterministic=True)
+    return content
 
 
 def _inline(model: ir.Model) -> onnx.ModelProto:

@@ -46,6 +46,7 @@ def build_report(
         "options": dict(manifest.options),
         "verification": {**manifest.verification, **proof.figures},
         "passes": [describe_pass(report) for report in passes],
+        "left_to_onnxruntime": [node for part in built.partitions for node in part.nodes],
         "preflight": [describe_issue(issue) for issue in issues if issue.status != "native"],
         "macs": compute_shares(built),
         "kernels": [kernel.as_dict() for kernel in built.kernels],

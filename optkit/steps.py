@@ -13,7 +13,7 @@ from optkit import registry
 from optkit.artifact.payload import Payload, describe_target
 from optkit.artifact.spec import TensorSpec, Variant
 from optkit.data import Samples, open_calibration
-from optkit.errors import UsageError
+from optkit.errors import UsageError, nearest
 from optkit.pipeline import Pipeline, PipelineResult
 from optkit.shape_ranges import ShapeRanges
 from optkit.shapes import bind_shapes
@@ -66,6 +66,17 @@ def pass_options(
     }
 
 
+FALLBACKS = ("onnxruntime",)
+
+
+def check_fallback(name: str | None, optimum: object) -> None:
+    """UsageError where there is no such fallback, or it does not go with what else is asked."""
+    if name is not None and name not in FALLBACKS:
+        raise UsageError(f"no fallback {name!r}; {nearest(name, FALLBACKS)}")
+    if name is not None and optimum:
+        raise UsageError("--fallback and --opt-shape exclude each other; fix the shapes with --input-shape")
+
+
 def run_passes(
     source: Source,
     pipeline: Pipeline,
@@ -88,10 +99,16 @@ def run_passes(
     return pipeline.run(source.model, context), samples
 
 
-def build_model(model: ir.Model, target: Target, ranges: ShapeRanges | None = None) -> tuple[Built, Variants]:
+def build_model(
+    model: ir.Model, target: Target, ranges: ShapeRanges | None = None, fallback: bool = False
+) -> tuple[Built, Variants]:
     """Lower, schedule and generate code; for an optimum of open axes, code of its own besides."""
     from optkit.compiler.build import build  # TVM takes a second to import
 
+    if fallback:
+        from optkit.compiler.partitioned import build_with_fallback
+
+        return build_with_fallback(model, target), ()
     if ranges is None or not ranges.optimum:
         return build(model, target), ()
     from optkit.compiler.variants import build_with_optimum
@@ -117,6 +134,8 @@ def make_payload(
         entry_weights=built.entry_weights,
         variants=variants,
         ranges=ranges.limits if ranges else {},
+        partitions=built.partitions,
+        members=built.members,
     )
 
 

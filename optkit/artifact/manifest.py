@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optkit.artifact.spec import TensorSpec, Variant, numpy_dtype
+from optkit.artifact.spec import Partition, TensorSpec, Variant, numpy_dtype
 from optkit.errors import ArtifactError
 
 SCHEMA_VERSION = 1
+WHOLE, PARTITIONED = "vm", "vm+onnxruntime"
+"""Flavours: what runs an artifact."""
 ALIGNMENT = 64
 """Bytes; of weights.bin within the file and of every tensor in it: a cache line, an AVX-512 vector."""
 
@@ -46,6 +48,7 @@ class Manifest:
         entry_weights: so many of them, from the first, are passed to the entry function after the inputs.
         variants: entries that take over at certain shapes.
         ranges: smallest and largest extent (None: any) of open axes, by name.
+        partitions: parts that run one after the other, where some nodes were left to ONNX Runtime.
         target: `name`, `device`, `isa` (what the machine must offer) and the target's numbers.
         verification: `status` is "passed", "not_run" (with `reason`) or "skipped" (--no-verify).
         kernels: names of the kernels; details are in kernels.json.
@@ -58,7 +61,7 @@ class Manifest:
     members: Mapping[str, Member]
     target: Mapping[str, Any]
     device: str = "cpu"
-    flavour: str = "vm"
+    flavour: str = WHOLE
     entry: str = "main"
     pipeline: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -71,6 +74,7 @@ class Manifest:
     entry_weights: int | None = None
     variants: tuple[Variant, ...] = ()
     ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+    partitions: tuple[Partition, ...] = ()
     schema: int = SCHEMA_VERSION
 
     def to_json(self) -> bytes:
@@ -105,6 +109,7 @@ class Manifest:
             values["members"] = {str(k): _member(v) for k, v in raw["members"].items()}
             sizes = len(values["inputs"]), len(values["weights"])
             values["variants"] = tuple(_variant(v, *sizes) for v in raw["variants"])
+            values["partitions"] = tuple(_partition(p, sizes[1]) for p in raw["partitions"])
             values["ranges"] = {str(k): _range(v) for k, v in raw["ranges"].items()}
             for name in ("tuning_records", "kernels", "runtime"):
                 values[name] = tuple(raw[name])
@@ -143,6 +148,21 @@ def _variant(raw: Mapping[str, Any], inputs: int, weights: int) -> Variant:
     _need(len(shapes) == inputs and all(isinstance(d, int) for s in shapes for d in s), "a variant's shapes")
     _need(all(isinstance(i, int) and 0 <= i < weights for i in variant.weights), "a variant's weights")
     return variant
+
+
+def _partition(raw: Mapping[str, Any], weights: int) -> Partition:
+    part = Partition(
+        raw["runner"],
+        raw["entry"],
+        tuple(raw["inputs"]),
+        tuple(_spec(s) for s in raw["outputs"]),
+        tuple(raw["weights"]),
+        tuple(raw["nodes"]),
+    )
+    _need(part.runner in ("vm", "onnxruntime") and isinstance(part.entry, str), "a partition")
+    _need(all(isinstance(name, str) for name in (*part.inputs, *part.nodes)), "a partition's names")
+    _need(all(isinstance(i, int) and 0 <= i < weights for i in part.weights), "a partition's weights")
+    return part
 
 
 def _range(raw: Sequence[Any]) -> tuple[int, int | None]:

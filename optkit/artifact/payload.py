@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optkit.artifact.spec import TensorSpec, Variant
+from optkit.artifact.spec import Partition, TensorSpec, Variant
 
 if TYPE_CHECKING:
     from optkit.target import Target
@@ -40,6 +40,8 @@ class Payload:
         entry_weights: how many of the weights, from the first, the entry takes; None: all.
         variants: entries for certain shapes.
         ranges: smallest and largest extent (None: any) of open axes, by name.
+        partitions: the parts of a model that is not of one piece; then no entry takes the model's inputs.
+        members: further files, by name.
     """
 
     library: Path
@@ -53,6 +55,8 @@ class Payload:
     entry_weights: int | None = None
     variants: Sequence[Variant] = ()
     ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+    partitions: Sequence[Partition] = ()
+    members: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from optkit.artifact.manifest import ALIGNMENT, Manifest
+from optkit.artifact.manifest import ALIGNMENT, WHOLE, Manifest
 from optkit.artifact.writer import KERNELS, LIBRARY, MANIFEST, WEIGHTS, manifest_seal
 from optkit.artifact.zipping import data_offset
 from optkit.errors import ArtifactError
@@ -125,7 +125,8 @@ class ArtifactFile:
         listed = dict(self.manifest.members)
         for name in self._entries.keys() - listed.keys() - {MANIFEST}:
             raise ArtifactError(f"{self.path}: holds {name}, which its manifest does not list")
-        for name in (LIBRARY, WEIGHTS, KERNELS, *self.manifest.runtime):
+        parts = [part.entry for part in self.manifest.partitions if part.runner != WHOLE]
+        for name in (LIBRARY, WEIGHTS, KERNELS, *self.manifest.runtime, *parts):
             if name not in listed:
                 raise ArtifactError(f"{self.path}: manifest.json does not list {name}; damaged")
         for name, member in listed.items():

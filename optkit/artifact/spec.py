@@ -65,6 +65,27 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Partition:
+    """A part of a model that is not of one piece; parts run in order, each on what came before it.
+
+    Attributes:
+        runner: "vm", or "onnxruntime" for what was left to it.
+        entry: the name of an entry function, or of the member that holds an ONNX model.
+        inputs: names of inputs of the model and of outputs of earlier parts.
+        outputs: what it adds to them.
+        weights: indices of the weights that an entry function takes, in call order.
+        nodes: the nodes that were left to ONNX Runtime.
+    """
+
+    runner: str
+    entry: str
+    inputs: tuple[str, ...]
+    outputs: tuple[TensorSpec, ...]
+    weights: tuple[int, ...] = ()
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """An input or output of a model.
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from optkit.artifact.libraries import elf_machine, runtime_libraries
-from optkit.artifact.manifest import ALIGNMENT, Manifest, Member, WeightEntry
+from optkit.artifact.manifest import ALIGNMENT, PARTITIONED, WHOLE, Manifest, Member, WeightEntry
 from optkit.artifact.payload import BuildInfo, Payload
 from optkit.artifact.spec import numpy_dtype
 from optkit.artifact.versions import collect_versions
@@ -42,6 +42,7 @@ def write_artifact(path: str | os.PathLike[str], payload: Payload, info: BuildIn
     kernels = json.dumps(list(payload.kernels), sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
     deflated: dict[str, bytes] = {KERNELS: kernels, LIBRARY: payload.library.read_bytes()}
     deflated |= {RUNTIME_FOLDER + name: file.read_bytes() for name, file in libraries.items()}
+    deflated |= payload.members
     arrays = [_portable(name, array) for name, array in payload.weights]
     entries = _layout(payload, arrays)
     size = entries[-1].offset + entries[-1].nbytes if entries else 0
@@ -57,6 +58,7 @@ def write_artifact(path: str | os.PathLike[str], payload: Payload, info: BuildIn
         members=members,
         target=_json_only(payload.target, "target"),
         device=payload.device,
+        flavour=PARTITIONED if payload.partitions else WHOLE,
         entry=payload.entry,
         pipeline=info.pipeline,
         options=_json_only(info.options, "options"),
@@ -69,6 +71,7 @@ def write_artifact(path: str | os.PathLike[str], payload: Payload, info: BuildIn
         entry_weights=payload.entry_weights,
         variants=tuple(payload.variants),
         ranges=dict(payload.ranges),
+        partitions=tuple(payload.partitions),
     )
     text = manifest.to_json()
     with _replacing(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:

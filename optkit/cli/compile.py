@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from optkit.pipeline import Pipeline
 
 PRECISIONS = ("int8", "fp16", "bf16")
+_NAMED = 5
 
 
 @click.command(short_help="Compile an ONNX model into a verified artifact.")
@@ -44,6 +45,11 @@ PRECISIONS = ("int8", "fp16", "bf16")
 @calibration_options
 @shape_option
 @range_options
+@click.option(
+    "--fallback",
+    type=click.Choice(["onnxruntime"]),
+    help="Leave what cannot be compiled to it; the artifact then needs it where it runs.",
+)
 @click.option("--emit", multiple=True, metavar="onnx|relax|tir|asm|all", help="Also write these beside the artifact.")
 @click.option("--verify/--no-verify", default=True, help="Compare with ONNX Runtime before writing.")
 @click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance instead of the precision's own.")
@@ -115,18 +121,18 @@ def _dry_run(
         cc=options["cc"],
         **excluded,
     )
-    plan = {"output": str(path), **plan}
+    plan = {"output": str(path), **plan, "fallback": options["fallback"]}
     if as_json:
         print_json(plan)
     else:
-        for key in ("output", "target", "runs_here", "pipeline", "linker"):
+        for key in ("output", "target", "runs_here", "pipeline", "linker", "fallback"):
             click.echo(f"{key + ':':12}{plan[key]}")
         counts = Counter(issue["status"] for issue in plan["preflight"])
         click.echo(f"{'nodes:':12}{', '.join(f'{n} {status}' for status, n in counts.items())}")
         for issue in plan["preflight"]:
             if issue["reason"]:
                 click.echo(f"{issue['status'] + ':':12}{issue['op_type']} {issue['node']}: {issue['reason']}")
-    if any(issue["status"] == "unsupported" for issue in plan["preflight"]):
+    if not plan["fallback"] and any(issue["status"] == "unsupported" for issue in plan["preflight"]):
         raise click.exceptions.Exit(1)
 
 
@@ -136,6 +142,8 @@ def _show(artifact: Artifact, as_json: bool) -> None:
     report = artifact.report
     show_issues(report["preflight"])
     show_passes(report["passes"])
+    if left := report["left_to_onnxruntime"]:
+        warn(f"{len(left)} nodes are left to ONNX Runtime: {', '.join(left[:_NAMED])}{' ...' if left[_NAMED:] else ''}")
     verification = artifact.manifest.verification
     if verification["status"] == "not_run":
         warn(f"not verified on the target itself: {verification['reason']}")

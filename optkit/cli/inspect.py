@@ -77,6 +77,9 @@ def _print_artifact(found: dict[str, Any]) -> None:
         ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
     ):
         out.print(f"{label + ':':14}{text}", markup=False)
+    for part in found["parts"]:
+        if part["nodes"]:
+            out.print(f"{'left:':14}{', '.join(part['nodes'])} ({part['runner']}, {part['entry']})", markup=False)
     _print_tensors(found)
     share = ", ".join(f"{name or '?'} {count_text(n)}" for name, n in found["macs_by_compute"].items())
     out.print(f"{len(found['kernels'])} kernels, {count_text(found['macs'])} MACs ({share or 'none'})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx_ir as ir
 import tvm
 from tvm import relax
 
+from optkit.artifact.spec import Partition
 from optkit.compiler.binding_order import order_bindings
 from optkit.compiler.constants import lift_constants
 from optkit.compiler.lower import Lowered, NodeRecord, lower
@@ -41,6 +42,7 @@ class Built:
         kernels: the scheduled functions, with rule, parameters and how often each is called.
         nodes: arithmetic of every convolution and matrix product.
         entry_weights: how many of the weights, from the first, `main` takes; None: all.
+        partitions, members: the parts of a model that is not of one piece, and the files of those left elsewhere.
         relax_text, tir_text: the module after fusion, and its scheduled kernels.
         assembly: the host's assembly text, made when asked.
     """
@@ -54,6 +56,8 @@ class Built:
     module: Any
     target: Target
     entry_weights: int | None = None
+    partitions: tuple[Partition, ...] = ()
+    members: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def relax_text(self) -> str:

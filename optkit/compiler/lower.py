@@ -236,6 +236,7 @@ def _constants(low: Lowering, graph: ir.Graph) -> None:
 def _lower_nodes(low: Lowering, graph: ir.Graph, convert: Converter) -> None:
     """Every node; what cannot be compiled is collected, so that one error names all such nodes."""
     problems: list[str] = []
+    names: list[str] = []
     for node in graph:
         if problems and any(v is not None and v not in low.values for v in node.inputs):
             continue
@@ -243,9 +244,10 @@ def _lower_nodes(low: Lowering, graph: ir.Graph, convert: Converter) -> None:
             _lower_node(low, node, low.opset, convert)
         except UnsupportedError as error:
             problems.append(str(error))
+            names.append(node.name or "")
     if problems:
         more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise UnsupportedError("; ".join(problems[:_NAMED]) + more)
+        raise UnsupportedError("; ".join(problems[:_NAMED]) + more, names)
 
 
 def _lower_node(low: Lowering, node: ir.Node, opset: int, convert: Converter) -> None:

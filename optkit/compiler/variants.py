@@ -17,8 +17,6 @@ from optkit.compiler.build import Built, generate, interface, prepare, tvm_targe
 from optkit.compiler.schedule import schedule_module
 from optkit.target import Target
 
-OPTIMUM = "main_optimum"
-
 
 def build_with_optimum(
     model: ir.Model, fixed: ir.Model, target: Target, optimum: Mapping[str, tuple[int, ...]]
@@ -35,26 +33,26 @@ def build_with_optimum(
     with machine:
         module, kernels = schedule_module(ready.module, target, {})
         static, static_kernels = schedule_module(best.module, target, {})
-        names = _new_names(static, set(_names(module)))
-        merged = tvm.IRModule({**_functions(module, {}), **_functions(static, names)})
+        names = new_names(static, set(_names(module)), "optimum")
+        merged = tvm.IRModule({**renamed(module, {}), **renamed(static, names)})
         executable = target.package(generate(merged, machine))
-    weights, indices = _shared(ready.weights, best.weights)
+    weights, indices = shared(ready.weights, best.weights, "optimum")
     order = [tuple(optimum[name]) for name in ready.lowered.input_names]
     all_kernels = [*kernels, *(replace(k, name=names[k.name]) for k in static_kernels)]
     count = len(ready.weights)
     built = Built(executable, weights, *interface(ready), all_kernels, best.lowered.records, merged, target, count)
-    return built, (Variant(OPTIMUM, tuple(order), tuple(indices)),)
+    return built, (Variant(names["main"], tuple(order), tuple(indices)),)
 
 
 def _names(module: Any) -> list[str]:
     return [str(v.name_hint) for v in module.functions]
 
 
-def _new_names(module: Any, taken: set[str]) -> dict[str, str]:
-    """A name that nothing has yet for every function of `module`."""
+def new_names(module: Any, taken: set[str], suffix: str) -> dict[str, str]:
+    """A name that is not in `taken`, with a suffix, for every function of `module`; takes them all."""
     names = {}
     for name in _names(module):
-        new = OPTIMUM if name == "main" else f"{name}_optimum"
+        new = f"{name}_{suffix}"
         while new in taken:
             new += "_"
         taken.add(new)
@@ -72,7 +70,8 @@ class _Rename(relax.PyExprMutator):  # type: ignore[misc]
         return self.names.get(str(var.name_hint), var)
 
 
-def _functions(module: Any, names: Mapping[str, str]) -> dict[Any, Any]:
+def renamed(module: Any, names: Mapping[str, str]) -> dict[Any, Any]:
+    """The functions of `module`, and what they call, by their new names."""
     variables = {}
     for old in module.functions:
         new = tvm.ir.GlobalVar(names.get(str(old.name_hint), str(old.name_hint)))
@@ -91,8 +90,8 @@ def _functions(module: Any, names: Mapping[str, str]) -> dict[Any, Any]:
     return found
 
 
-def _shared(
-    first: Sequence[tuple[str, np.ndarray]], second: Sequence[tuple[str, np.ndarray]]
+def shared(
+    first: Sequence[tuple[str, np.ndarray]], second: Sequence[tuple[str, np.ndarray]], suffix: str
 ) -> tuple[list[tuple[str, np.ndarray]], list[int]]:
     """`first`, what `second` adds to it, and where each of `second` is found."""
     weights = list(first)
@@ -102,7 +101,7 @@ def _shared(
         key = _key(array)
         if key not in known:
             known[key] = len(weights)
-            weights.append((f"{name}_optimum", array))
+            weights.append((f"{name}_{suffix}", array))
         indices.append(known[key])
     return weights, indices
 

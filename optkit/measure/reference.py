@@ -57,6 +57,15 @@ class Reference:
         self.inputs = tuple(_spec(a) for a in self._session.get_inputs())
         self.outputs = tuple(a.name for a in self._session.get_outputs())
 
+    @property
+    def output_specs(self) -> tuple[TensorSpec, ...]:
+        """The outputs as ONNX Runtime infers them; an output of unknown rank looks like a scalar.
+
+        Raises:
+            ModelError: one is no plain tensor.
+        """
+        return tuple(_spec(a, "output") for a in self._session.get_outputs())
+
     def run(self, sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once; extra arrays in the sample are ignored.
 
@@ -91,9 +100,9 @@ def _open(model: ModelSource, options: Any) -> Any:
             return ort.InferenceSession(str(path), options, providers=providers)
 
 
-def _spec(argument: Any) -> TensorSpec:
+def _spec(argument: Any, what: str = "input") -> TensorSpec:
     if argument.type not in _TYPES:
-        raise ModelError(f"input {argument.name!r} is a {argument.type}; only plain tensors are supported")
+        raise ModelError(f"{what} {argument.name!r} is a {argument.type}; only plain tensors are supported")
     # An axis without a name is free on its own: no other axis has to agree with it.
     shape = [d if isinstance(d, int | str) else f"{argument.name}:{i}" for i, d in enumerate(argument.shape)]
     return TensorSpec(argument.name, _TYPES[argument.type], shape)

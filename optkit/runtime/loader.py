@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from optkit.artifact.manifest import PARTITIONED, WHOLE
 from optkit.artifact.reader import ArtifactFile
 from optkit.artifact.spec import numpy_dtype
 from optkit.artifact.writer import WEIGHTS
@@ -14,11 +15,12 @@ from optkit.errors import ArtifactError
 from optkit.runtime.gpu import check_gpu
 from optkit.runtime.isa import check_isa
 from optkit.runtime.native import import_tvm_ffi, load_executable
+from optkit.runtime.parts import Parts, open_sessions
 from optkit.runtime.runner import Runner
 from optkit.runtime.tensors import TensorBridge
 
 _POOLED = 2  # AllocatorType::kPooled
-_FLAVOURS = ("vm",)
+_FLAVOURS = (WHOLE, PARTITIONED)
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
@@ -45,6 +47,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
         artifact.verify(skip=(WEIGHTS,))  # their hash is checked where they are mapped
         memory = artifact.map_weights()
         vm = load_executable(artifact)
+        sessions = open_sessions(artifact, threads)
     ffi = import_tvm_ffi()
     device = ffi.device(manifest.device, 0)
     allocators: list[Any] = [device.dlpack_device_type(), 0, _POOLED]
@@ -57,4 +60,5 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
     for entry in manifest.weights:
         raw = np.frombuffer(memory, np.uint8, entry.nbytes, entry.offset) if entry.nbytes else np.empty(0, np.uint8)
         weights.append(bridge.to_device(bridge.from_array(raw.view(numpy_dtype(entry.dtype)).reshape(entry.shape))))
-    return Runner(manifest, ffi, vm, bridge, weights, threads)
+    parts = Parts(manifest, ffi, vm, bridge, weights, sessions) if manifest.partitions else None
+    return Runner(manifest, ffi, vm, bridge, weights, threads, parts)

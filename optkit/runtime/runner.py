@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -33,17 +33,21 @@ class Runner:
         bridge: TensorBridge,
         weights: Sequence[Any],
         threads: int | None,
+        parts: Callable[..., Any] | None = None,
     ) -> None:
         self.manifest = manifest
         self._ffi = ffi
         self._vm = vm
         self._bridge = bridge
         self._weights = tuple(weights)
-        self._main = vm[manifest.entry], self._weights[: manifest.entry_weights]
+        self._main: tuple[Any, tuple[Any, ...]] = (
+            (parts, ()) if parts else (vm[manifest.entry], self._weights[: manifest.entry_weights])
+        )
         self._variants = {
             v.shapes: (vm[v.entry], tuple(self._weights[i] for i in v.weights)) for v in manifest.variants
         }
-        self._entry, self._arguments = self._main
+        self._entry: Any = self._main[0]
+        self._arguments = self._main[1]
         self._kept = {w.data_ptr() for w in weights}
         self._input_types = [spec.numpy for spec in manifest.inputs]
         self._output_types = [spec.numpy for spec in manifest.outputs]
