@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import onnx_ir as ir
+
+from optkit.onnx_file import read_proto
 
 INTEGER = frozenset(
     {
@@ -25,6 +29,14 @@ def precision_of(model: ir.Model) -> str:
     """ "int8", "bf16", "fp16" or "fp32": the coarsest arithmetic that any part of the model uses."""
     found = set(_precisions(model))
     return next((precision for precision in ("int8", "bf16", "fp16") if precision in found), "fp32")
+
+
+def holds_integers(source: ir.Model | str | os.PathLike[str]) -> bool:
+    """Whether a model, or the ONNX file of one, has quantized arithmetic in it."""
+    if isinstance(source, ir.Model):
+        return any(node.op_type in INTEGER for graph in source.graphs() for node in graph)
+    proto = read_proto(Path(source))
+    return any(node.op_type in INTEGER for owner in (proto.graph, *proto.functions) for node in owner.node)
 
 
 def _precisions(model: ir.Model) -> Iterator[str]:

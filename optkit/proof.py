@@ -86,7 +86,7 @@ class Prover:
                 self._judge(Reference(self.model), feeds, "the emitted ONNX model")
                 payload = rebuild(host_variant(self.target), Path(folder) / "host.so")
             candidate = Path(folder) / "candidate.optk"
-            write_artifact(candidate, payload, info)
+            write_artifact(candidate, payload, info, compress=False)
             with load(candidate) as runner:
                 outcome = self._judge(runner, feeds, "the compiled model")
         manifest: dict[str, Any] = {

@@ -19,7 +19,7 @@ from optkit.artifact.manifest import ALIGNMENT, PARTITIONED, WHOLE, Manifest, Me
 from optkit.artifact.payload import BuildInfo, Payload
 from optkit.artifact.spec import numpy_dtype
 from optkit.artifact.versions import collect_versions
-from optkit.artifact.zipping import add_aligned, add_deflated
+from optkit.artifact.zipping import add_aligned, add_deflated, add_stored
 from optkit.errors import ArtifactError
 
 MANIFEST = "manifest.json"
@@ -29,8 +29,12 @@ KERNELS = "kernels.json"
 RUNTIME_FOLDER = "runtime/"
 
 
-def write_artifact(path: str | os.PathLike[str], payload: Payload, info: BuildInfo) -> Manifest:
+def write_artifact(
+    path: str | os.PathLike[str], payload: Payload, info: BuildInfo, *, compress: bool = True
+) -> Manifest:
     """Write `payload` as one artifact and return its manifest.
+
+    Without `compress` it is three times as large and written at once: for one that is only tried.
 
     Raises:
         ArtifactError: the path cannot be written (nothing is left behind then), or a weight has an
@@ -77,10 +81,11 @@ def write_artifact(path: str | os.PathLike[str], payload: Payload, info: BuildIn
     with _replacing(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
         # An edited manifest is noticed by this; it is no signature.
         archive.comment = manifest_seal(text)
-        add_deflated(archive, MANIFEST, text)
+        add = add_deflated if compress else add_stored
+        add(archive, MANIFEST, text)
         add_aligned(archive, WEIGHTS, size, _chunks(entries, arrays))
         for name in sorted(deflated):
-            add_deflated(archive, name, deflated[name])
+            add(archive, name, deflated[name])
     return manifest
 
 

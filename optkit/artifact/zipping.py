@@ -31,6 +31,11 @@ def add_deflated(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(_entry(name, len(data), stored=False), data, compresslevel=_LEVEL)
 
 
+def add_stored(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    """Append a member as it is."""
+    archive.writestr(_entry(name, len(data), stored=True), data)
+
+
 def add_aligned(archive: zipfile.ZipFile, name: str, size: int, chunks: Iterable[bytes | memoryview]) -> None:
     """Append an uncompressed member of `size` bytes whose first byte is 64-byte aligned within the file."""
     info = _entry(name, size, stored=True)

@@ -30,6 +30,7 @@ from optkit.measure.inputs import random_samples
 from optkit.measure.referee import appeal
 from optkit.measure.reference import ModelSource, Reference
 from optkit.measure.steps import quantized_step
+from optkit.precision import holds_integers
 
 DEFAULT_SAMPLES = 3
 MAX_SAMPLES = 8
@@ -139,6 +140,7 @@ def verify(
             if quantized:
                 emitted_to_original[name].add(reference, between[name])
     checks = []
+    given = quantized is not None and holds_integers(source)
     inexact = tuple(inexact_steps(emitted)) if quantized and emitted is not None else ()
     for name in original.outputs:
         figures = to_original[name].figures()
@@ -155,6 +157,7 @@ def verify(
                 emitted_to_original[name].figures(),
                 quantized_step(emitted, name),
                 inexact,
+                given,
             )
             checks.append(check_overrides(check, atol, rtol))
         else:

@@ -60,6 +60,19 @@ def test_fine_scales_are_named() -> None:
     assert inexact_steps(quantized("a = Conv(x, v) b = Relu(a) y = Conv(b, w)", exact=False))
 
 
+def test_a_model_that_came_quantized_has_no_float_answer_to_lose() -> None:
+    """One tie of a whole output costs more than the decibel allowed against a float original; two steps still hold."""
+    reference = np.linspace(0, 255, 256, dtype=np.float32)[None].round()
+    equal, one, three = Comparison(), Comparison(), Comparison()
+    equal.add(reference, reference)
+    one.add(reference, reference + (reference == 7))
+    three.add(reference, reference + 3 * (reference == 7))
+    for given, reason in ((False, "SQNR"), (True, "")):
+        check = check_int8("y", one.figures(), one.figures(), equal.figures(), 1.0, (), given)
+        assert bool(check.reason) == bool(reason) and reason in check.reason
+    assert "3.00 steps" in check_int8("y", three.figures(), three.figures(), equal.figures(), 1.0, (), True).reason
+
+
 def test_the_limit_is_two_steps_whatever_is_inexact() -> None:
     reference = np.linspace(0, 255, 256, dtype=np.float32)[None]
     against, original = Comparison(), Comparison()
