@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import optkit
+from benchmarks.quantizer import peer_quantized
 from benchmarks.zoo import ZOO, export_model
 from optkit.errors import OptkitError, UsageError
 from optkit.files import write_whole
@@ -35,31 +34,6 @@ HEAD = (
     "|---|---:|---:|---:|---:|---:|---:|"
 )
 PEERS = ("onnxruntime int8", "onnxruntime int8, own quantizer")
-
-
-class _Rows(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, samples: np.ndarray) -> None:
-        self.rows = iter(samples)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        row = next(self.rows, None)
-        return None if row is None else {"input": row[None]}
-
-
-def peer_quantized(source: Path, samples: np.ndarray, path: Path) -> Path:
-    """The model as ONNX Runtime's own quantizer makes it, at its documented best for this kind of CPU."""
-    prepared = path.with_suffix(".prepared.onnx")
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-    quantize_static(
-        str(prepared),
-        str(path),
-        _Rows(samples),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
-    return path
 
 
 def measure(name: str, folder: Path, threads: int, rounds: int) -> dict[str, Any]:
@@ -82,7 +56,7 @@ def measure(name: str, folder: Path, threads: int, rounds: int) -> dict[str, Any
         Contestant("onnxruntime fp32", "onnx", source, threads),
         Contestant("optkit int8", "optk", int8.path, threads),
         Contestant(PEERS[0], "onnx", int8.emitted["onnx"], threads),
-        Contestant(PEERS[1], "onnx", peer_quantized(source, samples, folder / f"{name}.peer.onnx"), threads),
+        Contestant(PEERS[1], "onnx", peer_quantized(source, {"input": samples}, folder / f"{name}.peer.onnx"), threads),
     ]
     result = race(lanes, {"input": samples[:1]}, rounds=rounds)
     ratios = {}

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,17 @@ class Contestant:
 
     Attributes:
         name: shown in the report; unique in a race.
-        kind: "optk" for an artifact, "onnx" for a model in ONNX Runtime's CPU provider.
+        kind: "optk" for an artifact, "onnx" for a model in ONNX Runtime's CPU provider, or "module:function" for
+            anything else: a `optkit.measure.worker.Loader` that the worker imports.
         threads: that one run may use.
+        options: what its loader is told besides.
     """
 
     name: str
     kind: str
     path: Path
     threads: int = 1
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Worker:
                     "path": str(contestant.path),
                     "threads": contestant.threads,
                     "inputs": str(inputs),
+                    "options": dict(contestant.options),
                 }
             )
             answer = self._receive(_START_SECONDS)

@@ -1,6 +1,6 @@
 """The process of one contestant: loads once, then runs whenever it is told to (python -m optkit.measure.worker).
 
-Speaks JSON, one object a line. First line in: kind, path, threads, inputs (an .npz). Answer: load, first,
+Speaks JSON, one object a line. First line in: kind, path, threads, inputs (an .npz), options. Answer: load, first,
 versions. Every further line in: seconds, iterations, settle. Answer: times, the seconds of every run.
 """
 
@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
 import numpy as np
+
+Feed = Mapping[str, np.ndarray]
+Loaded = tuple[Callable[[], object], dict[str, str]]
+Loader = Callable[[str, int, Feed, Mapping[str, str]], Loaded]
+"""loader(path, threads, inputs, options) -> what runs once on these inputs, and the versions it is made of."""
 
 _PR_SET_PDEATHSIG = 1
 _ALIGNMENT = 64
@@ -39,7 +45,7 @@ def main() -> int:
         with np.load(setup["inputs"]) as file:
             feed = {name: _aligned(file[name]) for name in file.files}
         begin = time.perf_counter()
-        run, versions = _LOADERS[setup["kind"]](setup["path"], setup["threads"], feed)
+        run, versions = loader(setup["kind"])(setup["path"], setup["threads"], feed, setup["options"])
         loaded = time.perf_counter()
         run()
         answer({"load": loaded - begin, "first": time.perf_counter() - loaded, "versions": versions})
@@ -70,7 +76,16 @@ def _turn(run: Callable[[], object], seconds: float, iterations: int, settle: in
             return times
 
 
-def _load_artifact(path: str, threads: int, feed: dict[str, np.ndarray]) -> tuple[Callable[[], object], dict[str, str]]:
+def loader(kind: str) -> Loader:
+    """What loads a contestant of that kind; "module:function" is imported."""
+    module, _, function = kind.partition(":")
+    if not function:
+        return _LOADERS[kind]
+    found: Loader = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _load_artifact(path: str, threads: int, feed: Feed, options: Mapping[str, str]) -> Loaded:
     from optkit.runtime import load
 
     runner = load(path, threads=threads)
@@ -78,19 +93,19 @@ def _load_artifact(path: str, threads: int, feed: dict[str, np.ndarray]) -> tupl
     return lambda: runner.run(feed), versions
 
 
-def _load_onnx(path: str, threads: int, feed: dict[str, np.ndarray]) -> tuple[Callable[[], object], dict[str, str]]:
+def _load_onnx(path: str, threads: int, feed: Feed, options: Mapping[str, str]) -> Loaded:
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
     # Its threads may spin during its own turn, as they do by default; between turns the process is stopped.
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, feed), {"onnxruntime": metadata.version("onnxruntime")}
 
 
-_LOADERS = {"optk": _load_artifact, "onnx": _load_onnx}
+_LOADERS: dict[str, Loader] = {"optk": _load_artifact, "onnx": _load_onnx}
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:
