@@ -26,7 +26,8 @@ class Target:
         cores: cores that parallel loops are partitioned for.
         cache: bytes of L1 data and L2 cache of one core; 0 where unknown.
         features: capabilities: "int8_dot" (u8 x s8 dot product into int32), "int16_dot", "f16_convert",
-            "f16", "bf16_dot", "tensor_core", ...
+            "bf16_pairs" (weights in pairs of bfloat16), "bf16_vector" (one
+            instruction multiplies and adds them), "f16", "tensor_core", ...
         isa: what code needs to run: architecture and feature words, compared at load time.
     """
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import tvm
@@ -18,6 +19,7 @@ from tvm import relax, tirx
 from tvm.sym import Analyzer
 
 from optkit.compiler.build import Prepared, prepare, tvm_target
+from optkit.compiler.operators.common import BITS
 from optkit.compiler.schedule import schedule_module
 from optkit.errors import CompileError
 from optkit.target import Target
@@ -172,11 +174,11 @@ def _random(shape: tuple[int, ...], dtype: str, generator: np.random.Generator) 
         return generator.integers(-127, 128, shape, dtype)
     if dtype == "bool":
         return generator.integers(0, 2, shape).astype(bool)
+    if dtype == BITS:
+        return generator.standard_normal(shape, "float32").astype(ml_dtypes.bfloat16).view(BITS)
     if "int" in dtype:
         # Indices, or accumulators: small enough to be the former.
         return generator.integers(0, 2, shape).astype(dtype)
-    import ml_dtypes  # registers bfloat16 with numpy
-
     kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
     return generator.standard_normal(shape, "float32").astype(kind)
 

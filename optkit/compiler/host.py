@@ -11,7 +11,7 @@ def host_variant(target: Target) -> Target:
     """The same layouts, packing and fusion as `target`, with code for this machine's CPU.
 
     Vector widths are the target's (LLVM splits what the host's registers do not hold); dot-product
-    instructions of the target give way to plain integer arithmetic with the same results.
+    instructions of the target give way to plain arithmetic with the same results.
     """
     from optkit.registry import find_target
 
@@ -24,5 +24,5 @@ def host_variant(target: Target) -> Target:
         tvm_host=host.tvm_host,
         isa=host.isa,
         cores=host.cores,
-        features=target.features - {"int8_vector"},
+        features=target.features - {"int8_vector", "bf16_vector"},
     )

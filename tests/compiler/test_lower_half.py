@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.compiler.bundle import Bundle, relative, run
+from optkit.compiler.build import build
+from optkit.compiler.check import check_kernels
+from optkit.compiler.host import host_variant
+from optkit.registry import find_target
+from tests.compiler.bundle import BUNDLED, Bundle, relative, run
+from tests.compiler.test_lower_conv import grid
 
 
 def network(b: Bundle, dtype: str) -> None:
@@ -58,17 +67,9 @@ def test_float16_constants_keep_their_range() -> None:
 @pytest.mark.parametrize("target", ["cpu", "x86-64-v3"])
 def test_bfloat16_products(target: str) -> None:
     """Marked nodes multiply in bfloat16 and sum in float32: as if both operands had been rounded."""
-    import ml_dtypes
-
-    from optkit.compiler.build import build
-    from optkit.registry import find_target
-
     b = Bundle()
     network(b, "float32")
-    model = b.model()
-    for node in model.graph:
-        if node.op_type in ("Conv", "MatMul", "Gemm"):
-            node.metadata_props["optkit.compute_type"] = "bfloat16"
+    model = marked(b)
     built = build(model, find_target(target))
     assert {r.compute for r in built.nodes} == {"bfloat16"}
     found = run(built, [b.feeds[i.name] for i in built.inputs])
@@ -77,11 +78,82 @@ def test_bfloat16_products(target: str) -> None:
         assert error < 2e-2, label
         assert error > 1e-6 or label == "layer norm", f"{label} was not computed in bfloat16"
     one = Bundle()
-    x = one.input(3, 33)
+    x = one.input(3, 33)  # no whole number of pairs
     weight = one.normal(33, 20)
     one.case(one.op("MatMul", x, one.const(weight)), "product")
-    model = one.model()
-    next(n for n in model.graph if n.op_type == "MatMul").metadata_props["optkit.compute_type"] = "bfloat16"
-    (found,) = run(build(model, find_target(target)), [one.feeds[x]])
+    (found,) = run(build(marked(one), find_target(target)), [one.feeds[x]])
     rounded = [a.astype(ml_dtypes.bfloat16).astype("float64") for a in (one.feeds[x], weight)]
     assert relative(rounded[0] @ rounded[1], found.astype("float64")) < 1e-6
+
+
+def marked(b: Bundle) -> ir.Model:
+    """The bundle's model with its products in bfloat16."""
+    model = b.model()
+    for node in model.graph:
+        if node.op_type in ("Conv", "MatMul", "Gemm"):
+            node.metadata_props["optkit.compute_type"] = "bfloat16"
+    return model
+
+
+def test_bfloat16_convolutions_of_every_geometry() -> None:
+    """Against ONNX Runtime, and every schedule against its unscheduled self."""
+    b = Bundle()
+    grid(b)
+    model, target = marked(b), find_target("cpu")
+    built = build(model, target)
+    for label, a, y in zip(
+        b.labels.values(), b.reference(), run(built, [b.feeds[i.name] for i in built.inputs]), strict=True
+    ):
+        assert relative(a, y) < 1e-2, label
+    assert [str(m) for m in check_kernels(model, target)] == []
+
+
+@BUNDLED
+@given(st.data())
+def test_bfloat16_products_of_any_shape(data: st.DataObject) -> None:
+    """Of two activations, with leading axes and odd depths: as if both had been rounded, summed in float32."""
+    b = Bundle()
+    cases = []
+    size = st.integers(1, 40)
+    for _ in range(4):
+        lead = tuple(data.draw(st.lists(st.integers(1, 3), max_size=2)))
+        m, k, n = (data.draw(size) for _ in range(3))
+        x, y = b.input(*lead, m, k), b.input(*lead, k, n)
+        b.case(b.op("MatMul", x, y), f"{lead} {m} {k} {n}")
+        cases.append((b.feeds[x], b.feeds[y]))
+    built = build(marked(b), find_target("cpu"))
+    found = run(built, [b.feeds[i.name] for i in built.inputs])
+    for label, pair, y in zip(b.labels.values(), cases, found, strict=True):
+        left, right = (a.astype(ml_dtypes.bfloat16).astype("float64") for a in pair)
+        assert relative(left @ right, y.astype("float64")) < 1e-6, label
+
+
+def test_bits_round_as_bfloat16_does() -> None:
+    """Ties, the largest numbers, infinities, denormals and a NaN."""
+    import tvm
+    from tvm import te
+
+    from optkit.compiler.operators.common import to_bits
+
+    generator = np.random.default_rng(0)
+    bits = generator.integers(0, 1 << 32, 4096, dtype=np.uint32)
+    bits[:8] = [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x00000001, 0x7FC00000, 0x7F800001]
+    bits[8:16] = bits[:8] | 0x80000000
+    x = te.placeholder((4096,), "float32")
+    function = tvm.compile(te.create_prim_func([x, to_bits(x)]).with_attr("global_symbol", "main"), "llvm")
+    y = tvm.runtime.tensor(np.zeros(4096, np.uint16))
+    function["main"](tvm.runtime.tensor(bits.view(np.float32)), y)
+    with np.errstate(invalid="ignore"):
+        expected = bits.view(np.float32).astype(ml_dtypes.bfloat16)
+    found = y.numpy().view(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(found.astype("float32"), expected.astype("float32"))
+
+
+@pytest.mark.parametrize("name", ["sapphirerapids", "znver4", "znver5"])
+def test_pairs_are_multiplied_by_one_instruction(name: str) -> None:
+    b = Bundle()
+    network(b, "float32")
+    text = build(marked(b), find_target(name)).assembly()
+    assert "vdpbf16ps" in text and "optkit_dpbf16ps" not in text
+    variant = host_variant(find_target(name))
+    assert [str(m) for m in check_kernels(marked(b), variant)] == []

@@ -16,6 +16,7 @@ from optkit.compiler import packing
 from optkit.compiler.converters.geometry import channel_constant, static_shape, window, windows
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operators import windows as general
+from optkit.compiler.operators.common import BITS, to_bits
 from optkit.compiler.operators.conv import Window, conv2d, depthwise2d
 from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
 from optkit.compiler.operators.volume import stack_depths as define_stack
@@ -190,6 +191,11 @@ def images(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | Non
     return low.blocked(shape, x.dtype, b, acc)
 
 
+def bits(low: Lowering, expr: Any) -> Any:
+    """A float32 tensor rounded to bfloat16, as bits."""
+    return low.emit(to_bits, expr, name="to_bits", kind=INJECTIVE)
+
+
 def integer_bias(bias: Value | None, scale: np.ndarray) -> np.ndarray:
     """The bias in units of the accumulator, int64."""
     if bias is None:
@@ -229,11 +235,14 @@ def _product(
     oh, ow = output_size(geometry, h, w)
     fixed = isinstance(oh, int) and isinstance(ow, int)
     kind = {"int8": "uint8", "bfloat16": "bfloat16"}.get(compute, x.dtype)
+    pairs = kind == "bfloat16" and low.target.has("bf16_pairs") and not depthwise
     if kind == "bfloat16":
         weight = weight.astype(ml_dtypes.bfloat16)
 
     def read(block: int) -> Any:
         expr = x.form(block)
+        if pairs:
+            return bits(low, expr)
         return low.bind(relax.op.astype(expr, kind)) if kind != x.dtype else expr
 
     if depthwise:
@@ -244,8 +253,10 @@ def _product(
             return _crop(low, low.emit(depthwise2d_tiles, *args, name="depthwise", kind=OPAQUE), ow)
         tile = choose_tile(ow, 1, registers)
         return low.emit(depthwise2d, read(b), packed, geometry, pad_value, tile, name="depthwise", kind=OUT_FUSABLE)
-    g = dot_group(low) if compute == "int8" else 1
+    g = dot_group(low) if compute == "int8" else 2 if pairs else 1
     c = b
+    if pairs:
+        weight = weight.view(BITS)
     if channels < b and x.block != b and groups == 1:
         c = packing.round_up(channels, g)
     packed = relax.const(packing.conv_weight(weight, groups, b, c, g))

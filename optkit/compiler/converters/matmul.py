@@ -11,9 +11,10 @@ import tvm_ffi
 from tvm import relax
 
 from optkit.compiler import packing
-from optkit.compiler.converters.conv import dot_group, integer_bias
+from optkit.compiler.converters.conv import bits, dot_group, integer_bias
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operators import matmul as define
+from optkit.compiler.operators.common import BITS
 from optkit.compiler.tiling import choose_tile
 from optkit.compiler.values import OUT_FUSABLE, PLAIN, Accumulated, Dequantized, QuantizedWeight, Value
 
@@ -91,13 +92,18 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         return Accumulated(low, out_shape, acc, PLAIN, offset, scale)
     compute = node.compute_type or a.dtype
     low.record(node, compute, macs, reason)
-    data = a.plain()
-    if compute == "bfloat16":
+    data, g = a.plain(), 1
+    if compute == "bfloat16" and target.has("bf16_pairs"):
+        g = 2
+        if weight.shape[0] % g:
+            data = low.bind(relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, 1]))
+        data, weight = bits(low, data), weight.astype(ml_dtypes.bfloat16).view(BITS)
+    elif compute == "bfloat16":
         data, weight = low.bind(relax.op.astype(data, "bfloat16")), weight.astype(ml_dtypes.bfloat16)
     elif weight.dtype == np.int8:
         assert b.const is not None
         weight = b.const if axis == 1 else b.const.T
-    packed = relax.const(packing.matmul_weight(weight, target.lanes, 1))
+    packed = relax.const(packing.matmul_weight(weight, target.lanes, g))
     result = low.emit(define.matmul, data, packed, columns, tile, name="matmul", kind=OUT_FUSABLE)
     if bias is not None and bias.const is not None:
         result = low.bind(relax.op.add(result, relax.const(bias.const.astype("float32"))))
@@ -126,7 +132,14 @@ def _activations(low: Lowering, node: Node, a: Value, b: Value) -> Value | None:
     compute = node.compute_type or a.dtype
     low.record(node, compute, _macs(a.shape, columns), "both operands are activations")
     left, right = a.plain(), b.plain()
-    if compute == "bfloat16":
+    if compute == "bfloat16" and low.target.has("bf16_pairs"):
+        if a.shape[-1] % 2:
+            left, right = (
+                low.bind(relax.op.nn.pad(e, [0, 0] * (len(a.shape) - 2) + end))
+                for e, end in ((left, [0, 0, 0, 1]), (right, [0, 1, 0, 0]))
+            )
+        left, right = bits(low, left), bits(low, right)
+    elif compute == "bfloat16":
         left, right = (low.bind(relax.op.astype(e, "bfloat16")) for e in (left, right))
     result = low.emit(define.batch_matmul, left, right, lanes, tile, name="batch_matmul", kind=OUT_FUSABLE)
     if a.dtype != "float32":

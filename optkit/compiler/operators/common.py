@@ -21,9 +21,34 @@ def static(shape: Sequence[Any]) -> list[Any]:
     return [int(d) if isinstance(d, (int, tirx.IntImm)) else d for d in shape]
 
 
+BITS = "uint16"
+"""bfloat16 numbers as their bits, for kernels with an instruction for pairs of them: TVM turns arithmetic on bfloat16
+into float32's wherever it meets the type, and has no vectors that choose between such numbers."""
+
+
 def accumulator(dtype: str) -> str:
     """Type that sums of products of `dtype` are kept in."""
-    return "int32" if "int" in dtype else "float32"
+    return "int32" if "int" in dtype and dtype != BITS else "float32"
+
+
+def factor(value: Any, tensor: te.Tensor, kind: str) -> Any:
+    """An element of `tensor` as it is multiplied: in the type of the sum."""
+    if str(tensor.dtype) == BITS:
+        return tirx.reinterpret("float32", value.astype("uint32") << tirx.const(16, "uint32"))
+    return value.astype(kind)
+
+
+def to_bits(data: te.Tensor) -> te.Tensor:
+    """float32 -> the bits of bfloat16, rounded to nearest, ties to even; a NaN stays one."""
+
+    def element(*i: Any) -> Any:
+        bits = tirx.reinterpret("uint32", data(*i))
+        half = tirx.const(0x7FFF, "uint32") + ((bits >> tirx.const(16, "uint32")) & tirx.const(1, "uint32"))
+        quiet = bits | tirx.const(0x400000, "uint32")
+        nan = (bits & tirx.const(0x7FFFFFFF, "uint32")) > tirx.const(0x7F800000, "uint32")
+        return (tirx.Select(nan, quiet, bits + half) >> tirx.const(16, "uint32")).astype(BITS)
+
+    return te.compute(data.shape, element, name="to_bits")
 
 
 def pad_axes(

@@ -2,7 +2,8 @@
 
 Activations are (N, C/cb, H, W, cb). A dense or grouped convolution reads weights packed as
 (O/b, KB, KH, KW, cb/g, b, g): output block, input block, kernel, groups of `g` input channels for
-dot-product instructions (1 in floating point). A depthwise one reads (C/b, KH, KW, b).
+dot-product instructions (1 in floating point, 2 where an instruction multiplies pairs of bfloat16). A depthwise one
+reads (C/b, KH, KW, b).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from tvm import te
 
-from optkit.compiler.operators.common import OP, accumulator, pad_axes, static
+from optkit.compiler.operators.common import OP, accumulator, factor, pad_axes, static
 from optkit.compiler.tiling import Tile
 
 
@@ -88,8 +89,8 @@ def conv2d(
 
         def point(i: Any, o: Any, p: Any, v: Any) -> Any:
             at = p if padded == positions else te.min(p, positions - 1)
-            read = data[i, first(o) + ko, at // w, at % w, ki * g + kr].astype(kind)
-            return te.sum(read * weight[o, ko, 0, 0, ki, v, kr].astype(kind), axis=[ko, ki, kr])
+            read = factor(data[i, first(o) + ko, at // w, at % w, ki * g + kr], data, kind)
+            return te.sum(read * factor(weight[o, ko, 0, 0, ki, v, kr], weight, kind), axis=[ko, ki, kr])
 
         acc = te.compute((n, ob, padded, b), point, name="conv", attrs=attrs)
         return te.compute(
@@ -103,8 +104,8 @@ def conv2d(
     (sy, sx), (dy, dx) = window.strides, window.dilations
 
     def element(i: Any, o: Any, y: Any, x: Any, v: Any) -> Any:
-        read = source[i, first(o) + ko, y * sy + ky * dy, x * sx + kx * dx, ki * g + kr].astype(kind)
-        return te.sum(read * weight[o, ko, ky, kx, ki, v, kr].astype(kind), axis=[ko, ky, kx, ki, kr])
+        read = factor(source[i, first(o) + ko, y * sy + ky * dy, x * sx + kx * dx, ki * g + kr], source, kind)
+        return te.sum(read * factor(weight[o, ko, ky, kx, ki, v, kr], weight, kind), axis=[ko, ky, kx, ki, kr])
 
     acc = te.compute((n, ob, oh, padded, b), element, name="conv", attrs=attrs)
     return te.compute((n, ob, oh, ow, b), lambda i, o, y, x, v: acc[i, o, y, x, v], name="crop", attrs={OP: "crop"})

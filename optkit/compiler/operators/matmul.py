@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import te
 
-from optkit.compiler.operators.common import OP, accumulator, const, static
+from optkit.compiler.operators.common import BITS, OP, accumulator, const, factor, static
 from optkit.compiler.tiling import Tile
 
 
@@ -59,7 +59,8 @@ def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.T
         *outer, m, o, v = i
         row = m if padded == rows else te.min(m, rows - 1)
         at = [*outer, *_unflatten(row, inner)]
-        return te.sum(data(*at, ki * g + kr).astype(kind) * weight[o, ki, v, kr].astype(kind), axis=[ki, kr])
+        left, right = data(*at, ki * g + kr), weight[o, ki, v, kr]
+        return te.sum(factor(left, data, kind) * factor(right, weight, kind), axis=[ki, kr])
 
     acc = te.compute((*batch, padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
 
@@ -73,22 +74,26 @@ def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.T
 def batch_matmul(left: te.Tensor, right: te.Tensor, b: int, tile: Tile) -> te.Tensor:
     """(..., M, K) x (..., K, N) -> (..., M, N), float32 accumulation; `right` is packed on the way.
 
-    Leading axes are equal, or 1 in one of the two.
+    Leading axes are equal, or 1 in one of the two. Bits of bfloat16 are packed in pairs along K, which is even then.
     """
     a_shape, b_shape = static(left.shape), static(right.shape)
     *a_lead, rows, depth = a_shape
     *b_lead, _, columns = b_shape
     lead = [y if isinstance(x, int) and x == 1 else x for x, y in zip(a_lead, b_lead, strict=True)]
     blocks, padded = -(-columns // b), tile.padded
+    pairs = str(left.dtype) == BITS
+    kind, g = (BITS, 2) if pairs else ("float32", 1)
 
     def pack(*i: Any) -> Any:
-        *outer, o, k, v = i
+        outer, (o, k, v, *r) = i[: len(b_lead)], i[len(b_lead) :]
         column = o * b + v
-        read = right(*outer, k, column).astype("float32")
-        return read if columns % b == 0 else te.if_then_else(column < columns, read, const(0, "float32"))
+        read = right(*outer, k * g + r[0] if r else k, column).astype(kind)
+        return read if columns % b == 0 else te.if_then_else(column < columns, read, const(0, kind))
 
-    packed = te.compute((*b_lead, blocks, depth, b), pack, name="pack", attrs={OP: "pack"})
-    k = te.reduce_axis((0, depth), "k")
+    group = (g,) if pairs else ()
+    packed = te.compute((*b_lead, blocks, depth // g, b, *group), pack, name="pack", attrs={OP: "pack"})
+    k = te.reduce_axis((0, depth // g), "k")
+    r = [te.reduce_axis((0, g), "r")] if pairs else []
 
     def at(outer: Sequence[Any], extents: Sequence[Any]) -> list[Any]:
         return [0 if isinstance(e, int) and e == 1 else i for i, e in zip(outer, extents, strict=True)]
@@ -97,7 +102,8 @@ def batch_matmul(left: te.Tensor, right: te.Tensor, b: int, tile: Tile) -> te.Te
         *outer, m, o, v = i
         row = m if padded == rows else te.min(m, rows - 1)
         a_at, b_at = at(outer, a_lead), at(outer, b_lead)
-        return te.sum(left(*a_at, row, k).astype("float32") * packed(*b_at, o, k, v), axis=k)
+        read = factor(left(*a_at, row, k * g + r[0] if r else k), left, "float32")
+        return te.sum(read * factor(packed(*b_at, o, k, v, *r), packed, "float32"), axis=[k, *r])
 
     acc = te.compute((*lead, padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
     return te.compute(

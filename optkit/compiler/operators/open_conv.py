@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import sym, te, tirx
 
-from optkit.compiler.operators.common import OP, accumulator, const, static
+from optkit.compiler.operators.common import OP, accumulator, const, factor, static
 from optkit.compiler.operators.conv import Window, first_input_block
 from optkit.compiler.tiling import Tile
 
@@ -68,8 +68,8 @@ def conv2d_tiles(
 
     def element(i: Any, o: Any, y: Any, t: Any, r: Any, v: Any) -> Any:
         x = (t * rows + r) * sx + kx * dx
-        read = source[i, first(o) + ko, y * sy + ky * dy, x, ki * g + kr].astype(kind)
-        return te.sum(read * weight[o, ko, ky, kx, ki, v, kr].astype(kind), axis=[ko, ky, kx, ki, kr])
+        read = factor(source[i, first(o) + ko, y * sy + ky * dy, x, ki * g + kr], source, kind)
+        return te.sum(read * factor(weight[o, ko, ky, kx, ki, v, kr], weight, kind), axis=[ko, ky, kx, ki, kr])
 
     attrs = {OP: "conv_tiles", **tile.attrs()}
     return te.compute((n, ob, oh, tiles, rows, b), element, name="conv", attrs=attrs)

@@ -46,8 +46,8 @@ class Chip:
             found |= {"int8_vector", "f16_convert"}
         if ("avx512_vnni" in words and self.lanes == 16) or ("avx_vnni" in words and self.lanes == 8):
             found.add("int8_dot")
-        if "avx512_bf16" in words:
-            found.add("bf16_dot")
+        if "avx512_bf16" in words and self.lanes == 16:
+            found |= {"bf16_pairs", "bf16_vector"}
         if "avx512_fp16" in words or "asimdhp" in words:
             found.add("f16")
         return frozenset(found)

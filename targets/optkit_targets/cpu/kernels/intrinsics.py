@@ -1,11 +1,16 @@
 """Dot-product instructions as tensor intrinsics.
 
-TVM's registered VNNI intrinsic passes operand types that LLVM 22 rejects, so these are our own. All of them
-compute C[lane] += sum_k A[k] * B[lane, k] with unsigned A and signed B, exactly, in int32:
+TVM's registered VNNI intrinsic passes operand types that LLVM 22 rejects, so these are our own. They
+compute C[lane] += sum_k A[k] * B[lane, k], of unsigned A and signed B exactly in int32:
 
 * vpdpbusd (AVX512-VNNI, AVX-VNNI): four products a lane.
 * vpmaddwd (AVX2, AVX-512BW): two products a lane, from operands widened to int16; the 8-bit vpmaddubsw would
   saturate its 16-bit sums (Intel SDM, VPMADDUBSW).
+
+and of bfloat16 A and B in float32:
+
+* vdpbf16ps (AVX512-BF16): two products a lane, denormals as zero (Intel SDM, VDPBF16PS). TVM would widen its operands
+  to float32 wherever it sees them, so they travel as bits and the call is a function in LLVM's own language.
 """
 
 from __future__ import annotations
@@ -92,4 +97,59 @@ def dot_product(lanes: int, group: int) -> str:
     """Register (once) and name the intrinsic for `lanes` int32 sums of `group` products."""
     name = f"optkit.dot_u8s8s32_{lanes}x{group}"
     TensorIntrin.register(name, _description(lanes, group), _vnni(lanes) if group == 4 else _madd(lanes))
+    return name
+
+
+PAIRS = """
+declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
+define linkonce_odr <16 x float> @optkit_dpbf16ps_512(<16 x float> %c, <16 x i32> %a, <16 x i32> %b) alwaysinline {
+  %x = bitcast <16 x i32> %a to <32 x bfloat>
+  %y = bitcast <16 x i32> %b to <32 x bfloat>
+  %r = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float> %c, <32 x bfloat> %x, <32 x bfloat> %y)
+  ret <16 x float> %r
+}
+"""
+"""What a kernel imports whose tiles are `pair_product`s."""
+
+
+@functools.cache
+def pair_product(lanes: int) -> str:
+    """Register (once) and name the intrinsic for `lanes` float32 sums of two bfloat16 products each."""
+
+    @T.prim_func(s_tir=True)
+    def description(
+        A: T.Buffer((2,), "uint16", offset_factor=1),
+        B: T.Buffer((lanes, 2), "uint16", offset_factor=1),
+        C: T.Buffer((lanes,), "float32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:2], B[0:lanes, 0:2])
+            T.writes(C[0:lanes])
+            for i, k in T.grid(lanes, 2):
+                with T.sblock("update"):
+                    vi, vk = T.axis.remap("SR", [i, k])
+                    C[vi] = C[vi] + T.reinterpret("float32", T.shift_left(T.cast(A[vk], "uint32"), T.uint32(16))) * (
+                        T.reinterpret("float32", T.shift_left(T.cast(B[vi, vk], "uint32"), T.uint32(16)))
+                    )
+
+    @T.prim_func(s_tir=True)
+    def dot(
+        A: T.Buffer((2,), "uint16", offset_factor=1),
+        B: T.Buffer((lanes, 2), "uint16", offset_factor=1),
+        C: T.Buffer((lanes,), "float32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:2], B[0:lanes, 0:2])
+            T.writes(C[0:lanes])
+            word = T.reinterpret(A.vload([0], "uint16x2"), dtype="int32")
+            C[T.ramp(T.int32(0), 1, lanes)] = T.call_extern(
+                f"float32x{lanes}",
+                "optkit_dpbf16ps_512",
+                C.vload([0], dtype=f"float32x{lanes}"),
+                T.broadcast(word, lanes),
+                T.reinterpret(B.vload([0, 0], dtype=f"uint16x{2 * lanes}"), dtype=f"int32x{lanes}"),
+            )
+
+    name = f"optkit.dot_bf16_{lanes}x2"
+    TensorIntrin.register(name, description, dot)
     return name

@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm.tirx import IndexMap
 
+from optkit.compiler.operators.common import BITS
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tile import register_tile
@@ -22,6 +23,7 @@ from optkit_targets.cpu.kernels.tools import (
     kinds,
     look,
     parallel,
+    write_dtype,
 )
 
 
@@ -68,6 +70,8 @@ def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) 
     register_tile(sch, product, store, tile, reduce, target)
     if pack is not None:
         *outer, w = sch.get_loops(pack)
+        if write_dtype(sch, pack) == BITS:  # pairs are written together
+            w = sch.fuse(outer.pop(), w)
         sch.vectorize(w)
         parallel(sch, *outer)
     return finish(sch)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from optkit.compiler.operators.common import BITS
 from optkit.target import Target
-from optkit_targets.cpu.kernels.intrinsics import dot_product
-from optkit_targets.cpu.kernels.tools import extent, write_dtype
+from optkit_targets.cpu.kernels.intrinsics import PAIRS, dot_product, pair_product
+from optkit_targets.cpu.kernels.tools import extent, read_dtype, write_dtype
 
 
 def register_tile(
@@ -23,7 +24,8 @@ def register_tile(
     """
     outer, inner, vector = tile
     lanes = extent(sch, vector) or 0
-    dot = "int" in write_dtype(sch, product) and target.has("int8_vector")
+    pairs = read_dtype(sch, product) == BITS and target.has("bf16_vector")
+    dot = pairs or ("int" in write_dtype(sch, product) and target.has("int8_vector"))
     steps = list(reduce[:-1]) if dot else list(reduce)
     if dot:
         sch.reorder(*steps, outer, inner, vector, reduce[-1])
@@ -38,5 +40,9 @@ def register_tile(
         sch.vectorize(lane)
         sch.unroll(b)
         sch.unroll(a)
-    if dot:
+    if pairs:
+        # The instruction comes as a function of LLVM's, once a kernel.
+        sch.annotate(sch.get_loops(product)[0], "pragma_import_llvm", PAIRS)
+        sch.tensorize(vector, pair_product(lanes))
+    elif dot:
         sch.tensorize(vector, dot_product(lanes, extent(sch, reduce[-1]) or 0))

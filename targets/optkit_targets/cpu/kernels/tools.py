@@ -9,6 +9,8 @@ from typing import Any
 from tvm import tirx
 from tvm.s_tir import Schedule, ScheduleError
 
+from optkit.compiler.operators.common import BITS
+
 SPATIAL, REDUCE = 0, 2
 PARALLEL_ELEMENTS = 16384
 """Work below which waking another thread costs more than it saves."""
@@ -65,7 +67,7 @@ def read_dtype(sch: Schedule, block: Any) -> str:
 def arithmetic(sch: Schedule, block: Any) -> str:
     """The type a product of the block multiplies in, as users name it."""
     dtype = read_dtype(sch, block)
-    return "int8" if dtype in ("uint8", "int8") else dtype
+    return {"uint8": "int8", BITS: "bfloat16"}.get(dtype, dtype)
 
 
 def write_dtype(sch: Schedule, block: Any) -> str:
