@@ -52,3 +52,47 @@ def choose_tile(extent: int, blocks: int, registers: int) -> Tile:
     assert best is not None
     _, rows, columns = best
     return Tile(rows, columns, -(-extent // rows) * rows)
+
+
+WINOGRAD_TILES, WINOGRAD_WEIGHTS = 96 << 20, 4 << 20
+"""Most bytes that the transformed tiles of one convolution may take, and its weights where they grow fourfold: what an
+artifact holds has to be shipped."""
+
+
+def choose_winograd(macs: int, images: int, output: tuple[int, int], channels: tuple[int, int], lanes: int) -> int:
+    """Outputs along a tile's side, 2 or 4, for a 3x3 convolution of stride 1; 0: direct summation is as fast.
+
+    Cycles of the product are its multiply-adds, two vectors a cycle; of the transforms, 7.2 a vector that they write
+    or read (measured, within a tenth on ResNet-18's layers); of reading the weights, which are cold at batch 1, half
+    their bytes at ten a cycle, the other half overlapped. F(4, 3) has four times the weights of the direct form and
+    F(2, 3) 1.8 times, so the larger tile must be a fifth faster than the smaller one, and either by a fifth faster
+    than direct summation.
+
+    Args:
+        macs: of the direct form.
+        output: height and width.
+        channels: in and out.
+
+    >>> choose_winograd(115605504, 1, (56, 56), (64, 64), 16)
+    4
+    >>> choose_winograd(115605504, 1, (7, 7), (512, 512), 16)
+    2
+    >>> choose_winograd(3 * 64 * 9 * 224 * 224, 1, (224, 224), (3, 64), 16)
+    0
+    """
+    blocks = [-(-c // lanes) for c in channels]
+
+    def cycles(m: int) -> float:
+        places = (m + 2) ** 2
+        tiles = images * -(-output[0] // m) * -(-output[1] // m)
+        if places * tiles * sum(blocks) * lanes * 4 > WINOGRAD_TILES:
+            return float("inf")
+        product = places * tiles * blocks[0] * lanes * blocks[1] / 2
+        weights = places * blocks[0] * blocks[1] * lanes * lanes * 4
+        return product + 7.2 * places * tiles * sum(blocks) + weights / 20
+
+    direct = macs / (2 * lanes) + 9 * channels[0] * channels[1] * 4 / 20
+    small, large = cycles(2), cycles(4)
+    ships = 36 * blocks[0] * blocks[1] * lanes * lanes * 4 <= WINOGRAD_WEIGHTS
+    m, best = (4, large) if ships and large * 1.2 < small else (2, small)
+    return m if best * 1.2 < direct else 0

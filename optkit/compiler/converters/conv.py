@@ -21,7 +21,8 @@ from optkit.compiler.operators.conv import Window, conv2d, depthwise2d
 from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
 from optkit.compiler.operators.volume import stack_depths as define_stack
 from optkit.compiler.operators.volume import unstack_depths as define_unstack
-from optkit.compiler.tiling import choose_tile
+from optkit.compiler.operators.winograd import winograd, winograd_weight
+from optkit.compiler.tiling import choose_tile, choose_winograd
 from optkit.compiler.values import (
     INJECTIVE,
     OPAQUE,
@@ -218,6 +219,14 @@ def _crop(low: Lowering, tiles: Any, width: Any) -> Any:
     return low.bind(low.emit(define, tiles, name="crop", kind=INJECTIVE))
 
 
+def _winograd_side(low: Lowering, x: Value, out: int, size: tuple[int, int]) -> int:
+    """Side of Winograd's output tiles; 0 where direct summation serves, or the batch is open."""
+    n, channels, *_ = x.shape
+    if not isinstance(n, int) or not low.target.has("winograd"):
+        return 0
+    return choose_winograd(n * channels * out * 9 * math.prod(size), n, size, (channels, out), low.target.lanes)
+
+
 def _product(
     low: Lowering,
     x: Value,
@@ -253,6 +262,12 @@ def _product(
             return _crop(low, low.emit(depthwise2d_tiles, *args, name="depthwise", kind=OPAQUE), ow)
         tile = choose_tile(ow, 1, registers)
         return low.emit(depthwise2d, read(b), packed, geometry, pad_value, tile, name="depthwise", kind=OUT_FUSABLE)
+    if fixed and groups == 1 and compute == "float32" and geometry.square3 and not low.rounded:
+        m = _winograd_side(low, x, out, (oh, ow))
+        if m:
+            packed = relax.const(winograd_weight(weight, m, b))
+            tile = choose_tile(math.prod((x.shape[0], -(-oh // m), -(-ow // m))), math.ceil(out / b), registers)
+            return low.emit(winograd, read(b), packed, geometry, m, tile, name="winograd", kind=OUT_FUSABLE)
     g = dot_group(low) if compute == "int8" else 2 if pairs else 1
     c = b
     if pairs:

@@ -42,6 +42,11 @@ class Window:
         """One by one, stride one, no padding: a matrix product over positions."""
         return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.pads)
 
+    @property
+    def square3(self) -> bool:
+        """Three by three, stride and dilation one: what Winograd's tiles are made for."""
+        return self.kernel == (3, 3) and self.strides == self.dilations == (1, 1)
+
 
 def _source(data: te.Tensor, window: Window, out: tuple[int, int], pad_value: float) -> te.Tensor:
     """The input as the padded output extent reads it."""

@@ -24,6 +24,8 @@ def _register() -> None:
     _op._ffi_api.RegisterOp(_NAME, "a * b, rounded, never contracted into a fused multiply-add")
     _op.register_op_attr(_NAME, "TVectorizable", True)
     _op.register_op_attr(_NAME, "TCallEffectKind", _PURE)
+    # Modules are printed on the way, and the printer warns of a name that it does not know, once an occurrence.
+    _op.register_op_attr(_NAME, "TScriptPrinterName", _NAME.partition(".")[2])
     fence = tvm.target.codegen.llvm_lookup_intrinsic_id("llvm.arithmetic.fence")
 
     def llvm(call: Any) -> Any:

@@ -1,0 +1,141 @@
+"""Winograd convolution: against a float64 reference over random geometry, and where it is chosen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given
+from hypothesis import strategies as st
+from optkit_targets.cpu.kernels.winograd import WinogradRule
+from tvm import te
+
+from optkit.compiler.build import build, tvm_target
+from optkit.compiler.check import check_kernels
+from optkit.compiler.host import host_variant
+from optkit.compiler.operators.conv import Window
+from optkit.compiler.operators.winograd import winograd, winograd_weight
+from optkit.compiler.tiling import choose_tile
+from optkit.compiler.values import block_array
+from optkit.registry import find_target
+from optkit.target import Target
+from tests.compiler.bundle import BUNDLED, Bundle
+from tests.compiler.test_lower_conv import conv
+
+TARGETS = ["cpu", "x86-64-v3"]
+LIMIT = {2: 1e-6, 4: 5e-6}
+
+
+def reference(x: np.ndarray, weight: np.ndarray, pads: tuple[int, int, int, int]) -> np.ndarray:
+    """The convolution in float64."""
+    top, left, bottom, right = pads
+    full = np.pad(x.astype("float64"), [(0, 0), (0, 0), (top, bottom), (left, right)])
+    height, width = full.shape[2] - 2, full.shape[3] - 2
+    total = np.zeros((x.shape[0], weight.shape[0], height, width))
+    for r in range(3):
+        for s in range(3):
+            taps = weight[:, :, r, s].astype("float64")
+            total += np.einsum("oc,nchw->nohw", taps, full[:, :, r : r + height, s : s + width])
+    return total
+
+
+def run(target: Target, m: int, x: np.ndarray, weight: np.ndarray, pads: tuple[int, int, int, int]) -> np.ndarray:
+    """The scheduled kernel, its output in plain layout."""
+    b = target.lanes
+    window = Window((3, 3), (1, 1), (1, 1), pads)
+    oh, ow = window.output(*x.shape[2:])
+    packed, blocked = winograd_weight(weight, m, b), block_array(x, b)
+    tile = choose_tile(x.shape[0] * -(-oh // m) * -(-ow // m), packed.shape[1], target.registers)
+    data, kernel = te.placeholder(blocked.shape, "float32", "x"), te.placeholder(packed.shape, "float32", "w")
+    func = te.create_prim_func([data, kernel, out := winograd(data, kernel, window, m, tile)])
+    (choice,) = WinogradRule().choices(func, target) or []
+    assert choice.template == f"winograd{m}x3"
+    library = tvm.compile(
+        tvm.IRModule({"main": choice.apply(func, choice.params).with_attr("global_symbol", "main")}), tvm_target(target)
+    )
+    y = tvm.runtime.tensor(np.full([int(d) for d in out.shape], np.nan, "float32"))
+    library["main"](tvm.runtime.tensor(blocked), tvm.runtime.tensor(packed), y)
+    plain = np.moveaxis(y.numpy(), -1, 2)
+    return plain.reshape(x.shape[0], -1, oh, ow)[:, : weight.shape[0]]
+
+
+@BUNDLED
+@given(
+    data=st.data(),
+    n=st.integers(1, 2),
+    channels=st.integers(1, 40),
+    filters=st.integers(1, 40),
+    height=st.integers(1, 11),
+    width=st.integers(1, 11),
+)
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("target", TARGETS)
+def test_any_geometry(
+    target: str, m: int, data: st.DataObject, n: int, channels: int, filters: int, height: int, width: int
+) -> None:
+    top, left = (data.draw(st.integers(0, 2)) for _ in "yx")
+    bottom, right = (data.draw(st.integers(max(0, 3 - size), 2)) for size in (height + top, width + left))
+    edges = (top, left, bottom, right)
+    generator = np.random.default_rng(channels * 41 + filters)
+    x = generator.standard_normal((n, channels, height, width), dtype="float32")
+    weight = generator.standard_normal((filters, channels, 3, 3), dtype="float32")
+    found, expected = run(find_target(target), m, x, weight, edges), reference(x, weight, edges)
+    assert np.linalg.norm(found - expected) <= LIMIT[m] * np.linalg.norm(expected)
+
+
+def templates(b: Bundle, target: Target, compute: str = "") -> list[str]:
+    """Templates of the model's convolutions."""
+    model = b.model()
+    for node in model.graph:
+        if compute and node.op_type == "Conv":
+            node.metadata_props["optkit.compute_type"] = compute
+    kernels = build(model, target).kernels
+    return [k.template for k in kernels if k.template in ("direct", "pointwise") or k.template.startswith("winograd")]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_where_it_is_chosen(target: str) -> None:
+    """Many channels, stride and dilation one, no groups, float32, fixed extents: nowhere else."""
+    machine = find_target(target)
+    pads = {"pads": [1, 1, 1, 1]}
+
+    def one(kernel: int = 3, group: int = 1, free: str | None = None, channels: int = 64, **more: object) -> Bundle:
+        b = Bundle()
+        x = b.input(1, channels, 28, 28, **({"free": free} if free else {}))
+        b.case(conv(b, x, channels, 64, (kernel, kernel), group, **pads, **more), "conv")
+        return b
+
+    assert templates(one(), machine) == ["winograd4x3"]
+    assert templates(one(strides=[2, 2]), machine) == ["direct"]
+    assert templates(one(dilations=[2, 2]), machine) == ["direct"]
+    assert templates(one(kernel=5), machine) == ["direct"]
+    assert templates(one(group=4), machine) == ["direct"]
+    assert templates(one(channels=3), machine) == ["direct"]
+    assert templates(one(free="n"), machine) == ["direct"]
+    if machine.has("bf16_pairs"):
+        assert templates(one(), machine, "bfloat16") == ["direct"]
+
+
+@pytest.mark.parametrize("target", [*TARGETS, "cortex-a76"])
+def test_epilogues_are_fused_and_schedules_change_nothing(target: str) -> None:
+    """Bias, residual and activation, SiLU's two reads of its input among them, against ONNX Runtime."""
+    machine = find_target(target)
+    machine = machine if machine.runs_here() is None else host_variant(machine)
+    b = Bundle()
+    x = b.input(1, 48, 13, 10)
+    first = b.op("Relu", b.op("Add", conv(b, x, 48, 48, (3, 3), pads=[1, 1, 1, 1]), x))
+    second = conv(b, first, 48, 80, (3, 3), pads=[1, 1, 1, 1])
+    b.case(b.op("Mul", second, b.op("Sigmoid", second)), "residual and SiLU")
+    built = b.check(machine)
+    kernels = [k for k in built.kernels if k.template.startswith("winograd")]
+    assert len(kernels) == 2 and all("fused" in k.name for k in kernels)
+    assert [str(m) for m in check_kernels(b.model(), machine)] == []
+
+
+def test_other_cpus_get_their_vectors() -> None:
+    b = Bundle()
+    x = b.input(1, 64, 14, 14)
+    b.case(conv(b, x, 64, 64, (3, 3), pads=[1, 1, 1, 1]), "conv")
+    built = b.build("cortex-a76")
+    assert any(k.template.startswith("winograd") for k in built.kernels)
+    assert "fmla" in built.assembly()
