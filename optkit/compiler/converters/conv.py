@@ -249,7 +249,7 @@ def _product(
         weight = weight.astype(ml_dtypes.bfloat16)
 
     def read(block: int) -> Any:
-        expr = x.form(block)
+        expr = x.form(block) if block > 1 else low.bind(relax.op.expand_dims(x.plain(), [-1]))
         if pairs:
             return bits(low, expr)
         return low.bind(relax.op.astype(expr, kind)) if kind != x.dtype else expr
@@ -273,7 +273,8 @@ def _product(
     if pairs:
         weight = weight.view(BITS)
     if channels < b and x.block != b and groups == 1:
-        c = packing.round_up(channels, g)
+        # Planes as they are serve a kernel that takes one channel at a time; pairs and fours have to lie together.
+        c = packing.round_up(channels, g) if g > 1 else 1
     packed = relax.const(packing.conv_weight(weight, groups, b, c, g))
     if not fixed:
         tile = choose_tile(OPEN_ROWS, math.ceil(out / b), registers)
