@@ -43,10 +43,14 @@ onnx-suite: $(VENV)/.test ## ONNX's own backend suite, all of it; RESUME=--resum
 mutants: $(VENV)/.test ## ten thousand malformed models: each compiled, or refused in one line
 	$(BIN)/python -m tests.robustness.run --jobs 2
 
-bench: $(VENV)/.test ## time the zoo against ONNX Runtime; writes build/benchmarks/
-	$(BIN)/python -m benchmarks.figures --output build/benchmarks
+$(VENV)/.bench: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	@touch $@
 
-bench-readme: $(VENV)/.test ## the same, and put the table into README.md
+bench: $(VENV)/.bench ## race ONNX Runtime, OpenVINO and torch.compile; BENCH='resnet50 --threads 1 2' narrows or widens
+	$(BIN)/python -m benchmarks.cpu $(BENCH)
+
+bench-readme: $(VENV)/.test ## time five models against ONNX Runtime, and put the table into README.md
 	$(BIN)/python -m benchmarks.figures --output build/benchmarks --readme README.md
 
 clean: ## remove what the commands above made, .venv too
