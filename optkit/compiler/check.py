@@ -89,6 +89,8 @@ def check_prepared(ready: Prepared, target: Target, seed: int = 0) -> list[Misma
 
 def compare(expected: np.ndarray, found: np.ndarray) -> str:
     """How two tensors differ; empty where they agree."""
+    if expected.dtype == BITS:
+        expected, found = expected.view(ml_dtypes.bfloat16), found.view(ml_dtypes.bfloat16)
     if not np.issubdtype(expected.dtype, np.inexact) and str(expected.dtype) not in TOLERANCE:
         wrong = int((expected != found).sum())
         if not wrong:

@@ -11,7 +11,8 @@ def host_variant(target: Target) -> Target:
     """The same layouts, packing and fusion as `target`, with code for this machine's CPU.
 
     Vector widths are the target's (LLVM splits what the host's registers do not hold); dot-product
-    instructions of the target give way to plain arithmetic with the same results.
+    instructions of the target give way to plain arithmetic with the same results (but for denormal products of
+    bfloat16, which the instruction takes as zero).
     """
     from optkit.registry import find_target
 

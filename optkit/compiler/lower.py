@@ -24,6 +24,7 @@ from optkit.compiler.values import PLAIN, Value, dims
 from optkit.errors import CompileError, OptkitError, UnsupportedError
 from optkit.target import Target
 
+_STEPS = ("QuantizeLinear", "DynamicQuantizeLinear", "Floor", "Ceil", "Round", "Mod", "Equal")
 _NAMED = 5
 """So many nodes that cannot be compiled are named in one error."""
 
@@ -79,10 +80,11 @@ class Lowering:
     Attributes:
         rounded: round every element-wise product and quotient where it stands, because a QuantizeLinear may
             follow and would turn another rounding into another integer.
+        stepped: some operator jumps where its input is a whole number, or compares it with one.
     """
 
-    def __init__(self, target: Target, rounded: bool = False) -> None:
-        self.target, self.rounded = target, rounded
+    def __init__(self, target: Target, rounded: bool = False, stepped: bool = False) -> None:
+        self.target, self.rounded, self.stepped = target, rounded, stepped
         self.bb = relax.BlockBuilder()
         self.values: dict[ir.Value, Value] = {}
         self.records: list[NodeRecord] = []
@@ -180,7 +182,9 @@ def lower(model: ir.Model, target: Target) -> Lowered:
     from optkit.compiler.converters import convert
 
     graph = model.graph
-    low = Lowering(target, rounded=any(node.op_type == "QuantizeLinear" for node in graph))
+    everywhere = {node.op_type for inner in model.graphs() for node in inner}
+    rounded = any(node.op_type == "QuantizeLinear" for node in graph)
+    low = Lowering(target, rounded=rounded, stepped=not everywhere.isdisjoint(_STEPS))
     parameters = []
     names: set[str] = set()
     for value in graph.inputs:

@@ -59,7 +59,9 @@ WINOGRAD_TILES, WINOGRAD_WEIGHTS = 96 << 20, 4 << 20
 artifact holds has to be shipped."""
 
 
-def choose_winograd(macs: int, images: int, output: tuple[int, int], channels: tuple[int, int], lanes: int) -> int:
+def choose_winograd(
+    macs: int, images: int, output: tuple[int, int], channels: tuple[int, int], lanes: int, largest: int = 4
+) -> int:
     """Outputs along a tile's side, 2 or 4, for a 3x3 convolution of stride 1; 0: direct summation is as fast.
 
     Cycles of the product are its multiply-adds, two vectors a cycle; of the transforms, 7.2 a vector that they write
@@ -72,6 +74,7 @@ def choose_winograd(macs: int, images: int, output: tuple[int, int], channels: t
         macs: of the direct form.
         output: height and width.
         channels: in and out.
+        largest: side that is not to be exceeded.
 
     >>> choose_winograd(115605504, 1, (56, 56), (64, 64), 16)
     4
@@ -94,5 +97,5 @@ def choose_winograd(macs: int, images: int, output: tuple[int, int], channels: t
     direct = macs / (2 * lanes) + 9 * channels[0] * channels[1] * 4 / 20
     small, large = cycles(2), cycles(4)
     ships = 36 * blocks[0] * blocks[1] * lanes * lanes * 4 <= WINOGRAD_WEIGHTS
-    m, best = (4, large) if ships and large * 1.2 < small else (2, small)
+    m, best = (4, large) if largest >= 4 and ships and large * 1.2 < small else (2, small)
     return m if best * 1.2 < direct else 0

@@ -157,3 +157,19 @@ def test_pairs_are_multiplied_by_one_instruction(name: str) -> None:
     assert "vdpbf16ps" in text and "optkit_dpbf16ps" not in text
     variant = host_variant(find_target(name))
     assert [str(m) for m in check_kernels(marked(b), variant)] == []
+
+
+def test_float16_nodes_may_multiply_in_bfloat16() -> None:
+    b = Bundle()
+    network(b, "float16")
+    assert {r.compute for r in build(marked(b), find_target("cpu")).nodes} == {"bfloat16"}
+
+
+def test_convolutions_write_the_bits_that_the_next_one_reads() -> None:
+    """No pass over the activations between two products."""
+    b = Bundle()
+    x = b.input(1, 16, 9, 9)
+    first = b.op("Relu", b.op("Conv", x, b.const(b.normal(32, 16, 3, 3))))
+    b.case(b.op("Conv", first, b.const(b.normal(16, 32, 3, 3))), "chain")
+    names = [k.name for k in build(marked(b), find_target("sapphirerapids")).kernels]
+    assert any("conv2d" in name and "to_bits" in name for name in names), names

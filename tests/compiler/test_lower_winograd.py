@@ -20,6 +20,7 @@ from optkit.compiler.values import block_array
 from optkit.registry import find_target
 from optkit.target import Target
 from tests.compiler.bundle import BUNDLED, Bundle
+from tests.compiler.bundle import run as run_model
 from tests.compiler.test_lower_conv import conv
 
 TARGETS = ["cpu", "x86-64-v3"]
@@ -112,6 +113,9 @@ def test_where_it_is_chosen(target: str) -> None:
     assert templates(one(group=4), machine) == ["direct"]
     assert templates(one(channels=3), machine) == ["direct"]
     assert templates(one(free="n"), machine) == ["direct"]
+    stepped = one()
+    stepped.case(stepped.op("Floor", stepped.input(1, 4)), "floor")
+    assert templates(stepped, machine) == ["winograd2x3"]
     if machine.has("bf16_pairs"):
         assert templates(one(), machine, "bfloat16") == ["direct"]
 
@@ -139,3 +143,15 @@ def test_other_cpus_get_their_vectors() -> None:
     built = b.build("cortex-a76")
     assert any(k.template.startswith("winograd") for k in built.kernels)
     assert "fmla" in built.assembly()
+
+
+def test_whole_numbers_stay_whole() -> None:
+    """Where a model counts or compares, sums of whole numbers are exact, as direct ones are."""
+    b = Bundle()
+    x = b.input(1, 64, 28, 28, values=np.random.default_rng(0).integers(-9, 10, (1, 64, 28, 28)).astype("float32"))
+    weight = np.random.default_rng(1).integers(-4, 5, (64, 64, 3, 3)).astype("float32")
+    b.case(b.op("Floor", b.op("Conv", x, b.const(weight), pads=[1, 1, 1, 1])), "floor")
+    built = b.build()
+    assert any(k.template == "winograd2x3" for k in built.kernels)
+    (found,) = run_model(built, [b.feeds[x]])
+    np.testing.assert_array_equal(found, reference(b.feeds[x], weight, (1, 1, 1, 1)))

@@ -193,8 +193,10 @@ def images(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | Non
 
 
 def bits(low: Lowering, expr: Any) -> Any:
-    """A float32 tensor rounded to bfloat16, as bits."""
-    return low.emit(to_bits, expr, name="to_bits", kind=INJECTIVE)
+    """A tensor rounded to bfloat16, as bits; element by element, so that what makes the tensor can write them."""
+    if str(expr.ty.dtype) != "float32":
+        expr = low.bind(relax.op.astype(expr, "float32"))
+    return low.emit(to_bits, expr, name="to_bits")
 
 
 def integer_bias(bias: Value | None, scale: np.ndarray) -> np.ndarray:
@@ -224,7 +226,10 @@ def _winograd_side(low: Lowering, x: Value, out: int, size: tuple[int, int]) -> 
     n, channels, *_ = x.shape
     if not isinstance(n, int) or not low.target.has("winograd"):
         return 0
-    return choose_winograd(n * channels * out * 9 * math.prod(size), n, size, (channels, out), low.target.lanes)
+    # On whole numbers F(2, 3) is exact, as direct sums are: its factors are powers of two. Those of F(4, 3) are not.
+    largest = 2 if low.stepped else 4
+    macs = n * channels * out * 9 * math.prod(size)
+    return choose_winograd(macs, n, size, (channels, out), low.target.lanes, largest)
 
 
 def _product(
