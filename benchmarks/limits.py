@@ -26,7 +26,7 @@ from optkit.errors import CompileError, OptkitError
 from optkit.measure.environment import environment
 
 KINDS = ("float32", "int8", "bfloat16")
-STEPS = 1 << 18
+STEPS = 1 << 22
 STREAM_BYTES = 256 << 20
 REPEATS = 15
 

@@ -1,4 +1,4 @@
-"""Rivals other than ONNX Runtime, each at its best settings for the latency of one request.
+"""Rivals other than ONNX Runtime, each set up for the latency of one request.
 
 Every function is a `optkit.measure.worker.Loader`: a contestant of kind "benchmarks.peers:openvino" is loaded by
 `openvino` in a process of its own. What a rival needs is imported there and nowhere else.
@@ -36,16 +36,20 @@ def openvino(path: str, threads: int, feed: Feed, options: Mapping[str, str]) ->
     request = compiled.create_infer_request()
     for port in compiled.inputs:
         request.set_tensor(port, ov.Tensor(np.ascontiguousarray(feed[port.get_any_name()]), shared_memory=True))
-    return request.infer, {"openvino": ov.__version__}
+    return lambda: request.infer(share_outputs=True), {"openvino": ov.__version__}
 
 
 def torch_compile(path: str, threads: int, feed: Feed, options: Mapping[str, str]) -> Loaded:
-    """torch.compile through Inductor, weights frozen, images channels-last.
+    """torch.compile through Inductor in its default mode, weights frozen, images channels-last.
 
     Options:
         model: name in the zoo; the ONNX file is not read.
         precision: "f32" or "bf16", which the whole module is cast to.
     """
+    import os
+
+    # Its compile workers are processes of their own, which stopping this one would not stop.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     import torch
     from torch._inductor import config
 

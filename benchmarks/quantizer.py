@@ -26,11 +26,11 @@ def peer_quantized(source: Path, samples: Mapping[str, np.ndarray], path: Path, 
         samples: calibration data by input, samples along the first axis, `batch` of them a run.
         path: the file that is written.
     """
-    prepared = path.with_suffix(".prepared.onnx")
+    prepared, part = path.with_suffix(".prepared.onnx"), path.with_suffix(".part.onnx")
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     quantize_static(
         str(prepared),
-        str(path),
+        str(part),
         _Rows(samples, batch),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
@@ -38,4 +38,5 @@ def peer_quantized(source: Path, samples: Mapping[str, np.ndarray], path: Path, 
         weight_type=QuantType.QInt8,
     )
     prepared.unlink()
+    part.replace(path)
     return path

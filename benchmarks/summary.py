@@ -12,7 +12,7 @@ LIMITS = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
 
 def summarize(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rows and geometric means of reports by `benchmarks.cpu`.
+    """Rows and geometric means of reports by `benchmarks.cpu`; those without a rival are left out.
 
     A row's ratio is the best peer's time over ours: the least of the ratios to all of its peers, with that one's
     95 % interval. Its share is the operations of a run (two a multiply-accumulate) per second over the machine's
@@ -20,6 +20,8 @@ def summarize(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     rows = []
     for report in reports:
+        if not report["speedup"]:
+            continue
         case, lanes = report["case"], report["lanes"]
         best = min(report["speedup"], key=lambda name: report["speedup"][name]["value"])
         seconds = {lane["name"]: float(np.median(lane["rounds"])) for lane in lanes}

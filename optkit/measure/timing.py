@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from optkit.errors import UsageError
+from optkit.errors import OptkitError, UsageError
 from optkit.measure.contestant import Contestant, Ready, Worker
 from optkit.measure.statistics import Ratio, TimingSummary, paired_ratio, summarize
 
@@ -48,6 +48,8 @@ class RaceResult:
     """All lanes, in the order the contestants were given."""
 
     lanes: tuple[Lane, ...]
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Contestants that could not load, with what they said; only where the race tolerates it."""
 
     def __getitem__(self, name: str) -> Lane:
         return next(lane for lane in self.lanes if lane.contestant.name == name)
@@ -65,12 +67,16 @@ def race(
     min_seconds: float = 0.2,
     iterations: int = 5,
     warmup_seconds: float = 0.5,
+    tolerant: bool = False,
     progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None,
 ) -> RaceResult:
     """Time contestants against each other on the same inputs.
 
     In every round each contestant has one turn of at least `min_seconds` and `iterations` runs; every other
     round goes in reverse order, so that drift (temperature, neighbours) favours nobody.
+
+    Args:
+        tolerant: leave out whoever cannot load, but for the first; the result names them.
 
     Raises:
         UsageError: no contestant, names that occur twice, fewer than two rounds.
@@ -82,15 +88,21 @@ def race(
     if rounds < 2 or iterations < 1 or min_seconds < 0:
         raise UsageError("a race needs at least 2 rounds and 1 iteration a turn")
     workers: list[Worker] = []
-    idle = [0.0] * len(contestants)
-    seconds: list[list[tuple[float, ...]]] = [[] for _ in contestants]
+    missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="optkit-race-") as folder:
         path = Path(folder) / "inputs.npz"
         np.savez(path, **inputs)  # type: ignore[arg-type]
         try:
             for contestant in contestants:
                 progress(f"loading {contestant.name}", len(workers), len(names))
-                workers.append(Worker(contestant, path))
+                try:
+                    workers.append(Worker(contestant, path))
+                except OptkitError as error:
+                    if not (tolerant and workers):
+                        raise
+                    missing[contestant.name] = str(error)
+            idle = [0.0] * len(workers)
+            seconds: list[list[tuple[float, ...]]] = [[] for _ in workers]
             for worker in workers:
                 progress(f"warming up {worker.contestant.name}", 0, None)
                 worker.run(warmup_seconds, 1)
@@ -98,16 +110,17 @@ def race(
             for number in range(rounds):
                 order = range(len(workers)) if number % 2 == 0 else reversed(range(len(workers)))
                 for i in order:
-                    progress(f"timing {names[i]}", number, rounds)
+                    progress(f"timing {workers[i].contestant.name}", number, rounds)
                     idle[i] += workers[i].processor_seconds() - used[i]
                     seconds[i].append(tuple(workers[i].run(min_seconds, iterations)))
                     time.sleep(0.002)  # the signal that stops it has to arrive
                     used[i] = workers[i].processor_seconds()
             return RaceResult(
                 tuple(
-                    Lane(c, w.ready, tuple(s), w.peak_bytes(), u)
-                    for c, w, s, u in zip(contestants, workers, seconds, idle, strict=True)
-                )
+                    Lane(w.contestant, w.ready, tuple(s), w.peak_bytes(), u)
+                    for w, s, u in zip(workers, seconds, idle, strict=True)
+                ),
+                missing,
             )
         finally:
             for worker in workers:

@@ -69,6 +69,27 @@ def test_a_worker_that_cannot_load(tmp_path: Path) -> None:
         race([Contestant("rival", "onnx", tmp_path / "bad.onnx")], FEED, rounds=2)
 
 
+def test_a_tolerant_race_goes_on_without_a_rival(mlp_artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"nonsense")
+    good, bad = Contestant("good", "optk", mlp_artifact), Contestant("bad", "onnx", tmp_path / "bad.onnx")
+    found = race([good, bad], FEED, rounds=2, min_seconds=0.01, tolerant=True)
+    assert [lane.contestant.name for lane in found.lanes] == ["good"]
+    assert "bad.onnx" in found.missing["bad"]
+    with pytest.raises(OptkitError, match="bad"):
+        race([bad, good], FEED, rounds=2, tolerant=True)
+
+
+def test_a_loader_of_any_module(mlp_artifact: Path) -> None:
+    """ "module:function" names what loads a contestant; it is told its options."""
+    lanes = [
+        Contestant("optkit", "optk", mlp_artifact),
+        Contestant("other", "tests.measure.loaders:sleeper", mlp_artifact, options={"seconds": "0.002"}),
+    ]
+    found = race(lanes, FEED, rounds=2, min_seconds=0.01, warmup_seconds=0.01)
+    assert found["other"].summary().minimum >= 0.002
+    assert found["other"].ready.versions == {"sleeper": "1"}
+
+
 def test_wrong_inputs_are_reported_by_name(mlp_artifact: Path) -> None:
     with pytest.raises(OptkitError, match="optkit: input 'x' must be float32, got float64"):
         race([Contestant("optkit", "optk", mlp_artifact)], {"x": np.ones((2, 8))}, rounds=2)
