@@ -56,7 +56,7 @@ MODELS = (
     "bert_small",
 )
 FILES = {"ultraface": "ultraface-rfb-320.onnx"}
-"""Models that are files in the folder --models, and not of the zoo."""
+"""Models that are files in the folder --models-folder, and not of the zoo."""
 PASSES = {"fp32": None, "bf16": "bf16", "int8": "int8"}
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 SUBJECT = "optkit"
