@@ -15,8 +15,9 @@ def summarize(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rows and geometric means of reports by `benchmarks.cpu`; those without a rival are left out.
 
     A row's ratio is the best peer's time over ours: the least of the ratios to all of its peers, with that one's
-    95 % interval; `missing` are the peers that could not load the model, with what they said. Its share is the operations of a run (two a multiply-accumulate) per second over the machine's
-    measured limit in that arithmetic; above 1 is possible only where an algorithm saves multiplications.
+    95 % interval; `missing` are the peers that could not load the model, with what they said. Its share is the
+    operations of a run (two a multiply-accumulate) per second over the machine's measured limit in that arithmetic;
+    above 1 is possible only where an algorithm saves multiplications.
     """
     rows = []
     for report in reports:

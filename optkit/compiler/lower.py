@@ -182,9 +182,8 @@ def lower(model: ir.Model, target: Target) -> Lowered:
     from optkit.compiler.converters import convert
 
     graph = model.graph
-    everywhere = {node.op_type for inner in model.graphs() for node in inner}
     rounded = any(node.op_type == "QuantizeLinear" for node in graph)
-    low = Lowering(target, rounded=rounded, stepped=not everywhere.isdisjoint(_STEPS))
+    low = Lowering(target, rounded, stepped=any(_steps(node) for inner in model.graphs() for node in inner))
     parameters = []
     names: set[str] = set()
     for value in graph.inputs:
@@ -220,6 +219,15 @@ def lower(model: ir.Model, target: Target) -> Lowered:
     ends = ((v.name or "", low.values[v].dtype) for v in (*graph.inputs, *graph.outputs) if v in low.values)
     narrow = {name: dtype for name, dtype in ends if storage(dtype) != dtype}
     return Lowered(low.bb.get(), inputs, [v.name or "" for v in graph.outputs], low.records, narrow)
+
+
+def _steps(node: ir.Node) -> bool:
+    """Whether the node's result jumps at whole numbers: it counts, compares or truncates."""
+    if node.op_type == "Cast":
+        source, to = node.inputs[0], node.attributes.get("to")
+        real = source is None or source.dtype is None or source.dtype.is_floating_point()
+        return real and to is not None and ir.DataType(to.as_int()).is_integer()
+    return node.op_type in _STEPS
 
 
 def _result(low: Lowering, output: ir.Value) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import tvm
 from hypothesis import given
@@ -113,9 +114,10 @@ def test_where_it_is_chosen(target: str) -> None:
     assert templates(one(group=4), machine) == ["direct"]
     assert templates(one(channels=3), machine) == ["direct"]
     assert templates(one(free="n"), machine) == ["direct"]
-    stepped = one()
-    stepped.case(stepped.op("Floor", stepped.input(1, 4)), "floor")
-    assert templates(stepped, machine) == ["winograd2x3"]
+    for step, more in (("Floor", {}), ("Cast", {"to": onnx.TensorProto.INT64})):
+        stepped = one()
+        stepped.case(stepped.op(step, stepped.input(1, 4), **more), step)
+        assert templates(stepped, machine) == ["winograd2x3"]
     if machine.has("bf16_pairs"):
         assert templates(one(), machine, "bfloat16") == ["direct"]
 
