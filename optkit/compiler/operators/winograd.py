@@ -5,8 +5,8 @@ constant matrices, Y = A^T [(G g G^T) * (B^T d B)] A (Lavin and Gray, "Fast Algo
 Networks", CVPR 2016, section 4.1). Summed over channels, the product in the middle is one matrix product for each of
 the (m + 2)^2 places of a tile. F(2, 3) saves 2.25x, F(4, 3) 4x of the multiplications.
 
-Rounding, measured against float64 on unit normal data: a relative error of 3e-7 for F(2, 3) and 1e-6 for F(4, 3),
-where direct summation has 2e-7.
+Rounding, measured against float64 on unit normal data with 64, 256 and 512 channels: a relative error of 2.6e-7, 5e-7
+and 7e-7 for F(2, 3), 1.8e-6, 3.0e-6 and 3.5e-6 for F(4, 3), where direct summation has 4e-7, 8e-7 and 1.1e-6.
 """
 
 from __future__ import annotations
