@@ -38,6 +38,7 @@ from optkit.steps import (
     silent,
 )
 from optkit.target import Target
+from optkit.tune.records import read_records
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -98,6 +99,7 @@ def compile(
     atol: float | None = None,
     rtol: float | None = None,
     threads: int | None = None,
+    tuning_db: str | os.PathLike[str] | None = None,
     cc: str | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -121,6 +123,7 @@ def compile(
         verify: compare with the reference, and write nothing if they disagree.
         atol, rtol: tolerances of that comparison; by default those of the precision.
         threads: threads the code is laid out for; by default the target's cores.
+        tuning_db: records of `tune` to use, a database or JSON lines.
         cc: linker by name or path, or "zig".
         seed: of random inputs and of everything random in passes.
         progress: called as progress(what, done, total).
@@ -140,6 +143,7 @@ def compile(
     pipeline = choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types))
     triple = foreign_triple(machine)
     find_linker(cc, triple)
+    tuned = None if tuning_db is None else read_records(Path(tuning_db))
     with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
         scratch = Path(folder)
         with clock("load"):
@@ -155,7 +159,7 @@ def compile(
         precision = precision_of(outcome.model)
         with clock("build"):
             progress("compile", 0, None)
-            built, variants = build_model(outcome.model, machine, ranges, fallback is not None)
+            built, variants = build_model(outcome.model, machine, ranges, fallback is not None, tuned)
         with clock("link"):
             progress("link", 0, None)
             library = scratch / "lib.so"
@@ -175,13 +179,14 @@ def compile(
                 "macs": compute_shares(built)["by_compute"],
             },
             linker=linker,
+            tuning_records=built.tuned_records(),
         )
         with clock("verify"):
             progress("verify", 0, None)
             prover = Prover(source, outcome.model, precision, machine, samples, atol, rtol, seed, ranges)
 
             def rebuild(other: Target, out: Path) -> Payload:
-                other_built, other_variants = build_model(outcome.model, other, ranges, fallback is not None)
+                other_built, other_variants = build_model(outcome.model, other, ranges, fallback is not None, tuned)
                 link_library(other_built.executable, out)
                 return make_payload(other_built, out, other, other_variants, ranges)
 

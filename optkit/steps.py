@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from optkit.compiler.build import Built
+    from optkit.compiler.planning import Records
 
 Variants = Sequence[Variant]
 Progress = Callable[[str, int, int | None], None]
@@ -100,7 +101,11 @@ def run_passes(
 
 
 def build_model(
-    model: ir.Model, target: Target, ranges: ShapeRanges | None = None, fallback: bool = False
+    model: ir.Model,
+    target: Target,
+    ranges: ShapeRanges | None = None,
+    fallback: bool = False,
+    tuned: Records | None = None,
 ) -> tuple[Built, Variants]:
     """Lower, schedule and generate code; for an optimum of open axes, code of its own besides."""
     from optkit.compiler.build import build  # TVM takes a second to import
@@ -108,15 +113,15 @@ def build_model(
     if fallback:
         from optkit.compiler.partitioned import build_with_fallback
 
-        return build_with_fallback(model, target), ()
+        return build_with_fallback(model, target, tuned), ()
     if ranges is None or not ranges.optimum:
-        return build(model, target), ()
+        return build(model, target, tuned), ()
     from optkit.compiler.variants import build_with_optimum
 
     fixed = bind_shapes(model.clone(), ranges.optimum)
     # What was arithmetic of open extents is constant now.
     Pipeline.parse("fold").run(fixed, PassContext(target=target))
-    return build_with_optimum(model, fixed, target, ranges.optimum)
+    return build_with_optimum(model, fixed, target, ranges.optimum, tuned)
 
 
 def make_payload(

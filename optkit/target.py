@@ -59,6 +59,13 @@ class Target:
 
         return target_family(self.name.split(":")[0], default="cpu").rules(self)
 
+    def templates(self) -> Mapping[str, int]:
+        """Versions of the templates that tuning chooses among, by name."""
+        found: dict[str, int] = {}
+        for rule in self.rules():
+            found |= getattr(rule, "templates", {})
+        return found
+
     def package(self, executable: Any) -> Any:
         """The VM executable as it is linked: a family with a compiler of its own adds device code here."""
         from optkit.registry import target_family

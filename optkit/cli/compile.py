@@ -10,22 +10,21 @@ import click
 
 from optkit.cli.options import (
     calibration_options,
-    complete_passes,
+    given_pipeline,
     parse_list,
     parse_shapes,
+    pipeline_options,
     range_options,
     shape_option,
     target_option,
 )
 from optkit.cli.output import json_option, print_json, size_text
 from optkit.cli.settings import say, warn
-from optkit.errors import UsageError
 
 if TYPE_CHECKING:
     from optkit.api import Artifact
     from optkit.pipeline import Pipeline
 
-PRECISIONS = ("int8", "fp16", "bf16")
 _NAMED = 5
 
 
@@ -33,15 +32,7 @@ _NAMED = 5
 @click.argument("model", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Artifact to write; default: the model's name with .optk.")
 @target_option
-@click.option("--int8", is_flag=True, help="Quantize to 8 bits; with --calib-data for real ranges.")
-@click.option("--fp16", is_flag=True, help="Convert to float16 what its range allows.")
-@click.option("--bf16", is_flag=True, help="Compute products in bfloat16.")
-@click.option(
-    "--passes",
-    metavar="TEXT",
-    shell_complete=complete_passes,
-    help="Passes to run instead of the default, e.g. 'fold,fuse,quantize{method=entropy}'.",
-)
+@pipeline_options
 @calibration_options
 @shape_option
 @range_options
@@ -55,6 +46,7 @@ _NAMED = 5
 @click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance instead of the precision's own.")
 @click.option("--rtol", type=click.FloatRange(0), help="Relative tolerance instead of the precision's own.")
 @click.option("--threads", type=click.IntRange(1), help="Threads to lay the code out for; default: the target's.")
+@click.option("--tuning-db", metavar="FILE", help="Records of 'optkit tune' to use: a database, or its JSON lines.")
 @click.option("--cc", metavar="PROGRAM", help="Linker: a C compiler, or 'zig'.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and what stands in the way; write nothing.")
@@ -69,7 +61,7 @@ def command(model: str, output: str | None, dry_run: bool, as_json: bool, **opti
     from optkit.files import check_writable
     from optkit.source import model_stem
 
-    pipeline = _pipeline([name for name in PRECISIONS if options.pop(name)], options.pop("passes"))
+    pipeline = given_pipeline(options)
     path = check_writable(output or f"{model_stem(model)}.optk")
     shapes = parse_shapes(options.pop("input_shapes"))
     ranges: dict[str, Any] = {key: parse_shapes(options.pop(key)) for key in ("min_shapes", "opt_shapes", "max_shapes")}
@@ -86,18 +78,6 @@ def command(model: str, output: str | None, dry_run: bool, as_json: bool, **opti
             model, output=path, passes=pipeline, input_shapes=shapes, progress=report, **ranges, **excluded, **options
         )
     _show(artifact, as_json)
-
-
-def _pipeline(precisions: list[str], text: str | None) -> Pipeline | None:
-    from optkit.pipeline import Pipeline
-    from optkit.registry import get_pipeline
-
-    given = [f"--{name}" for name in precisions] + (["--passes"] if text is not None else [])
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other; give one of them")
-    if text is not None:
-        return Pipeline.parse(text)
-    return get_pipeline(precisions[0]) if precisions else None
 
 
 def _dry_run(

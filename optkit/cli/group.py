@@ -17,6 +17,7 @@ from optkit.errors import OptkitError
 
 VERBS = {
     "compile": ("optkit.cli.compile:command", "Compile an ONNX model into a verified artifact."),
+    "tune": ("optkit.cli.tune:command", "Measure a model's kernels and keep the fastest."),
     "quantize": ("optkit.cli.quantize:command", "Quantize an ONNX model to int8; writes QDQ ONNX."),
     "run": ("optkit.cli.run:command", "Run an artifact on arrays or random data."),
     "verify": ("optkit.cli.verify:command", "Compare an artifact with ONNX Runtime on the original model."),

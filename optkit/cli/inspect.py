@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from optkit.cli.options import complete_targets
+from optkit.cli.options import complete_targets, parse_shapes, shape_option
 from optkit.cli.output import console, count_text, json_option, print_json, size_text, table
 
 _VERDICTS = ("native", "decomposed", "slow", "unsupported")
@@ -21,14 +21,30 @@ _VERDICTS = ("native", "decomposed", "slow", "unsupported")
     shell_complete=complete_targets,
     help="Also show what becomes of every node of a model on this target.",
 )
+@click.option("--kernels", is_flag=True, help="Run an artifact, and time every layer's kernel.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of that run.")
+@shape_option
 @json_option
-def command(path: str, target: str | None, as_json: bool) -> None:
+def command(
+    path: str, target: str | None, kernels: bool, threads: int, input_shapes: tuple[str, ...], as_json: bool
+) -> None:
     """Show what PATH, an ONNX model or an artifact, holds.
 
     A model: inputs, outputs, operators, parameters, multiply-accumulates (MACs); with --target also each
     node's verdict: native (a kernel template), decomposed, slow or unsupported, and why. An artifact: the same
-    kind of thing from its manifest, and each kernel's template, parameters, arithmetic and MACs.
+    kind of thing from its manifest, and each kernel's template, parameters, arithmetic and MACs. With --kernels it
+    runs: every layer with its kernel's template and parameters, the time that the analytical model predicts and the
+    one measured inside the run, and the percentage of what this CPU's arithmetic can do at most.
     """
+    if kernels:
+        from optkit.tune.kernels import time_kernels
+
+        timed = time_kernels(path, threads, parse_shapes(input_shapes))
+        if as_json:
+            print_json(timed)
+        else:
+            _print_kernels(timed)
+        return
     from optkit.inspection import inspect_file
 
     found = inspect_file(path, target)
@@ -84,6 +100,31 @@ def _print_artifact(found: dict[str, Any]) -> None:
     share = ", ".join(f"{name or '?'} {count_text(n)}" for name, n in found["macs_by_compute"].items())
     out.print(f"{len(found['kernels'])} kernels, {count_text(found['macs'])} MACs ({share or 'none'})")
     out.print(table(["kernel", "template", "parameters", "type", "layout", ">calls"], map(_row, found["kernels"])))
+
+
+def _print_kernels(found: dict[str, Any]) -> None:
+    out = console()
+    peaks = ", ".join(f"{compute} {rate / 1e9:.0f} Gop/s" for compute, rate in found["peaks"].items()) or "no products"
+    out.print(f"{found['path']}: {found['threads']} threads; measured limits: {peaks}", markup=False)
+    rows = [
+        (
+            layer["layer"],
+            layer["template"],
+            " ".join(f"{key}={value}" for key, value in layer["params"].items()),
+            _micro(layer["predicted_seconds"]),
+            _micro(layer["seconds"]),
+            f"{100 * layer['share']:.1f}",
+            "" if layer["peak_share"] is None else f"{100 * layer['peak_share']:.0f}",
+        )
+        for layer in found["layers"]
+    ]
+    columns = ["layer", "template", "parameters", ">predicted us", ">measured us", ">% of time", ">% of peak"]
+    out.print(table(columns, rows))
+    out.print(f"{len(rows)} kernel calls, {found['seconds'] * 1e3:.3f} ms", markup=False)
+
+
+def _micro(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e6:.1f}"
 
 
 def _print_tensors(found: dict[str, Any]) -> None:

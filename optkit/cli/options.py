@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from optkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from optkit.pipeline import Pipeline
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,6 +58,42 @@ def calibration_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+PRECISIONS = ("int8", "fp16", "bf16")
+
+
+def pipeline_options(function: F) -> F:
+    """--int8, --fp16, --bf16, --passes; `given_pipeline` takes them out of a command's options."""
+    for option in reversed(
+        (
+            click.option("--int8", is_flag=True, help="Quantize to 8 bits; with --calib-data for real ranges."),
+            click.option("--fp16", is_flag=True, help="Convert to float16 what its range allows."),
+            click.option("--bf16", is_flag=True, help="Compute products in bfloat16."),
+            click.option(
+                "--passes",
+                metavar="TEXT",
+                shell_complete=complete_passes,
+                help="Passes to run instead of the default, e.g. 'fold,fuse,quantize{method=entropy}'.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def given_pipeline(options: dict[str, Any]) -> Pipeline | None:
+    """The pipeline that was asked for, or None; UsageError where options exclude each other."""
+    from optkit.pipeline import Pipeline
+    from optkit.registry import get_pipeline
+
+    precisions, text = [name for name in PRECISIONS if options.pop(name)], options.pop("passes")
+    given = [f"--{name}" for name in precisions] + (["--passes"] if text is not None else [])
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other; give one of them")
+    if text is not None:
+        return Pipeline.parse(text)
+    return get_pipeline(precisions[0]) if precisions else None
 
 
 shape_option = click.option(

@@ -15,9 +15,12 @@ from tvm import relax
 from optkit.artifact.spec import Partition
 from optkit.compiler.binding_order import order_bindings
 from optkit.compiler.constants import lift_constants
-from optkit.compiler.lower import Lowered, NodeRecord, lower
-from optkit.compiler.schedule import Kernel, schedule_module
+from optkit.compiler.lower import Lowered, NodeRecord, Sites, lower
+from optkit.compiler.operator import Operator
+from optkit.compiler.planning import Records
+from optkit.compiler.schedule import Kernel, Labels, schedule_module
 from optkit.compiler.shape_order import order_shape_stores
+from optkit.compiler.stack import pipeline
 from optkit.errors import CompileError, OptkitError
 from optkit.target import Target
 from optkit.tidy import one_line
@@ -43,6 +46,7 @@ class Built:
         nodes: arithmetic of every convolution and matrix product.
         entry_weights: how many of the weights, from the first, `main` takes; None: all.
         partitions, members: the parts of a model that is not of one piece, and the files of those left elsewhere.
+        operators: the products of static extents, and how each is computed.
         relax_text, tir_text: the module after fusion, and its scheduled kernels.
         assembly: the host's assembly text, made when asked.
     """
@@ -58,6 +62,15 @@ class Built:
     entry_weights: int | None = None
     partitions: tuple[Partition, ...] = ()
     members: Mapping[str, bytes] = field(default_factory=dict)
+    operators: Mapping[Operator, Sites] = field(default_factory=dict)
+
+    def tuned_records(self) -> list[dict[str, Any]]:
+        """The plans that came from tuning records, in a fixed order."""
+        return [
+            {"operator": str(operator), "template": sites.plan.template, "params": dict(sites.plan.params)}
+            for operator, sites in sorted(self.operators.items(), key=lambda item: str(item[0]))
+            if sites.tuned
+        ]
 
     @property
     def relax_text(self) -> str:
@@ -131,7 +144,7 @@ def generate(module: Any, target: Any) -> Any:
             t.AttachGlobalSymbol(),
         ]
     )(module)
-    return relax.build(lowered, target, relax_pipeline=None)
+    return relax.build(lowered, target, relax_pipeline=None, tir_pipeline=pipeline())
 
 
 @dataclass
@@ -141,18 +154,20 @@ class Prepared:
     lowered: Lowered
     module: Any
     weights: list[tuple[str, np.ndarray]]
+    labels: Labels
 
 
-def prepare(model: ir.Model, target: Target) -> Prepared:
+def prepare(model: ir.Model, target: Target, tuned: Records | None = None) -> Prepared:
     """Everything before schedules: lower, legalize, lift the weights out, fuse."""
-    lowered = lower(model, target)
-    with tvm_target(target), _stage("its operators cannot be turned into kernels"):
-        lifted, weights = lift_constants(legalize(lowered.module))
-        return Prepared(lowered, fuse(lifted), weights)
+    lowered = lower(model, target, tuned)
+    with tvm_target(target), stage("its operators cannot be turned into kernels"):
+        lifted = lift_constants(legalize(lowered.module))
+        labels = Labels(lowered.names, {w: lowered.names.get(v, v) for w, v in lifted.owners.items()})
+        return Prepared(lowered, fuse(lifted.module), lifted.weights, labels)
 
 
 @contextlib.contextmanager
-def _stage(problem: str) -> Iterator[None]:
+def stage(problem: str) -> Iterator[None]:
     """What TVM raises in the block is an error of the compiler, in one line."""
     try:
         yield
@@ -162,25 +177,35 @@ def _stage(problem: str) -> Iterator[None]:
         raise CompileError(f"{problem}: {one_line(error)}") from error
 
 
-def build(model: ir.Model, target: Target, params: Mapping[str, Mapping[str, int]] | None = None) -> Built:
+def build(model: ir.Model, target: Target, tuned: Records | None = None) -> Built:
     """Compile a model for a target.
 
     Args:
         model: what the last pass left, FP32, FP16 or with Q/DQ nodes.
         target: the machine.
-        params: tuned parameters by kernel name; the analytical defaults elsewhere.
+        tuned: plans that were measured; the analytical model's elsewhere.
 
     Raises:
         UnsupportedError, CompileError: naming the node or the kernel.
     """
     machine = tvm_target(target)
-    ready = prepare(model, target)
+    ready = prepare(model, target, tuned)
     with machine:
-        with _stage("its kernels cannot be scheduled"):
-            module, kernels = schedule_module(ready.module, target, params or {})
-        with _stage("no code can be generated for it"):
+        with stage("its kernels cannot be scheduled"):
+            module, kernels = schedule_module(ready.module, target, ready.labels)
+        with stage("no code can be generated for it"):
             executable = target.package(generate(module, machine))
-    return Built(executable, ready.weights, *interface(ready), kernels, ready.lowered.records, module, target)
+    lowered = ready.lowered
+    return Built(
+        executable,
+        ready.weights,
+        *interface(ready),
+        kernels,
+        lowered.records,
+        module,
+        target,
+        operators=lowered.operators,
+    )
 
 
 def interface(ready: Prepared) -> tuple[list[TensorInfo], list[TensorInfo]]:

@@ -21,6 +21,7 @@ from tvm.sym import Analyzer
 from optkit.compiler.build import Prepared, prepare, tvm_target
 from optkit.compiler.operators.common import BITS
 from optkit.compiler.schedule import schedule_module
+from optkit.compiler.stack import pipeline
 from optkit.errors import CompileError
 from optkit.target import Target
 
@@ -65,7 +66,7 @@ def check_prepared(ready: Prepared, target: Target, seed: int = 0) -> list[Misma
     """The same for a model that was lowered and fused already."""
     machine = tvm_target(target)
     with machine:
-        scheduled, kernels = schedule_module(ready.module, target, {})
+        scheduled, kernels = schedule_module(ready.module, target)
     rules = {k.name: f"{k.rule}/{k.template}" for k in kernels}
     functions = {str(v.name_hint): f for v, f in ready.module.functions.items() if isinstance(f, tirx.PrimFunc)}
     plain, tuned = _compile(ready.module, machine), _compile(scheduled, machine)
@@ -116,7 +117,7 @@ def _compile(module: Any, machine: Any) -> Any:
         for v, f in module.functions.items()
         if isinstance(f, tirx.PrimFunc)
     }
-    return tvm.compile(tvm.IRModule(functions), machine)
+    return tvm.compile(tvm.IRModule(functions), machine, tir_pipeline=pipeline())
 
 
 def _constant_arguments(ready: Prepared) -> dict[str, dict[int, np.ndarray]]:

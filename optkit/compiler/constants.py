@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,13 @@ class _Lift(PyExprMutator):  # type: ignore[misc]
     def __init__(self, module: Any) -> None:
         super().__init__(module)
         self.lifted: list[tuple[Any, Any]] = []
+        self.owners: dict[str, str] = {}
+        self._binding = ""
+
+    def visit_var_binding_(self, binding: Any) -> None:
+        """Remember whose constants are met."""
+        self._binding = str(binding.var.name)
+        super().visit_var_binding_(binding)
 
     def visit_generic_const_(self, op: Any) -> Any:
         """One variable a constant; equal objects share it."""
@@ -27,11 +35,26 @@ class _Lift(PyExprMutator):  # type: ignore[misc]
                 return var
         var = relax.Var(f"w{len(self.lifted)}", op.ty)
         self.lifted.append((var, op.value))
+        self.owners[str(var.name)] = self._binding
         return var
 
 
-def lift_constants(module: Any) -> tuple[Any, list[tuple[str, np.ndarray]]]:
-    """The module with its weights as trailing parameters of `main`, and their values in that order."""
+@dataclass(frozen=True)
+class Lifted:
+    """A module with its weights as trailing parameters of `main`.
+
+    Attributes:
+        weights: name and value of each, in that order.
+        owners: the name of the graph value that is computed with a weight, by the weight's name.
+    """
+
+    module: Any
+    weights: list[tuple[str, np.ndarray]]
+    owners: dict[str, str]
+
+
+def lift_constants(module: Any) -> Lifted:
+    """Make the weights of a module parameters."""
     visitor = _Lift(module)
     main = module["main"]
     body = visitor.visit_expr(main.body)
@@ -39,4 +62,4 @@ def lift_constants(module: Any) -> tuple[Any, list[tuple[str, np.ndarray]]]:
     function = relax.Function(params, body, main.ret_ty, main.is_pure, main.attrs)
     changed = tvm.IRModule({**dict(module.functions.items()), module.get_global_var("main"): function})
     changed = relax.transform.Normalize()(changed)
-    return changed, [(str(var.name), data.numpy()) for var, data in visitor.lifted]
+    return Lifted(changed, [(str(var.name), data.numpy()) for var, data in visitor.lifted], visitor.owners)

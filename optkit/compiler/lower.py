@@ -19,6 +19,8 @@ import tvm
 from tvm import relax, tirx
 
 from optkit.artifact.spec import storage
+from optkit.compiler.operator import Operator, Plan
+from optkit.compiler.planning import Records, default_plan
 from optkit.compiler.subgraphs import abandon, settled
 from optkit.compiler.values import PLAIN, Value, dims
 from optkit.errors import CompileError, OptkitError, UnsupportedError
@@ -63,6 +65,23 @@ Converter = Callable[["Lowering", Node, "list[Value | None]"], "Value | Sequence
 
 
 @dataclass
+class Sites:
+    """Where an operator occurs.
+
+    Attributes:
+        templates: those that may compute it, the direct one first.
+        plan: what was decided.
+        tuned: whether that was measured.
+        nodes: names of the nodes, one an occurrence.
+    """
+
+    templates: tuple[str, ...]
+    plan: Plan
+    tuned: bool
+    nodes: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Lowered:
     """A Relax module with the model's inputs as parameters of `main`."""
 
@@ -70,6 +89,9 @@ class Lowered:
     input_names: list[str]
     output_names: list[str]
     records: list[NodeRecord]
+    operators: dict[Operator, Sites] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    """The node that a variable of the module belongs to, by the variable's name."""
     narrow: dict[str, str] = field(default_factory=dict)
     """Types of the inputs and outputs that the module has as bytes (see `optkit.artifact.spec.storage`)."""
 
@@ -81,15 +103,20 @@ class Lowering:
         rounded: round every element-wise product and quotient where it stands, because a QuantizeLinear may
             follow and would turn another rounding into another integer.
         stepped: some operator jumps where its input is a whole number, or compares it with one.
+        tuned: plans that were measured; None: the analytical model decides everything.
     """
 
-    def __init__(self, target: Target, rounded: bool = False, stepped: bool = False) -> None:
-        self.target, self.rounded, self.stepped = target, rounded, stepped
+    def __init__(
+        self, target: Target, rounded: bool = False, stepped: bool = False, tuned: Records | None = None
+    ) -> None:
+        self.target, self.rounded, self.stepped, self.tuned = target, rounded, stepped, tuned
+        self.operators: dict[Operator, Sites] = {}
         self.bb = relax.BlockBuilder()
         self.values: dict[ir.Value, Value] = {}
         self.records: list[NodeRecord] = []
         self.symbols: dict[str, Any] = {}
-        self.node = ""
+        self.node = self.label = ""
+        self.names: dict[str, str] = {}
         self.opset = 18
 
     def emit(self, define: Callable[..., Any], *args: Any, name: str, kind: int | None = None) -> Any:
@@ -102,11 +129,24 @@ class Lowering:
 
         attrs = None if kind is None else {"op_pattern": kind}
         call = self.bb.call_te(body, *tensors, primfunc_name_hint=name, primfunc_attrs=attrs)
-        return self.bb.emit(call, self.node)
+        return self._named(self.bb.emit(call, self.node))
+
+    def plan(self, operator: Operator, templates: Sequence[str]) -> Plan:
+        """How an operator is computed, by one of these templates: as measured, or as the analytical model has it."""
+        found = None if self.tuned is None else self.tuned.best(operator, self.target, templates)
+        plan = found or default_plan(operator, self.target, templates)
+        sites = self.operators.setdefault(operator, Sites(tuple(templates), plan, found is not None))
+        sites.nodes.append(self.label)
+        return plan
 
     def bind(self, expr: Any) -> Any:
         """Bind a Relax expression to a variable named after the node."""
-        return self.bb.emit(expr, self.node)
+        return self._named(self.bb.emit(expr, self.node))
+
+    def _named(self, var: Any) -> Any:
+        """Remember which node a variable belongs to; the builder makes names single by numbers at their ends."""
+        self.names[str(var.name)] = self.label
+        return var
 
     def clip(self, expr: Any, low: float, high: float) -> Any:
         """max(low) and min(high) where they are finite."""
@@ -172,8 +212,11 @@ class Lowering:
         return self.symbols[name]
 
 
-def lower(model: ir.Model, target: Target) -> Lowered:
+def lower(model: ir.Model, target: Target, tuned: Records | None = None) -> Lowered:
     """Lower a whole model.
+
+    Args:
+        tuned: plans that were measured, which go before the analytical model's.
 
     Raises:
         UnsupportedError: a node has no converter; names it.
@@ -183,7 +226,8 @@ def lower(model: ir.Model, target: Target) -> Lowered:
 
     graph = model.graph
     rounded = any(node.op_type == "QuantizeLinear" for node in graph)
-    low = Lowering(target, rounded, stepped=any(_steps(node) for inner in model.graphs() for node in inner))
+    stepped = any(_steps(node) for inner in model.graphs() for node in inner)
+    low = Lowering(target, rounded, stepped, tuned)
     parameters = []
     names: set[str] = set()
     for value in graph.inputs:
@@ -208,7 +252,7 @@ def lower(model: ir.Model, target: Target) -> Lowered:
         try:
             with low.bb.dataflow():
                 _lower_nodes(low, graph, convert)
-                low.node = "output"
+                low.node = low.label = "output"
                 results = [_result(low, output) for output in graph.outputs]
                 body = low.bb.emit_output(relax.Tuple(results))
         except Exception:
@@ -218,7 +262,8 @@ def lower(model: ir.Model, target: Target) -> Lowered:
     inputs = [v.name or "" for v in graph.inputs if v.name not in graph.initializers]
     ends = ((v.name or "", low.values[v].dtype) for v in (*graph.inputs, *graph.outputs) if v in low.values)
     narrow = {name: dtype for name, dtype in ends if storage(dtype) != dtype}
-    return Lowered(low.bb.get(), inputs, [v.name or "" for v in graph.outputs], low.records, narrow)
+    outputs = [v.name or "" for v in graph.outputs]
+    return Lowered(low.bb.get(), inputs, outputs, low.records, low.operators, low.names, narrow)
 
 
 def _steps(node: ir.Node) -> bool:
@@ -263,7 +308,8 @@ def _lower_nodes(low: Lowering, graph: ir.Graph, convert: Converter) -> None:
 
 
 def _lower_node(low: Lowering, node: ir.Node, opset: int, convert: Converter) -> None:
-    low.node = "".join(c if c.isalnum() else "_" for c in node.name or node.op_type)
+    low.label = node.name or node.op_type
+    low.node = "".join(c if c.isalnum() else "_" for c in low.label)
     view = Node(
         name=node.name or "",
         op_type=node.op_type,

@@ -12,6 +12,7 @@ import tvm
 
 from optkit.artifact.spec import Partition, TensorSpec, numpy_has
 from optkit.compiler.build import Built, Prepared, TensorInfo, build, generate, interface, prepare, tvm_target
+from optkit.compiler.planning import Records
 from optkit.compiler.preflight import preflight
 from optkit.compiler.schedule import Kernel, schedule_module
 from optkit.compiler.variants import new_names, renamed, shared
@@ -26,7 +27,7 @@ from optkit.tidy import infer_shapes, name_nodes
 _ROUNDS = 64
 
 
-def build_with_fallback(model: ir.Model, target: Target) -> Built:
+def build_with_fallback(model: ir.Model, target: Target, tuned: Records | None = None) -> Built:
     """Compile what can be compiled, and leave the rest of the nodes to ONNX Runtime.
 
     What the preflight does not know, the lowering says: each node that it refuses is left too.
@@ -38,7 +39,7 @@ def build_with_fallback(model: ir.Model, target: Target) -> Built:
     left = {issue.node for issue in preflight(model, target) if issue.status == "unsupported"}
     for _ in range(_ROUNDS):
         try:
-            return _build(model, target, left) if left else build(model, target)
+            return _build(model, target, left, tuned) if left else build(model, target, tuned)
         except UnsupportedError as error:
             more = set(error.nodes) - left
             if not more:
@@ -47,7 +48,7 @@ def build_with_fallback(model: ir.Model, target: Target) -> Built:
     raise CompileError(f"{len(left)} nodes cannot be compiled, and there are more; leave the model to ONNX Runtime")
 
 
-def _build(model: ir.Model, target: Target, left: set[str]) -> Built:
+def _build(model: ir.Model, target: Target, left: set[str], tuned: Records | None) -> Built:
     parts = split(model, left)
     if all(part.chosen for part in parts):
         raise UnsupportedError("no node of the model can be compiled; run it in ONNX Runtime")
@@ -55,7 +56,7 @@ def _build(model: ir.Model, target: Target, left: set[str]) -> Built:
     steps: list[_Step] = []
     for number, part in enumerate(parts):
         _tell(part, known)
-        step = _left(part, f"part{number}.onnx") if part.chosen else _compiled(part, target)
+        step = _left(part, f"part{number}.onnx") if part.chosen else _compiled(part, target, tuned)
         steps.append(step)
         known |= {spec.name: spec for spec in step.outputs}
     return _merge(model, target, steps)
@@ -86,8 +87,8 @@ def _left(part: Part, member: str) -> _Step:
     return _Step(part, specs, member=member, content=content)
 
 
-def _compiled(part: Part, target: Target) -> _Step:
-    ready = prepare(part.model, target)
+def _compiled(part: Part, target: Target, tuned: Records | None) -> _Step:
+    ready = prepare(part.model, target, tuned)
     specs = tuple(TensorSpec(i.name, i.dtype, i.shape) for i in interface(ready)[1])
     for spec in specs:
         if not numpy_has(spec.dtype):
@@ -123,7 +124,7 @@ def _merge(model: ir.Model, target: Target, steps: Sequence[_Step]) -> Built:
             if step.ready is None:
                 partitions.append(Partition(ONNXRUNTIME, step.member, inputs, step.outputs, nodes=step.part.nodes))
                 continue
-            module, made = schedule_module(step.ready.module, target, {})
+            module, made = schedule_module(step.ready.module, target, step.ready.labels)
             names = new_names(module, taken, f"part{number}")
             functions |= renamed(module, names)
             kernels += [replace(kernel, name=names[kernel.name]) for kernel in made]
@@ -142,6 +143,7 @@ def _merge(model: ir.Model, target: Target, steps: Sequence[_Step]) -> Built:
         target,
         partitions=tuple(partitions),
         members={step.member: step.content for step in steps if step.member},
+        operators={o: sites for step in steps if step.ready for o, sites in step.ready.lowered.operators.items()},
     )
 
 

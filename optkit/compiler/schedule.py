@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
-from tvm import relax, tirx
+from tvm import relax, s_tir, tirx
 
 from optkit.compiler.extents import name_extents
+from optkit.compiler.operator import OPERATOR
 from optkit.errors import CompileError
 from optkit.kernel import Choice
 from optkit.target import Target
@@ -18,13 +19,23 @@ from optkit.target import Target
 ATTRIBUTE = "optkit.rule"
 
 
+@dataclass(frozen=True)
+class Labels:
+    """Nodes by the name of a variable of `main`: one that a node was lowered to, or a weight of it."""
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class Kernel:
     """One scheduled function of the module.
 
     Attributes:
-        calls: the names of the graph values it computes, one a call.
+        calls: what it computes, one name a call in their order: a node's, where it is known.
         refused: rules that were asked before and could not schedule it, each with its reason.
+        version: of the template.
+        operator: text of the product it computes (`optkit.compiler.operator.Operator`), "" for none.
     """
 
     name: str
@@ -35,6 +46,8 @@ class Kernel:
     calls: list[str]
     layout: str = ""
     refused: list[str] = field(default_factory=list)
+    version: int = 1
+    operator: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form for the manifest."""
@@ -42,9 +55,11 @@ class Kernel:
             "name": self.name,
             "rule": self.rule,
             "template": self.template,
+            "version": self.version,
             "params": dict(self.params),
             "compute": self.compute,
             "layout": self.layout,
+            "operator": self.operator,
             "refused": self.refused,
             "calls": self.calls,
         }
@@ -66,27 +81,24 @@ def offers(func: Any, target: Target) -> Iterator[Choice]:
         raise CompileError(f"no rule of target {target.name!r} answers for a kernel; the last one must")
 
 
-def _schedule(
-    func: Any, name: str, target: Target, params: Mapping[str, int]
-) -> tuple[Any, Choice, dict[str, int], list[str]]:
-    """Apply the first choice that works: the function, the choice, its parameters, and who refused and why.
+def _schedule(func: Any, name: str, target: Target) -> tuple[Any, Choice, list[str]]:
+    """Apply the first choice that works: the function, the choice, and who refused and why.
 
     A template that meets an epilogue it was not made for costs speed and not the whole compilation; what it
     said stays with the kernel.
     """
     refused: list[str] = []
     for choice in offers(func, target):
-        chosen = {**choice.params, **params}
         try:
-            return choice.apply(func, chosen), choice, chosen, refused
+            return choice.apply(func, choice.params), choice, refused
         except (RuntimeError, ValueError, IndexError) as error:
             refused.append(f"{choice.rule}: {_last_line(error)}")
     raise CompileError(f"no rule can schedule kernel {name!r}: {'; '.join(refused)}")
 
 
-def schedule_module(module: Any, target: Target, params: Mapping[str, Mapping[str, int]]) -> tuple[Any, list[Kernel]]:
-    """Schedule every PrimFunc; `params` overrides a kernel's parameters by its name."""
-    calls = _calls(module)
+def schedule_module(module: Any, target: Target, labels: Labels | None = None) -> tuple[Any, list[Kernel]]:
+    """Schedule every PrimFunc; `labels` name what each computes."""
+    calls = _calls(module, labels or Labels())
     kernels = []
     scheduled = {}
     for var, func in sorted(module.functions.items(), key=lambda item: str(item[0].name_hint)):
@@ -95,16 +107,40 @@ def schedule_module(module: Any, target: Target, params: Mapping[str, Mapping[st
             continue
         name = str(var.name_hint)
         func = name_extents(func)
-        result, choice, chosen, refused = _schedule(func, name, target, params.get(name, {}))
+        result, choice, refused = _schedule(func, name, target)
+        chosen = dict(choice.params)
         mark = json.dumps({"rule": choice.rule, "template": choice.template, "params": chosen}, sort_keys=True)
         attrs = dict(func.attrs.items()) if func.attrs else {}
         scheduled[var] = result.with_attrs({**attrs, ATTRIBUTE: mark})
-        made = calls.get(name, [])
-        kernels.append(Kernel(name, choice.rule, choice.template, chosen, choice.compute, made, choice.layout, refused))
+        kernels.append(
+            Kernel(
+                name,
+                choice.rule,
+                choice.template,
+                chosen,
+                choice.compute,
+                calls.get(name, []),
+                choice.layout,
+                refused,
+                choice.version,
+                operator_of(func),
+            )
+        )
     # A function inlined at two places brings its `let` variables twice; names must be single again.
-    complete = tvm.s_tir.transform.ConvertSSA()(tirx.transform.BF16ComputeLegalize()(tvm.IRModule(scheduled)))
+    complete = s_tir.transform.ConvertSSA()(tirx.transform.BF16ComputeLegalize()(tvm.IRModule(scheduled)))
     refuse_naked(complete)
     return complete, kernels
+
+
+def operator_of(func: Any) -> str:
+    """The text of the product that a function computes; "" where there is none or its extents are open."""
+    sch = s_tir.Schedule(func)
+    try:
+        blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    except s_tir.ScheduleError:
+        return ""  # loops written by hand
+    marks = (sch.get(block).annotations.get(OPERATOR) for block in blocks)
+    return next((str(mark) for mark in marks if mark is not None), "")
 
 
 def refuse_naked(module: Any) -> None:
@@ -119,8 +155,11 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def _calls(module: Any) -> dict[str, list[str]]:
-    """Which values each kernel computes, from the bindings of main and of the functions it calls."""
+def _calls(module: Any, labels: Labels) -> dict[str, list[str]]:
+    """Which values each kernel computes, from the bindings of main and of the functions it calls.
+
+    Fusion forgets names: where the call has a weight, its owner's is known.
+    """
     found: dict[str, list[str]] = {}
     call_tir = tvm.ir.Op.get("relax.call_tir")
     functions = {str(v.name_hint): f for v, f in module.functions.items() if isinstance(f, relax.Function)}
@@ -129,8 +168,16 @@ def _calls(module: Any) -> dict[str, list[str]]:
             for binding in block.bindings:
                 value = getattr(binding, "value", None)
                 if isinstance(value, relax.Call) and value.op == call_tir:
-                    found.setdefault(str(value.args[0].name_hint), []).append(str(binding.var.name))
+                    owner = next(filter(None, map(labels.weights.get, _names(value.args[1]))), None)
+                    name = str(binding.var.name)
+                    found.setdefault(str(value.args[0].name_hint), []).append(owner or labels.values.get(name, name))
     return found
 
 
-__all__ = ["ATTRIBUTE", "Kernel", "choose", "offers", "refuse_naked", "schedule_module"]
+def _names(arguments: Any) -> list[str]:
+    """Names of a call's arguments that are variables."""
+    fields = arguments.fields if isinstance(arguments, relax.Tuple) else [arguments]
+    return [str(a.name) for a in fields if isinstance(a, relax.Var)]
+
+
+__all__ = ["ATTRIBUTE", "Kernel", "choose", "offers", "operator_of", "refuse_naked", "schedule_module"]

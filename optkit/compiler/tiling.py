@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from optkit.compiler.operator import OPERATOR
 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` x `blocks` accumulators; the tiled extent is rounded up to `padded`, a multiple of `rows`."""
+    """`rows` x `blocks` accumulators; the tiled extent is rounded up to `padded`, a multiple of `rows`.
+
+    Attributes:
+        operator: text of the operator that is computed, for tuning and reports.
+        more: further parameters of the template, by name.
+    """
 
     rows: int
     blocks: int
     padded: int
+    operator: str = field(default="", repr=False)
+    more: tuple[tuple[str, int], ...] = field(default=(), repr=False)
 
-    def attrs(self) -> dict[str, int]:
+    def attrs(self) -> dict[str, int | str]:
         """The tile as block annotations, for the kernel rules."""
-        return {"optkit.rows": self.rows, "optkit.blocks": self.blocks}
+        more = {f"optkit.{name}": value for name, value in self.more}
+        named = {OPERATOR: self.operator} if self.operator else {}
+        return {"optkit.rows": self.rows, "optkit.blocks": self.blocks, **more, **named}
+
+
+def kept(registers: int) -> int:
+    """Accumulators that are kept in registers for certain.
+
+    Beyond about twenty of thirty-two registers the compiler starts to spill (measured over ResNet-50's layers: 4x4,
+    5x4, 7x2 and 10x2 are within 10 % of the best everywhere, tiles of 24 to 28 lose 20 to 50 %).
+    """
+    return registers - (12 if registers >= 32 else 4)
+
+
+def tile_step(rows: int, columns: int) -> float:
+    """Modelled cycles of one step of the reduction in a tile of `rows` x `columns` accumulators.
+
+    rows * columns multiply-adds issue two a cycle, and never take less than four cycles (the latency of a
+    multiply-add over two ports); rows + columns loads mostly overlap.
+    """
+    return max(rows * columns / 2, 4.0) + 0.1 * (rows + columns)
 
 
 def choose_tile(extent: int, blocks: int, registers: int) -> Tile:
     """The register tile for a product over `extent` positions and `blocks` vectors of output channels.
 
-    Minimizes the modelled cycles of one step of the reduction over the whole extent. A step of one tile
-    issues rows * blocks multiply-adds, two a cycle, and never less than four cycles' worth (the latency of
-    a multiply-add over two ports); its rows + blocks loads mostly overlap. Positions beyond the extent are
-    wasted. Beyond about twenty accumulators of thirty-two registers the compiler starts to spill
-    (measured over ResNet-50's layers: 4x4, 5x4, 7x2 and 10x2 are within 10 % of the best everywhere, tiles
-    of 24 to 28 lose 20 to 50 %).
+    Minimizes the modelled cycles (`tile_step`) of one step of the reduction over the whole extent. Positions
+    beyond the extent are wasted.
 
     Args:
         extent: number of output positions along the tiled axis.
@@ -38,15 +63,14 @@ def choose_tile(extent: int, blocks: int, registers: int) -> Tile:
     >>> choose_tile(49, 32, 32)
     Tile(rows=5, blocks=4, padded=50)
     """
-    limit = registers - (12 if registers >= 32 else 4)
+    limit = kept(registers)
     best: tuple[float, int, int] | None = None
     for columns in (1, 2, 3, 4):
         if blocks % columns:
             continue
         for rows in range(1, min(extent, limit // columns) + 1):
             tiles = -(-extent // rows)
-            step = max(rows * columns / 2, 4.0) + 0.1 * (rows + columns)
-            key = (tiles * step * (blocks // columns), rows, columns)
+            key = (tiles * tile_step(rows, columns) * (blocks // columns), rows, columns)
             if best is None or key < best:
                 best = key
     assert best is not None
@@ -84,18 +108,20 @@ def choose_winograd(
     0
     """
     blocks = [-(-c // lanes) for c in channels]
-
-    def cycles(m: int) -> float:
-        places = (m + 2) ** 2
-        tiles = images * -(-output[0] // m) * -(-output[1] // m)
-        if places * tiles * sum(blocks) * lanes * 4 > WINOGRAD_TILES:
-            return float("inf")
-        product = places * tiles * blocks[0] * lanes * blocks[1] / 2
-        weights = places * blocks[0] * blocks[1] * lanes * lanes * 4
-        return product + 7.2 * places * tiles * sum(blocks) + weights / 20
-
     direct = macs / (2 * lanes) + 9 * channels[0] * channels[1] * 4 / 20
-    small, large = cycles(2), cycles(4)
+    small, large = (winograd_cycles(m, images, output, channels, lanes) for m in (2, 4))
     ships = 36 * blocks[0] * blocks[1] * lanes * lanes * 4 <= WINOGRAD_WEIGHTS
     m, best = (4, large) if largest >= 4 and ships and large * 1.2 < small else (2, small)
     return m if best * 1.2 < direct else 0
+
+
+def winograd_cycles(m: int, images: int, output: tuple[int, int], channels: tuple[int, int], lanes: int) -> float:
+    """Modelled cycles of F(m, 3), see `choose_winograd`; infinite where its tiles take too much memory."""
+    blocks = [-(-c // lanes) for c in channels]
+    places = (m + 2) ** 2
+    tiles = images * -(-output[0] // m) * -(-output[1] // m)
+    if places * tiles * sum(blocks) * lanes * 4 > WINOGRAD_TILES:
+        return float("inf")
+    product = places * tiles * blocks[0] * lanes * blocks[1] / 2
+    weights = places * blocks[0] * blocks[1] * lanes * lanes * 4
+    return product + 7.2 * places * tiles * sum(blocks) + weights / 20

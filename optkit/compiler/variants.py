@@ -14,12 +14,17 @@ from tvm import relax, tirx
 
 from optkit.artifact.spec import Variant
 from optkit.compiler.build import Built, generate, interface, prepare, tvm_target
+from optkit.compiler.planning import Records
 from optkit.compiler.schedule import schedule_module
 from optkit.target import Target
 
 
 def build_with_optimum(
-    model: ir.Model, fixed: ir.Model, target: Target, optimum: Mapping[str, tuple[int, ...]]
+    model: ir.Model,
+    fixed: ir.Model,
+    target: Target,
+    optimum: Mapping[str, tuple[int, ...]],
+    tuned: Records | None = None,
 ) -> tuple[Built, tuple[Variant, ...]]:
     """Compile a model with open axes once as it is and once with inputs of shapes `optimum`, into one executable.
 
@@ -27,12 +32,13 @@ def build_with_optimum(
 
     Args:
         fixed: the model with these shapes.
+        tuned: plans that were measured.
     """
     machine = tvm_target(target)
-    ready, best = prepare(model, target), prepare(fixed, target)
+    ready, best = prepare(model, target, tuned), prepare(fixed, target, tuned)
     with machine:
-        module, kernels = schedule_module(ready.module, target, {})
-        static, static_kernels = schedule_module(best.module, target, {})
+        module, kernels = schedule_module(ready.module, target, ready.labels)
+        static, static_kernels = schedule_module(best.module, target, best.labels)
         names = new_names(static, set(_names(module)), "optimum")
         merged = tvm.IRModule({**renamed(module, {}), **renamed(static, names)})
         executable = target.package(generate(merged, machine))
@@ -40,7 +46,17 @@ def build_with_optimum(
     order = [tuple(optimum[name]) for name in ready.lowered.input_names]
     all_kernels = [*kernels, *(replace(k, name=names[k.name]) for k in static_kernels)]
     count = len(ready.weights)
-    built = Built(executable, weights, *interface(ready), all_kernels, best.lowered.records, merged, target, count)
+    built = Built(
+        executable,
+        weights,
+        *interface(ready),
+        all_kernels,
+        best.lowered.records,
+        merged,
+        target,
+        count,
+        operators={**ready.lowered.operators, **best.lowered.operators},
+    )
     return built, (Variant(names["main"], tuple(order), tuple(indices)),)
 
 

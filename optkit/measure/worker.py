@@ -6,40 +6,30 @@ versions. Every further line in: seconds, iterations, settle. Answer: times, the
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
-from typing import Any
 
 import numpy as np
+
+from optkit.measure.process import answers, die_with_parent, reason
 
 Feed = Mapping[str, np.ndarray]
 Loaded = tuple[Callable[[], object], dict[str, str]]
 Loader = Callable[[str, int, Feed, Mapping[str, str]], Loaded]
 """loader(path, threads, inputs, options) -> what runs once on these inputs, and the versions it is made of."""
 
-_PR_SET_PDEATHSIG = 1
 _ALIGNMENT = 64
 
 
 def main() -> int:
     """Serve until the input ends."""
-    _die_with_parent()
-    # What libraries print must not get between the answers.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(message: dict[str, Any]) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
-
+    die_with_parent()
+    answer = answers()
     try:
         setup = json.loads(sys.stdin.readline())
         with np.load(setup["inputs"]) as file:
@@ -56,7 +46,7 @@ def main() -> int:
             answer({"times": _turn(run, order["seconds"], order["iterations"], order["settle"])})
             gc.collect()
     except Exception as e:
-        answer({"error": " ".join(str(e).split()) or type(e).__name__})
+        answer({"error": reason(e)})
         return 1
     return 0
 
@@ -115,12 +105,6 @@ def _aligned(array: np.ndarray) -> np.ndarray:
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
-
-
-def _die_with_parent() -> None:
-    """A worker that is stopped would outlive a parent that was killed, for ever."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,15 @@ class Runner:
         """
         return self._run((), feed)
 
+    def instrument(self, note: Callable[..., int] | None) -> None:
+        """Call `note(function, name, before, result, *arguments)` before and after every call of a run; None: stop.
+
+        For measuring; see `optkit.runtime.profile`.
+        """
+        if self._vm is None:
+            raise UsageError("the runner is closed; load the artifact again")
+        self._vm["set_instrument"](note if note is not None else lambda *_: 0)
+
     def _run(self, positional: Sequence[Any], named: Mapping[str, Any]) -> dict[str, np.ndarray]:
         values = bind_names(self.inputs, positional, named)
         tensors = [

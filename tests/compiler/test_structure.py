@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from tvm.s_tir import TensorIntrin
 
 from optkit.compiler.build import Built, build, prepare
 from optkit.compiler.check import check_kernels, compare
+from optkit.compiler.operator import Operator, Plan
 from optkit.compiler.schedule import ATTRIBUTE, choose, refuse_naked
 from optkit.errors import CompileError, UnsupportedError
 from optkit.registry import find_target
+from optkit.target import Target
 from tests.compiler.bundle import Bundle
 from tests.compiler.test_lower_conv import conv
 from tests.compiler.test_lower_integer import pair as quantized
@@ -51,8 +54,9 @@ def test_every_kernel_names_its_rule(built: Built) -> None:
 
 def test_every_kernel_is_called(built: Built) -> None:
     assert all(k.calls for k in built.kernels)
-    called = [name for k in built.kernels for name in k.calls]
-    assert len(called) == len(set(called))
+    assert sum(len(k.calls) for k in built.kernels) == built.relax_text.count("R.call_tir")
+    products = [name for k in built.kernels for name in k.calls if k.operator]
+    assert products == ["Conv_0", "Conv_1", "Gemm_0"]
     assert json.loads(json.dumps(built.kernels[0].as_dict()))["calls"] == built.kernels[0].calls
 
 
@@ -84,13 +88,19 @@ def test_the_fallback_computes_what_the_other_rules_do(monkeypatch: pytest.Monke
     assert {k.rule for k in built.kernels} == {"cpu.fallback"}
 
 
-def test_parameters_given_replace_the_defaults(built: Built) -> None:
-    name, default = next((k.name, k.params) for k in built.kernels if k.rule == "cpu.conv")
-    other = {"rows": 1, "blocks": 1}
-    assert other != default
-    b = network()
-    again = build(b.model(), built.target, {name: other})
-    assert next(k.params for k in again.kernels if k.name == name) == other
+class Chosen:
+    """Records that know one plan for everything."""
+
+    def best(self, operator: Operator, target: Target, templates: Collection[str]) -> Plan | None:
+        return Plan("direct", {"rows": 1, "blocks": 1, "order": 1}) if "direct" in templates else None
+
+
+def test_measured_plans_go_before_the_default(built: Built) -> None:
+    name, default = next((k.name, k.params) for k in built.kernels if k.template == "direct")
+    again = build(network().model(), built.target, Chosen())
+    found = next(k.params for k in again.kernels if k.name == name)
+    assert found == {"rows": 1, "blocks": 1, "order": 1} != default
+    assert [r["template"] for r in again.tuned_records()] == ["direct"] and not built.tuned_records()
 
 
 def test_weights_are_beside_the_code(built: Built) -> None:

@@ -101,7 +101,7 @@ def test_a_worker_that_dies(mlp_artifact: Path, monkeypatch: pytest.MonkeyPatch)
     real = Worker.run
 
     def killed(self: Worker, seconds: float, iterations: int, settle: int = 2) -> list[float]:
-        os.kill(self._process.pid, signal.SIGKILL)
+        os.kill(self._child.pid, signal.SIGKILL)
         return real(self, seconds, iterations, settle)
 
     monkeypatch.setattr(Worker, "run", killed)
@@ -124,7 +124,7 @@ def test_stopped_workers_end_with_their_parent(mlp_artifact: Path, tmp_path: Pat
         "import sys, time\nfrom pathlib import Path\n"
         "from optkit.measure.contestant import Contestant, Worker\n"
         "w = Worker(Contestant('a', 'optk', Path(sys.argv[1])), Path(sys.argv[2]))\n"
-        "print(w._process.pid, flush=True)\ntime.sleep(60)\n"
+        "print(w._child.pid, flush=True)\ntime.sleep(60)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     parent = subprocess.Popen(

@@ -15,6 +15,7 @@ from tvm import relax
 from optkit.compiler import packing
 from optkit.compiler.converters.geometry import channel_constant, static_shape, window, windows
 from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.operator import CONV, DEPTHWISE, Operator
 from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.common import BITS, to_bits
 from optkit.compiler.operators.conv import Window, conv2d, depthwise2d
@@ -22,7 +23,8 @@ from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_
 from optkit.compiler.operators.volume import stack_depths as define_stack
 from optkit.compiler.operators.volume import unstack_depths as define_unstack
 from optkit.compiler.operators.winograd import winograd, winograd_weight
-from optkit.compiler.tiling import choose_tile, choose_winograd
+from optkit.compiler.planning import make_tile, templates, winograd_side
+from optkit.compiler.tiling import choose_tile
 from optkit.compiler.values import (
     INJECTIVE,
     OPAQUE,
@@ -221,15 +223,28 @@ def _crop(low: Lowering, tiles: Any, width: Any) -> Any:
     return low.bind(low.emit(define, tiles, name="crop", kind=INJECTIVE))
 
 
-def _winograd_side(low: Lowering, x: Value, out: int, size: tuple[int, int]) -> int:
-    """Side of Winograd's output tiles; 0 where direct summation serves, or the batch is open."""
-    n, channels, *_ = x.shape
-    if not isinstance(n, int) or not low.target.has("winograd"):
+def _winograd_side(low: Lowering, x: Value, geometry: Window, groups: int, compute: str) -> int:
+    """Largest side of Winograd's output tiles that may be chosen; 0 where only direct summation serves."""
+    exact = low.rounded or not isinstance(x.shape[0], int) or not low.target.has("winograd")
+    if exact or groups != 1 or compute != "float32" or not geometry.square3:
         return 0
     # On whole numbers F(2, 3) is exact, as direct sums are: its factors are powers of two. Those of F(4, 3) are not.
-    largest = 2 if low.stepped else 4
-    macs = n * channels * out * 9 * math.prod(size)
-    return choose_winograd(macs, n, size, (channels, out), low.target.lanes, largest)
+    return 2 if low.stepped else 4
+
+
+def _operator(
+    x: Value, weight: np.ndarray, geometry: Window, groups: int, compute: str, block: int, b: int
+) -> Operator:
+    """A convolution as tuning knows it, its channels filled up to blocks; of an open batch, what one image takes."""
+    n, channels, h, w = x.shape
+    filters = weight.shape[0]
+    images = n if isinstance(n, int) else 1
+    window = (*geometry.kernel, *geometry.strides, *geometry.dilations, *geometry.pads)
+    if groups == channels == filters:
+        return Operator(DEPTHWISE, compute, (images, packing.round_up(channels, b), h, w, *window))
+    if groups == 1:
+        channels, filters = packing.round_up(channels, block), packing.round_up(filters, b)
+    return Operator(CONV, compute, (images, channels, h, w, filters, *window, groups, block))
 
 
 def _product(
@@ -265,40 +280,28 @@ def _product(
             tile = choose_tile(OPEN_ROWS, 1, registers)
             args = read(b), packed, geometry, pad_value, tile
             return _crop(low, low.emit(depthwise2d_tiles, *args, name="depthwise", kind=OPAQUE), ow)
-        tile = choose_tile(ow, 1, registers)
+        operator = _operator(x, weight, geometry, groups, compute, b, b)
+        tile = make_tile(operator, low.plan(operator, templates(operator)), b)
         return low.emit(depthwise2d, read(b), packed, geometry, pad_value, tile, name="depthwise", kind=OUT_FUSABLE)
-    if fixed and groups == 1 and compute == "float32" and geometry.square3 and not low.rounded:
-        m = _winograd_side(low, x, out, (oh, ow))
-        if m:
-            packed = relax.const(winograd_weight(weight, m, b))
-            tile = choose_tile(math.prod((x.shape[0], -(-oh // m), -(-ow // m))), math.ceil(out / b), registers)
-            return low.emit(winograd, read(b), packed, geometry, m, tile, name="winograd", kind=OUT_FUSABLE)
     g = dot_group(low) if compute == "int8" else 2 if pairs else 1
     c = b
-    if pairs:
-        weight = weight.view(BITS)
     if channels < b and x.block != b and groups == 1:
         # Planes as they are serve a kernel that takes one channel at a time; pairs and fours have to lie together.
         c = packing.round_up(channels, g) if g > 1 else 1
-    packed = relax.const(packing.conv_weight(weight, groups, b, c, g))
     if not fixed:
+        packed = relax.const(packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g))
         tile = choose_tile(OPEN_ROWS, math.ceil(out / b), registers)
         options = (channels, out), groups, pad_value, tile
         return _crop(low, low.emit(conv2d_tiles, read(c), packed, geometry, *options, name="conv2d", kind=OPAQUE), ow)
-    extent = oh * ow if geometry.pointwise else ow
-    tile = choose_tile(extent, math.ceil(out / b), registers)
-    return low.emit(
-        conv2d,
-        read(c),
-        packed,
-        geometry,
-        (channels, out),
-        groups,
-        pad_value,
-        tile,
-        name="conv2d",
-        kind=OUT_FUSABLE,
-    )
+    operator = _operator(x, weight, geometry, groups, compute, c, b)
+    plan = low.plan(operator, templates(operator, _winograd_side(low, x, geometry, groups, compute)))
+    tile, m = make_tile(operator, plan, b), winograd_side(plan)
+    if m:
+        packed = relax.const(winograd_weight(weight, m, b))
+        return low.emit(winograd, read(b), packed, geometry, m, tile, name="winograd", kind=OUT_FUSABLE)
+    packed = relax.const(packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g))
+    options = (channels, out), groups, pad_value, tile
+    return low.emit(conv2d, read(c), packed, geometry, *options, name="conv2d", kind=OUT_FUSABLE)
 
 
 CONVERTERS = {"Conv": conv}

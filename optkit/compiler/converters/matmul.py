@@ -13,9 +13,11 @@ from tvm import relax
 from optkit.compiler import packing
 from optkit.compiler.converters.conv import bits, dot_group, integer_bias
 from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.operator import BATCH_MATMUL, MATMUL, Operator
 from optkit.compiler.operators import matmul as define
 from optkit.compiler.operators.common import BITS
-from optkit.compiler.tiling import choose_tile
+from optkit.compiler.planning import make_tile, templates
+from optkit.compiler.tiling import Tile
 from optkit.compiler.values import OUT_FUSABLE, PLAIN, Accumulated, Dequantized, QuantizedWeight, Value
 
 
@@ -62,11 +64,15 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
     target, shape = low.target, a.shape
     columns = weight.shape[1]
     _, rows = define.row_split(shape)
-    tile = choose_tile(rows, math.ceil(columns / target.lanes), target.registers)
     out_shape = (*shape[:-1], columns)
     macs = _macs(shape, columns)
     simple_bias = bias is None or bias.shape in ((columns,), (1, columns), (1,), ())
     reason = ""
+
+    def tile(compute: str) -> Tile:
+        operator = Operator(MATMUL, compute, (rows, weight.shape[0], columns))
+        return make_tile(operator, low.plan(operator, templates(operator)), target.lanes)
+
     if not isinstance(a, Dequantized):
         reason = "its input is not quantized"
     elif not isinstance(b, QuantizedWeight) or b.q.dtype != np.int8 or weight.dtype != np.int8:
@@ -84,7 +90,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         if missing:
             data = low.bind(relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, missing]))
         packed = relax.const(packing.matmul_weight(weight, target.lanes, g))
-        acc = low.emit(define.matmul, data, packed, columns, tile, name="matmul", kind=OUT_FUSABLE)
+        acc = low.emit(define.matmul, data, packed, columns, tile("int8"), name="matmul", kind=OUT_FUSABLE)
         scale = np.broadcast_to(b.scale.astype("float64") * a.affine.scale, (columns,))
         flat = None if bias is None else _flat_bias(low, bias, columns)
         offset = integer_bias(flat, scale) - a.affine.zero * weight.astype("int64").sum(0)
@@ -104,7 +110,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         assert b.const is not None
         weight = b.const if axis == 1 else b.const.T
     packed = relax.const(packing.matmul_weight(weight, target.lanes, g))
-    result = low.emit(define.matmul, data, packed, columns, tile, name="matmul", kind=OUT_FUSABLE)
+    result = low.emit(define.matmul, data, packed, columns, tile(compute), name="matmul", kind=OUT_FUSABLE)
     if bias is not None and bias.const is not None:
         result = low.bind(relax.op.add(result, relax.const(bias.const.astype("float32"))))
     if a.dtype != "float32":
@@ -128,8 +134,11 @@ def _activations(low: Lowering, node: Node, a: Value, b: Value) -> Value | None:
     if not all(isinstance(d, int) for d in (rows, columns, a.shape[-1])):
         return None
     lanes = low.target.lanes
-    tile = choose_tile(rows, math.ceil(columns / lanes), low.target.registers)
     compute = node.compute_type or a.dtype
+    lead = [y if isinstance(x, int) and x == 1 else x for x, y in zip(a.shape[:-2], b.shape[:-2], strict=True)]
+    batch = math.prod(d for d in lead if isinstance(d, int))
+    operator = Operator(BATCH_MATMUL, compute, (batch, rows, a.shape[-1], columns))
+    tile = make_tile(operator, low.plan(operator, templates(operator)), lanes)
     low.record(node, compute, _macs(a.shape, columns), "both operands are activations")
     left, right = a.plain(), b.plain()
     if compute == "bfloat16" and low.target.has("bf16_pairs"):
@@ -144,7 +153,6 @@ def _activations(low: Lowering, node: Node, a: Value, b: Value) -> Value | None:
     result = low.emit(define.batch_matmul, left, right, lanes, tile, name="batch_matmul", kind=OUT_FUSABLE)
     if a.dtype != "float32":
         result = low.bind(relax.op.astype(result, a.dtype))
-    lead = [y if isinstance(x, int) and x == 1 else x for x, y in zip(a.shape[:-2], b.shape[:-2], strict=True)]
     return low.blocked((*lead, rows, columns), a.dtype, PLAIN, result)
 
 

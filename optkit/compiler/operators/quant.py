@@ -6,6 +6,7 @@ Rounding comes before the zero point is added, as ONNX's QuantizeLinear defines 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,22 @@ from optkit.compiler.operators.exact import product
 Op.get("tirx.nearbyint").set_attr("TVectorizable", True)
 
 
-def to_uint8(real: Any, zero: int) -> Any:
-    """round(real) + zero, clipped to 0..255."""
-    shifted = tirx.nearbyint(real) + const(float(zero), "float32")
-    clipped = te.max(te.min(shifted, const(255.0, "float32")), const(0.0, "float32"))
-    # Through int32: the truncating float32 -> int32 conversion is one vector instruction, to uint8 it is not.
-    return clipped.astype("int32").astype("uint8")
+ROUNDER = 1.5 * 2**23
+"""float32 numbers about this are whole: added to one of less than 2^22, it is rounded half to even."""
+
+
+def to_uint8(real: Any, zero: int, low: float = -math.inf, high: float = math.inf) -> Any:
+    """round(clip(real, low, high)) + zero, clipped to 0..255.
+
+    Clipping to whole numbers may come before rounding, for rounding is monotonic: both clips are then one. The lowest
+    byte of `ROUNDER` is 0, so that of the sum is the rounded number's. The zero point is added after that: in the sum,
+    an odd one would turn ties the wrong way.
+    """
+    bottom, top = float(-zero), float(255 - zero)
+    low, high = min(max(low, bottom), top), max(min(high, top), bottom)
+    clipped = te.max(te.min(real, const(high, "float32")), const(low, "float32"))
+    bits = tirx.reinterpret("int32", clipped + const(ROUNDER, "float32"))
+    return (bits + zero if zero else bits).astype("uint8")
 
 
 def quantize(data: te.Tensor, scale: float, zero: int) -> te.Tensor:
@@ -83,11 +94,7 @@ def requantize(
 
     def element(*i: Any) -> Any:
         value = (acc(*i) + bias(*channel(*i))).astype("float32") * scale(*channel(*i))
-        if low != float("-inf"):
-            value = te.max(value, const(low, "float32"))
-        if high != float("inf"):
-            value = te.min(value, const(high, "float32"))
-        return to_uint8(value, zero)
+        return to_uint8(value, zero, low, high)
 
     return te.compute(acc.shape, element, name="requantize")
 

@@ -9,20 +9,20 @@ Zero-Memory Overhead Direct Convolutions", ICML 2018, section 4).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tile import register_tile
 from optkit_targets.cpu.kernels.tools import (
     View,
-    annotation,
     arithmetic,
     divisors,
     extent,
     finish,
     inline_rest,
     look,
+    number,
     parallel,
     schedule_pad,
 )
@@ -32,9 +32,14 @@ class ConvRule:
     """Takes functions with a block annotated "conv"."""
 
     name = "cpu.conv"
+    templates: ClassVar[Mapping[str, int]] = {"direct": 1, "pointwise": 1}
 
     def choices(self, func: Any, target: Target) -> list[Choice] | None:
-        """One template; its tile is the parameter."""
+        """One template; its tile is the parameter, and what stays in the cache meanwhile.
+
+        Order 0 goes over all positions with a share of the weights, order 1 over all weights with a share of the
+        positions.
+        """
         view = look(func)
         if "conv" not in view.ops:
             return None
@@ -45,21 +50,17 @@ class ConvRule:
         lanes = extent(sch, loops[3] if pointwise else loops[4])
         if blocks is None or tiled is None or lanes is None:
             return None
-        params = {
-            "rows": int(annotation(sch, block, "optkit.rows")),
-            "blocks": int(annotation(sch, block, "optkit.blocks")),
-        }
+        params = {name: number(sch, block, f"optkit.{name}") for name in ("rows", "blocks", "order")}
         limit = target.registers
-        space = {"rows": divisors(tiled, limit), "blocks": divisors(blocks, limit)}
+        space = {"rows": divisors(tiled, limit), "blocks": divisors(blocks, limit), "order": (0, 1)}
         dtype = arithmetic(sch, block)
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(look(function), chosen, pointwise, target)
 
         template = "pointwise" if pointwise else "direct"
-        return [
-            Choice(self.name, template, 1, params, space, apply, compute=dtype, layout=f"NCHW{lanes}c OIHW{lanes}o")
-        ]
+        version, layout = self.templates[template], f"NCHW{lanes}c OIHW{lanes}o"
+        return [Choice(self.name, template, version, params, space, apply, compute=dtype, layout=layout)]
 
 
 def schedule(view: View, params: Mapping[str, int], pointwise: bool, target: Target) -> Any:
@@ -78,12 +79,15 @@ def schedule(view: View, params: Mapping[str, int], pointwise: bool, target: Tar
     co, ci = sch.split(c, [None, params["blocks"]])
     if pointwise:
         xo, xi = sch.split(p, [None, params["rows"]])
-        sch.reorder(n, co, xo, ci, xi, v)
-        at = parallel(sch, n, co, xo)
+        outer = (n, xo, co) if params["order"] else (n, co, xo)
+        sch.reorder(*outer, ci, xi, v)
+        at = parallel(sch, *outer)
     else:
-        at, xi = sch.split(x, [None, params["rows"]])
-        sch.reorder(n, co, y, at, ci, xi, v)
-        parallel(sch, n, co, y)
+        xo, xi = sch.split(x, [None, params["rows"]])
+        outer = (n, y, co) if params["order"] else (n, co, y)
+        sch.reorder(*outer, xo, ci, xi, v)
+        parallel(sch, *outer)
+        at = xo
     sch.compute_at(conv, at, preserve_unit_loops=True)
     sch.set_scope(conv, 0, "local")
     inner = sch.get_loops(conv)[-len(sch.get(conv).iter_vars) :]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
+from optkit.compiler.planning import band
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import (
     View,
-    annotation,
     arithmetic,
     divisors,
     extent,
     finish,
     inline_rest,
     look,
+    number,
     parallel,
 )
 
@@ -24,6 +25,7 @@ class DepthwiseRule:
     """Takes functions with a block annotated "depthwise"."""
 
     name = "cpu.depthwise"
+    templates: ClassVar[Mapping[str, int]] = {"depthwise": 1}
 
     def choices(self, func: Any, target: Target) -> list[Choice] | None:
         """One template: `rows` positions in registers, `band` output rows a padded band."""
@@ -35,23 +37,15 @@ class DepthwiseRule:
         height, tiled, lanes = extent(sch, loops[2]), extent(sch, loops[3]), extent(sch, loops[4])
         if height is None or tiled is None:
             return None
-        params = {"rows": int(annotation(sch, block, "optkit.rows")), "band": band(height)}
+        params = {"rows": number(sch, block, "optkit.rows"), "band": number(sch, block, "optkit.band") or band(height)}
         space = {"rows": divisors(tiled, target.registers), "band": divisors(height, height)}
         dtype = arithmetic(sch, block)
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(look(function), chosen)
 
-        return [Choice(self.name, "rows", 1, params, space, apply, compute=dtype, layout=f"NCHW{lanes}c CHW{lanes}c")]
-
-
-def band(height: int) -> int:
-    """Rows of a band: enough that re-reading the overlap is cheap, few enough to stay in L1.
-
-    >>> band(56)
-    14
-    """
-    return max(d for d in divisors(height, 16))
+        version, layout = self.templates["depthwise"], f"NCHW{lanes}c CHW{lanes}c"
+        return [Choice(self.name, "depthwise", version, params, space, apply, compute=dtype, layout=layout)]
 
 
 def schedule(view: View, params: Mapping[str, int]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from tvm.tirx import IndexMap
 
@@ -14,7 +14,6 @@ from optkit_targets.cpu.kernels.tile import register_tile
 from optkit_targets.cpu.kernels.tools import (
     PARALLEL_ELEMENTS,
     View,
-    annotation,
     arithmetic,
     divisors,
     extent,
@@ -22,6 +21,7 @@ from optkit_targets.cpu.kernels.tools import (
     inline_rest,
     kinds,
     look,
+    number,
     parallel,
     write_dtype,
 )
@@ -31,9 +31,10 @@ class MatmulRule:
     """Takes functions with a block annotated "matmul"."""
 
     name = "cpu.matmul"
+    templates: ClassVar[Mapping[str, int]] = {"packed": 1}
 
     def choices(self, func: Any, target: Target) -> list[Choice] | None:
-        """One template; its tile is the parameter."""
+        """One template; its tile is the parameter, and whether weights (0) or rows (1) stay in the cache meanwhile."""
         view = look(func)
         if "matmul" not in view.ops:
             return None
@@ -42,17 +43,16 @@ class MatmulRule:
         rows, blocks, lanes = (extent(sch, loop) for loop in spatial[-3:])
         if rows is None or blocks is None or lanes is None:
             return None
-        params = {
-            "rows": int(annotation(sch, block, "optkit.rows")),
-            "blocks": int(annotation(sch, block, "optkit.blocks")),
-        }
-        space = {"rows": divisors(rows, target.registers), "blocks": divisors(blocks, target.registers)}
+        params = {name: number(sch, block, f"optkit.{name}") for name in ("rows", "blocks", "order")}
+        limit = target.registers
+        space = {"rows": divisors(rows, limit), "blocks": divisors(blocks, limit), "order": (0, 1)}
         dtype = arithmetic(sch, block)
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(look(function), chosen, lanes, target)
 
-        return [Choice(self.name, "packed", 1, params, space, apply, compute=dtype, layout=f"MK NK{lanes}n")]
+        version, layout = self.templates["packed"], f"MK NK{lanes}n"
+        return [Choice(self.name, "packed", version, params, space, apply, compute=dtype, layout=layout)]
 
 
 def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) -> Any:
@@ -101,9 +101,14 @@ def _inside_epilogue(
     if inner:
         m = sch.fuse(*inner) if len(inner) > 1 else inner[0]
         mo, mi = sch.split(m, [None, params["rows"]])
-        sch.reorder(*batch, no, mo, mi, ni, v)
-        at = mo
-        parallel(sch, *batch, no)
+        if params["order"]:
+            sch.reorder(*batch, mo, no, mi, ni, v)
+            parallel(sch, *batch, mo)
+            at = no
+        else:
+            sch.reorder(*batch, no, mo, mi, ni, v)
+            parallel(sch, *batch, no)
+            at = mo
     else:
         sch.reorder(*batch, no, ni, v)
         at = parallel(sch, *batch, no)

@@ -52,6 +52,11 @@ def annotation(sch: Schedule, block: Any, key: str) -> Any:
     return annotations.get(key)
 
 
+def number(sch: Schedule, block: Any, key: str) -> int:
+    """A whole number that annotates a block; 0 where there is none."""
+    return int(annotation(sch, block, key) or 0)
+
+
 def extent(sch: Schedule, loop: Any) -> int | None:
     """A loop's extent, None where it is symbolic."""
     size = sch.get(loop).extent

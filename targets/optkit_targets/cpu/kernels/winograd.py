@@ -7,12 +7,12 @@ any matrix product; output tiles, transformed in registers and written through t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tile import register_tile
-from optkit_targets.cpu.kernels.tools import View, annotation, divisors, extent, finish, inline_rest, look, parallel
+from optkit_targets.cpu.kernels.tools import View, divisors, extent, finish, inline_rest, look, number, parallel
 
 KEPT = ("load", "half", "transform", "winograd", "back")
 
@@ -21,6 +21,7 @@ class WinogradRule:
     """Takes functions with a block annotated "winograd"."""
 
     name = "cpu.winograd"
+    templates: ClassVar[Mapping[str, int]] = {"winograd2x3": 1, "winograd4x3": 1}
 
     def choices(self, func: Any, target: Target) -> list[Choice] | None:
         """One template; the register tile of its product is the parameter."""
@@ -29,11 +30,8 @@ class WinogradRule:
             return None
         sch, block = view.sch, view.ops["winograd"]
         _, blocks, tiles, lanes = (extent(sch, loop) or 1 for loop in sch.get_loops(block)[:4])
-        side = int(annotation(sch, block, "optkit.side"))
-        params = {
-            "rows": int(annotation(sch, block, "optkit.rows")),
-            "blocks": int(annotation(sch, block, "optkit.blocks")),
-        }
+        side = number(sch, block, "optkit.side")
+        params = {name: number(sch, block, f"optkit.{name}") for name in ("rows", "blocks")}
         limit = target.registers
         space = {"rows": divisors(tiles, limit), "blocks": divisors(blocks, limit)}
 
@@ -42,7 +40,8 @@ class WinogradRule:
 
         layout = f"NCHW{lanes}c {side * side}OI{lanes}i{lanes}o"
         name = f"winograd{side - 2}x3"
-        return [Choice(self.name, name, 1, params, space, apply, compute="float32", layout=layout)]
+        version = self.templates[name]
+        return [Choice(self.name, name, version, params, space, apply, compute="float32", layout=layout)]
 
 
 def schedule(view: View, params: Mapping[str, int], side: int, target: Target) -> Any:

@@ -1,0 +1,197 @@
+"""Which plans an operator has, and what the analytical model thinks of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Protocol
+
+from optkit.compiler.operator import BATCH_MATMUL, CONV, DEPTHWISE, MATMUL, Operator, Plan
+from optkit.compiler.tiling import (
+    WINOGRAD_TILES,
+    WINOGRAD_WEIGHTS,
+    Tile,
+    choose_tile,
+    choose_winograd,
+    kept,
+    tile_step,
+    winograd_cycles,
+)
+from optkit.target import Target
+
+DIRECT, POINTWISE, PACKED, ROWS = "direct", "pointwise", "packed", "depthwise"
+WINOGRAD = {2: "winograd2x3", 4: "winograd4x3"}
+_SIDES = {name: side for side, name in WINOGRAD.items()}
+_SPARE, _SPILLS = 2, 1.3
+"""Registers that any tile leaves to the operands; and what a tile costs that LLVM may not keep in registers."""
+
+
+class Records(Protocol):
+    """Where plans come from that were measured."""
+
+    def best(self, operator: Operator, target: Target, templates: Collection[str]) -> Plan | None:
+        """The fastest plan of these templates that was measured on such a machine, or None."""
+        ...
+
+
+def templates(operator: Operator, side: int = 0) -> tuple[str, ...]:
+    """Templates that compute an operator, the direct one first.
+
+    Args:
+        side: largest side of Winograd's tiles that is allowed, 0, 2 or 4.
+    """
+    if operator.kind == CONV:
+        direct = POINTWISE if operator.pointwise() else DIRECT
+        return (direct, *(name for m, name in WINOGRAD.items() if m <= side))
+    return (ROWS,) if operator.kind == DEPTHWISE else (PACKED,)
+
+
+def winograd_side(plan: Plan) -> int:
+    """Side of the tiles of a Winograd plan, 0 for any other."""
+    return _SIDES.get(plan.template, 0)
+
+
+def tiled(operator: Operator, template: str, lanes: int) -> tuple[int, int]:
+    """The extent that a template's register tile divides, and the vectors of output channels."""
+    s = operator.named()
+    if operator.kind in (MATMUL, BATCH_MATMUL):
+        return s["m"], math.ceil(s["n"] / lanes)
+    height, width = operator.output()
+    if operator.kind == DEPTHWISE:
+        return width, 1
+    blocks = math.ceil(s["o"] / lanes)
+    if template in _SIDES:
+        m = _SIDES[template]
+        return s["n"] * math.ceil(height / m) * math.ceil(width / m), blocks
+    return (height * width if template == POINTWISE else width), blocks
+
+
+def make_tile(operator: Operator, plan: Plan, lanes: int) -> Tile:
+    """The register tile of a plan."""
+    extent, _ = tiled(operator, plan.template, lanes)
+    rows = plan.params["rows"]
+    more = {name: value for name, value in plan.params.items() if name not in ("rows", "blocks") and value}
+    return Tile(rows, plan.params.get("blocks", 1), math.ceil(extent / rows) * rows, str(operator), tuple(more.items()))
+
+
+def default_plan(operator: Operator, target: Target, allowed: Collection[str]) -> Plan:
+    """The analytical model's choice."""
+    lanes, s = target.lanes, operator.named()
+    template = next(name for name in allowed if name not in _SIDES)
+    sides = [_SIDES[name] for name in allowed if name in _SIDES]
+    if sides:
+        channels = (s["c"], s["o"])
+        side = choose_winograd(operator.macs(), s["n"], operator.output(), channels, lanes, max(sides))
+        template = WINOGRAD.get(side, template)
+    extent, blocks = tiled(operator, template, lanes)
+    tile = choose_tile(extent, blocks, target.registers)
+    if operator.kind == DEPTHWISE:
+        return Plan(template, {"rows": tile.rows, "band": band(operator.output()[0])})
+    return Plan(template, {"rows": tile.rows, "blocks": tile.blocks} | ({} if template in _SIDES else {"order": 0}))
+
+
+def band(height: int) -> int:
+    """Rows of a band of a depthwise convolution: enough that re-reading the overlap is cheap, few enough for L1.
+
+    >>> band(56)
+    14
+    """
+    return max(d for d in range(1, min(height, 16) + 1) if height % d == 0)
+
+
+def predicted_cycles(operator: Operator, plan: Plan, target: Target) -> float:
+    """Cycles of a plan on one core, by the model behind the default: products alone, data in L1."""
+    s, lanes = operator.named(), target.lanes
+    extent, blocks = tiled(operator, plan.template, lanes)
+    side = winograd_side(plan)
+    rows, columns = plan.params["rows"], plan.params.get("blocks", 1)
+    spills = 1.0 if rows * columns <= kept(target.registers) else _SPILLS
+    tiles = math.ceil(extent / rows) * (blocks // columns) * spills
+    if side:
+        places, depth = (side + 2) ** 2, math.ceil(s["c"] / lanes) * lanes
+        ideal = places * extent * blocks * depth / 2
+        whole = winograd_cycles(side, s["n"], operator.output(), (s["c"], s["o"]), lanes)
+        return whole - ideal + places * tiles * depth * tile_step(rows, columns)
+    terms = 1 if operator.kind == DEPTHWISE else instruction_terms(operator.compute, target)
+    depth = math.ceil(_depth(operator) / terms)
+    return tiles * _repeats(operator, plan.template, lanes) * depth * tile_step(rows, columns)
+
+
+def _depth(operator: Operator) -> int:
+    """Terms of one sum."""
+    s = operator.named()
+    if operator.kind in (MATMUL, BATCH_MATMUL):
+        return s["k"]
+    return s["kh"] * s["kw"] * (1 if operator.kind == DEPTHWISE else s["c"] // s["groups"])
+
+
+def instruction_terms(compute: str, target: Target) -> int:
+    """Terms that one instruction adds to a sum."""
+    if compute == "int8":
+        return 4 if target.has("int8_dot") else 2
+    return 2 if compute == "bfloat16" and target.has("bf16_vector") else 1
+
+
+def predicted_seconds(operator: Operator, plan: Plan, target: Target, peak: float) -> float:
+    """Seconds of a plan on one core that does `peak` operations a second in the operator's arithmetic."""
+    # A modelled cycle has two vectors of multiply-adds.
+    per_cycle = 4 * target.lanes * (1 if operator.kind == DEPTHWISE else instruction_terms(operator.compute, target))
+    return predicted_cycles(operator, plan, target) * per_cycle / peak
+
+
+def _repeats(operator: Operator, template: str, lanes: int) -> int:
+    """How often the tiled extent is walked."""
+    s = operator.named()
+    if operator.kind == MATMUL:
+        return 1
+    if operator.kind == BATCH_MATMUL:
+        return s["batch"]
+    height = 1 if template == POINTWISE else operator.output()[0]
+    return s["n"] * height * (math.ceil(s["c"] / lanes) if operator.kind == DEPTHWISE else 1)
+
+
+def candidates(operator: Operator, target: Target, allowed: Collection[str]) -> list[Plan]:
+    """Every plan worth measuring: the default, then the others by predicted cycles.
+
+    Tiles that waste more than half of the best one's cycles are left out, and forms of Winograd whose weights or
+    tiles are larger than the default's limits.
+    """
+    first = default_plan(operator, target, allowed)
+    found: list[tuple[float, int, Plan]] = []
+    for template in allowed:
+        plans = [p for p in _plans(operator, template, target) if p != first]
+        scored = [(predicted_cycles(operator, plan, target), i, plan) for i, plan in enumerate(plans)]
+        best = min((cycles for cycles, _, _ in scored), default=0.0)
+        found += [entry for entry in scored if entry[0] <= 1.5 * best and math.isfinite(entry[0])]
+    return [first, *(plan for _, _, plan in sorted(found, key=lambda entry: (entry[0], entry[1])))]
+
+
+def _plans(operator: Operator, template: str, target: Target) -> list[Plan]:
+    extent, blocks = tiled(operator, template, target.lanes)
+    limit = target.registers - _SPARE
+    if operator.kind == DEPTHWISE:
+        height = operator.output()[0]
+        bands = [d for d in range(1, height + 1) if height % d == 0]
+        sizes = [r for r in range(1, min(extent, limit) + 1) if _whole(extent, r)]
+        return [Plan(template, {"rows": rows, "band": size}) for rows in sizes for size in bands]
+    tiles = [
+        {"rows": rows, "blocks": columns}
+        for columns in range(1, min(blocks, 8) + 1)
+        if blocks % columns == 0
+        for rows in range(1, min(extent, limit // columns) + 1)
+        if _whole(extent, rows)
+    ]
+    if template in _SIDES:
+        s, m = operator.named(), _SIDES[template]
+        weights = (m + 2) ** 2 * math.ceil(s["c"] / target.lanes) * blocks * target.lanes**2 * 4
+        tile_bytes = (m + 2) ** 2 * extent * (math.ceil(s["c"] / target.lanes) + blocks) * target.lanes * 4
+        if tile_bytes > WINOGRAD_TILES or (m == 4 and weights > WINOGRAD_WEIGHTS):
+            return []
+        return [Plan(template, tile) for tile in tiles]
+    return [Plan(template, {**tile, "order": order}) for tile in tiles for order in (0, 1)]
+
+
+def _whole(extent: int, rows: int) -> bool:
+    """Whether no smaller tile walks the extent in as many steps."""
+    steps = math.ceil(extent / rows)
+    return rows == 1 or math.ceil(extent / (rows - 1)) > steps

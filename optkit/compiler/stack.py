@@ -1,0 +1,88 @@
+"""Accumulators on the stack, where LLVM turns them into registers.
+
+TVM takes local buffers, but for the smallest, from a workspace pool: a tile of accumulators then lives in memory, and
+pays for an allocation besides. The mark that spares a buffer from that is set here, between TVM's own passes.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.tirx import compilation_pipeline
+
+PIPELINE = "optkit"
+STACK_BYTES = 4096
+"""Largest buffer that is kept on the stack."""
+_MARK = "disable_lower_builtin"  # TVM: tirx/transform.h, kDisableLowerTVMBuiltin
+_LOCAL = ("local", "global")
+
+
+def _small(buffer: Any) -> bool:
+    """Whether a buffer is of known size, and small."""
+    size = 1
+    for extent in buffer.shape:
+        if not isinstance(extent, (int, tirx.IntImm)):
+            return False
+        size *= int(extent)
+    dtype = tvm.DataType(str(buffer.dtype))
+    return buffer.scope() in _LOCAL and 0 < size * dtype.itemsize <= STACK_BYTES
+
+
+def _marked(stmt: Any) -> Any:
+    """The statement with its small buffers marked; itself where there are none."""
+    if isinstance(stmt, tirx.AllocBuffer):
+        if not _small(stmt.buffer):
+            return stmt
+        mark = tirx.const(1, "int32")
+        return tirx.AllocBuffer(stmt.buffer, {**dict(stmt.annotations.items()), _MARK: mark}, stmt.span)
+    if isinstance(stmt, tirx.SeqStmt):
+        parts = [_marked(part) for part in stmt.seq]
+        same = all(new.same_as(old) for new, old in zip(parts, stmt.seq, strict=True))
+        return stmt if same else tirx.SeqStmt(parts, stmt.span)
+    if isinstance(stmt, tirx.IfThenElse):
+        then = _marked(stmt.then_case)
+        other = None if stmt.else_case is None else _marked(stmt.else_case)
+        same = then.same_as(stmt.then_case) and (other is None or other.same_as(stmt.else_case))
+        return stmt if same else tirx.IfThenElse(stmt.condition, then, other, stmt.span)
+    if not isinstance(stmt, (tirx.For, tirx.While, tirx.AttrStmt)):
+        return stmt
+    body = _marked(stmt.body)
+    if body.same_as(stmt.body):
+        return stmt
+    if isinstance(stmt, tirx.While):
+        return tirx.While(stmt.condition, body, stmt.span)
+    if isinstance(stmt, tirx.AttrStmt):
+        return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, body, stmt.span)
+    return tirx.For(
+        stmt.loop_var,
+        stmt.min,
+        stmt.extent,
+        stmt.kind,
+        body,
+        stmt.thread_binding,
+        stmt.annotations,
+        stmt.step,
+        stmt.span,
+    )
+
+
+@tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
+def keep_on_stack(func: Any, _module: Any, _context: Any) -> Any:
+    """Mark the small local buffers of a lowered function."""
+    body = _marked(func.body)
+    return func if body.same_as(func.body) else func.with_body(body)
+
+
+@functools.cache
+def pipeline() -> str:
+    """The name of TVM's pipeline with that pass in it, registered once."""
+
+    def make() -> tuple[Any, Any, Any]:
+        lower, host, device = compilation_pipeline.get_tir_pipeline("s_tir")
+        return lower, lambda: tvm.transform.Sequential([keep_on_stack, host()]), device
+
+    compilation_pipeline.register_tir_pipeline(PIPELINE, make)
+    return PIPELINE

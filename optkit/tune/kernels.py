@@ -1,0 +1,110 @@
+"""The kernels of an artifact in the order they run: by what template, and how long, predicted and measured."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optkit import registry
+from optkit.artifact.reader import open_artifact
+from optkit.artifact.writer import KERNELS
+from optkit.compiler.operator import Operator, Plan
+from optkit.compiler.planning import predicted_seconds
+from optkit.errors import ArtifactError
+from optkit.measure.peak import measure_peak
+from optkit.measure.samples import choose_samples
+from optkit.runtime import load
+from optkit.runtime.profile import profile
+from optkit.target import Target
+
+
+def time_kernels(
+    path: str | Path,
+    threads: int = 1,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    runs: int = 30,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Run an artifact on random inputs and time every kernel call inside the run.
+
+    Args:
+        input_shapes: of inputs with open axes; by default the shapes it was optimized for, then 1.
+
+    Returns:
+        "layers": one a call, in order: "layer" (the node), "kernel", "template", "params", "operator",
+        "predicted_seconds" (None where nothing predicts), "seconds", "share" of all calls' time,
+        "peak_share" (None where it has no products of known extents). "peaks": operations a second by arithmetic.
+
+    Raises:
+        ArtifactError: damaged, or for another machine.
+        DataError: the shapes do not fit.
+    """
+    with open_artifact(Path(path)) as artifact:
+        artifact.verify()
+        manifest = artifact.manifest
+        if manifest.device != "cpu":
+            raise ArtifactError(f"{path}: kernels of {manifest.device} cannot be timed yet, only those of CPUs")
+        kernels = {k["name"]: k for k in json.loads(artifact.read(KERNELS))}
+    optimum = {str(k): tuple(int(d) for d in v) for k, v in dict(manifest.options.get("opt_shapes", {})).items()}
+    feed = choose_samples(manifest.inputs, None, 1, seed, {**optimum, **(input_shapes or {})})[0]
+    with load(path, threads) as runner:
+        calls = profile(runner, feed, runs)
+    target = _target(manifest.target)
+    peaks = {
+        compute: measure_peak(target, compute) * threads
+        for compute in sorted({Operator.parse(k["operator"]).compute for k in kernels.values() if k["operator"]})
+    }
+    total = sum(call.seconds for call in calls) or 1.0
+    seen: Counter[str] = Counter()
+    layers = []
+    for call in calls:
+        kernel = kernels.get(call.kernel, {})
+        names = kernel.get("calls") or [call.kernel]
+        layer = names[seen[call.kernel] % len(names)]
+        seen[call.kernel] += 1
+        layers.append(
+            {
+                "layer": layer,
+                "kernel": call.kernel,
+                "template": f"{kernel.get('rule', '?')}/{kernel.get('template', '?')}",
+                "params": kernel.get("params", {}),
+                "operator": kernel.get("operator", ""),
+                **_against(kernel, target, peaks, call.seconds, threads),
+                "seconds": call.seconds,
+                "share": call.seconds / total,
+            }
+        )
+    return {"path": str(path), "threads": threads, "peaks": peaks, "seconds": total, "layers": layers}
+
+
+def _against(
+    kernel: Mapping[str, Any], target: Target, peaks: Mapping[str, float], seconds: float, threads: int
+) -> dict[str, Any]:
+    """What the model predicts of a kernel with products, and its share of the peak."""
+    if not kernel.get("operator"):
+        return {"predicted_seconds": None, "peak_share": None}
+    operator = Operator.parse(kernel["operator"])
+    plan = Plan(kernel["template"], {name: int(value) for name, value in kernel["params"].items()})
+    peak = peaks[operator.compute]
+    return {
+        "predicted_seconds": predicted_seconds(operator, plan, target, peak / threads) / threads,
+        "peak_share": 2 * operator.macs() / seconds / peak if seconds > 0 else None,
+    }
+
+
+def _target(described: Mapping[str, Any]) -> Target:
+    """The target of a manifest, with the code generator's options of that time."""
+    base = registry.find_target(str(described["name"]))
+    return replace(
+        base,
+        tvm=dict(described["tvm"]),
+        isa=tuple(described["isa"]),
+        lanes=int(described["lanes"]),
+        registers=int(described["registers"]),
+        features=frozenset(described["features"]),
+        cores=1,
+    )

@@ -1,0 +1,153 @@
+"""Candidates built and timed in processes of their own, which are ended when they hang or crash."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from optkit.compiler.operator import Operator, Plan
+from optkit.errors import OptkitError
+from optkit.measure.process import Child, EndedError, NoAnswerError
+from optkit.target import Target
+
+
+class CandidateError(OptkitError):
+    """A candidate does not compile, crashes, or takes too long."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A candidate's library, and its function's parameters as `candidate.Argument` has them."""
+
+    library: Path
+    arguments: Sequence[Mapping[str, Any]]
+
+
+class Runner(Protocol):
+    """What times libraries: on this machine, or on a board elsewhere."""
+
+    def run(self, candidates: Sequence[Built], rounds: int, seconds: float, timeout: float) -> list[float]:
+        """Seconds of one call of each; in every round each has a turn of `seconds`.
+
+        Raises:
+            CandidateError: a call crashed or did not end in time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the machine."""
+        ...
+
+
+class _Worker:
+    """A child process that is started when needed, and again after it had to be ended."""
+
+    def __init__(self, role: str, cores: Sequence[int], threads: int) -> None:
+        self._role, self._cores, self._threads = role, cores, threads
+        self._child: Child | None = None
+        self._waiting = False
+
+    def start(self, order: Mapping[str, Any]) -> None:
+        """Give an order; `finish` waits for what comes of it."""
+        if self._child is None:
+            threads = str(self._threads)
+            environment = {**os.environ, "TVM_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+            arguments = (self._role, ",".join(map(str, self._cores)))
+            self._child = Child(f"tuning ({self._role})", "optkit.tune.worker", arguments, environment)
+        self._child.send(order)
+
+    def finish(self, timeout: float) -> dict[str, Any]:
+        """The answer; a worker that crashed or did not answer in time is ended."""
+        assert self._child is not None
+        try:
+            answer = self._child.receive(timeout)
+        except NoAnswerError as error:
+            self.close()
+            raise CandidateError(f"not done in {timeout:.0f} s") from error
+        except EndedError as error:
+            self.close()
+            raise CandidateError(str(error)) from error
+        if "failed" in answer:
+            raise CandidateError(answer["failed"])
+        return answer
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+
+class LocalRunner:
+    """Times libraries on this machine, in a process pinned to its first cores."""
+
+    def __init__(self, threads: int, cores: Sequence[int]) -> None:
+        self._worker = _Worker("run", cores, threads)
+
+    def run(self, candidates: Sequence[Built], rounds: int, seconds: float, timeout: float) -> list[float]:
+        """See `Runner`."""
+        entries = [{"library": str(c.library), "arguments": list(c.arguments)} for c in candidates]
+        self._worker.start({"candidates": entries, "rounds": rounds, "seconds": seconds})
+        found: list[float] = self._worker.finish(timeout)["seconds"]
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._worker.close()
+
+
+class Measurer:
+    """Builds candidates one ahead of the one that is timed.
+
+    Args:
+        timeout: seconds that building or timing a candidate may take.
+        runner: what times them; by default this machine.
+    """
+
+    def __init__(self, target: Target, threads: int, timeout: float, runner: Runner | None = None) -> None:
+        self.target, self.threads, self.timeout = target, threads, timeout
+        cores = sorted(os.sched_getaffinity(0))
+        # The builder keeps off the cores that are timed on, where there are others.
+        self._builder = _Worker("build", cores[threads:] or cores, 1)
+        self._runner: Runner = runner or LocalRunner(threads, cores[:threads])
+        self._folder = Path(tempfile.mkdtemp(prefix="optkit-tune-"))
+        self._count = 0
+
+    def __enter__(self) -> Measurer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._builder.close()
+        self._runner.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start_build(self, operator: Operator, plan: Plan) -> Path:
+        """Begin to build a candidate; `finish_build` waits for it."""
+        self._count += 1
+        out = self._folder / f"{self._count}.so"
+        self._builder.start(
+            {
+                "operator": str(operator),
+                "template": plan.template,
+                "params": dict(plan.params),
+                "target": self.target.name,
+                "threads": self.threads,
+                "out": str(out),
+            }
+        )
+        return out
+
+    def finish_build(self, out: Path) -> Built:
+        """The candidate that was begun last; CandidateError where it does not compile, or not in time."""
+        return Built(out, self._builder.finish(self.timeout)["arguments"])
+
+    def time(self, candidates: Sequence[Built], rounds: int = 1, seconds: float = 0.05) -> list[float]:
+        """Seconds of one call of each candidate; CandidateError where one of them fails."""
+        return self._runner.run(candidates, rounds, seconds, self.timeout * len(candidates))

@@ -1,0 +1,193 @@
+"""Tuning records: what was measured, in SQLite (write-ahead log), safe against being killed at any moment.
+
+A record belongs to an operator, a target's features, and a template with its version; it is never used for another
+instruction set or another version. Records measured on the machine at hand go before those of other machines of the
+same kind.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from optkit.compiler.operator import Operator, Plan
+from optkit.errors import DataError
+from optkit.files import write_whole
+from optkit.measure.environment import environment
+from optkit.target import Target
+
+SCHEMA = 1
+SCREENED, FINAL, CHOSEN = 0, 1, 2
+"""Stages: measured once among all candidates; measured again, in turn with the best of them; the outcome of that."""
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS records (
+    operator TEXT NOT NULL, target TEXT NOT NULL, template TEXT NOT NULL, version INTEGER NOT NULL,
+    params TEXT NOT NULL, machine TEXT NOT NULL, threads INTEGER NOT NULL, stage INTEGER NOT NULL,
+    seconds REAL, error TEXT NOT NULL,
+    PRIMARY KEY (operator, target, template, version, params, machine, threads)
+) WITHOUT ROWID
+"""
+_COLUMNS = ("operator", "target", "template", "version", "params", "machine", "threads", "stage", "seconds", "error")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One candidate's outcome.
+
+    Attributes:
+        operator: text of the operator.
+        target: see `target_key`.
+        params: of the template, as canonical JSON.
+        machine: name of the CPU it was measured on.
+        threads: that the kernel ran on.
+        stage: `SCREENED`, `FINAL` or `CHOSEN`.
+        seconds: of one call; None where it failed.
+        error: why it failed; "" where it did not.
+    """
+
+    operator: str
+    target: str
+    template: str
+    version: int
+    params: str
+    machine: str
+    threads: int
+    stage: int
+    seconds: float | None
+    error: str = ""
+
+    def plan(self) -> Plan:
+        """The plan that was measured."""
+        return Plan(self.template, json.loads(self.params))
+
+
+def target_key(target: Target) -> str:
+    """What records of a target are bound to: instruction set, vector width, registers.
+
+    Not cores: what is fastest on one is reused on several.
+    """
+    words = [*target.isa[:1], *sorted(target.isa[1:])]
+    return f"{' '.join(words)} / {target.lanes} lanes, {target.registers} registers"
+
+
+def params_text(plan: Plan) -> str:
+    """A plan's parameters as canonical JSON."""
+    return json.dumps(dict(plan.params), sort_keys=True, separators=(",", ":"))
+
+
+def machine_name() -> str:
+    """The CPU at hand, as records name it."""
+    return str(environment()["cpu"])
+
+
+class RecordStore:
+    """A database of records, or a file of JSON lines that is read into memory."""
+
+    def __init__(self, path: Path, machine: str | None = None) -> None:
+        """Open a store, made on demand; a path that ends in ".jsonl" is read only.
+
+        Raises:
+            DataError: the file is no store, or of an unknown schema.
+        """
+        self.path = path
+        self.machine = machine_name() if machine is None else machine
+        lines = path.suffix == ".jsonl"
+        try:
+            self._database = sqlite3.connect(":memory:" if lines else path, timeout=30.0, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            found = int(self._database.execute("PRAGMA user_version").fetchone()[0])
+            if found not in (0, SCHEMA):
+                raise DataError(f"{path}: records of schema {found}; this optkit knows {SCHEMA}")
+            self._database.execute(_TABLE)
+            self._database.execute(f"PRAGMA user_version={SCHEMA}")
+        except sqlite3.Error as error:
+            raise DataError(f"{path}: not a database of tuning records: {error}") from error
+        if lines:
+            self.add(read_lines(path))
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def add(self, measurements: Iterable[Measurement]) -> None:
+        """Keep measurements; one of a candidate that is there replaces it."""
+        marks = ", ".join("?" for _ in _COLUMNS)
+        rows = [tuple(asdict(m)[name] for name in _COLUMNS) for m in measurements]
+        with self._database:
+            self._database.executemany(f"INSERT OR REPLACE INTO records VALUES ({marks})", rows)
+
+    def forget(self, operators: Iterable[Operator], target: Target, threads: int) -> None:
+        """Drop what was measured of these operators on this machine."""
+        rows = [(str(operator), target_key(target), self.machine, threads) for operator in operators]
+        with self._database:
+            where = "operator = ? AND target = ? AND machine = ? AND threads = ?"
+            self._database.executemany(f"DELETE FROM records WHERE {where}", rows)
+
+    def of(self, operator: Operator, target: Target) -> list[Measurement]:
+        """Everything measured of an operator on such a target, the best first: of this machine, chosen, fastest."""
+        return self._select("operator = ? AND target = ?", (str(operator), target_key(target)))
+
+    def best(self, operator: Operator, target: Target, templates: Collection[str]) -> Plan | None:
+        """The fastest plan of these templates, in their present versions; None where none was measured."""
+        versions = target.templates()
+        for found in self.of(operator, target):
+            known = versions.get(found.template) == found.version and found.template in templates
+            if known and found.seconds is not None:
+                return found.plan()
+        return None
+
+    def all(self) -> list[Measurement]:
+        """Every record, in a fixed order."""
+        return self._select("1 = 1", ())
+
+    def _select(self, where: str, values: tuple[object, ...]) -> list[Measurement]:
+        order = "machine <> ?, stage DESC, seconds IS NULL, seconds, template, params"
+        query = f"SELECT {', '.join(_COLUMNS)} FROM records WHERE {where} ORDER BY operator, target, {order}"
+        with closing(self._database.execute(query, (*values, self.machine))) as rows:
+            return [Measurement(*row) for row in rows]
+
+    def winners(self) -> Iterator[Measurement]:
+        """The best record of every operator, target and machine."""
+        seen: set[tuple[str, str, str]] = set()
+        for found in self.all():
+            key = (found.operator, found.target, found.machine)
+            if found.seconds is not None and key not in seen:
+                seen.add(key)
+                yield found
+
+
+def read_records(path: Path) -> RecordStore:
+    """Records that are there already; DataError where there is no such file, or it holds none."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file of tuning records; 'optkit tune' makes one")
+    return RecordStore(path)
+
+
+def write_lines(path: Path, measurements: Iterable[Measurement]) -> int:
+    """Write records as JSON lines, one a record; how many there were."""
+    lines = [json.dumps(asdict(m), sort_keys=True) for m in measurements]
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    return len(lines)
+
+
+def read_lines(path: Path) -> list[Measurement]:
+    """Records from JSON lines; DataError names the line that is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            record = Measurement(**json.loads(line))
+            Operator.parse(record.operator)
+            record.plan()
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}, line {number}: not a tuning record: {error}") from error
+        found.append(record)
+    return found
