@@ -14,7 +14,12 @@
 #else
 #define WIDTH 16
 #endif
+/* More than any latency times the ports, as far as there are registers. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { CHAINS = 16 };
+#else
 enum { CHAINS = 12 };
+#endif
 typedef float vf __attribute__((vector_size(WIDTH)));
 typedef int32_t vi __attribute__((vector_size(WIDTH)));
 
@@ -29,7 +34,7 @@ typedef int32_t vi __attribute__((vector_size(WIDTH)));
     type c[CHAINS];                                                                                                    \
     for (int i = 0; i < CHAINS; i++) c[i] = start;                                                                     \
     for (long n = 0; n < steps; n++) {                                                                                 \
-        _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) { update; }                                          \
+        _Pragma("GCC unroll 16") for (int i = 0; i < CHAINS; i++) { update; }                                          \
     }                                                                                                                  \
     for (int i = 0; i < CHAINS; i++) KEEP(c[i])
 
@@ -78,7 +83,7 @@ double probe_bandwidth(const float *data, long bytes) {
     vf c[CHAINS] = {};
     long count = bytes / WIDTH / CHAINS * CHAINS;
     for (long n = 0; n < count; n += CHAINS) {
-        _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) c[i] += at[n + i];
+        _Pragma("GCC unroll 16") for (int i = 0; i < CHAINS; i++) c[i] += at[n + i];
     }
     for (int i = 0; i < CHAINS; i++) KEEP(c[i]);
     return (double)count * WIDTH;

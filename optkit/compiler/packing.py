@@ -50,12 +50,26 @@ def conv_weight(weight: np.ndarray, groups: int, b: int, c: int, g: int) -> np.n
     return np.ascontiguousarray(split.transpose(0, 2, 5, 6, 3, 1, 4))
 
 
+def conv_words(packed: np.ndarray) -> np.ndarray:
+    """int8 (O/b, 1, KH, KW, c/4, b, 4) -> int32 (O/b, c/4, KH, KW, b)."""
+    words = np.ascontiguousarray(packed).view("<i4")[:, 0, ..., 0]
+    return np.ascontiguousarray(words.transpose(0, 3, 1, 2, 4))
+
+
 def depthwise_weight(weight: np.ndarray, b: int) -> np.ndarray:
     """(C, 1, KH, KW) -> (C/b, KH, KW, b)."""
     channels, _, kh, kw = weight.shape
     blocks = -(-channels // b)
     full = pad_axis(weight[:, 0], 0, blocks * b).reshape(blocks, b, kh, kw)
     return np.ascontiguousarray(full.transpose(0, 2, 3, 1))
+
+
+def depthwise_words(weight: np.ndarray, b: int) -> np.ndarray:
+    """int8 (C, 1, KH, KW) -> int32 (C/b, KH, ceil(KW/4), b): four taps of a row in each."""
+    packed = depthwise_weight(weight, b)
+    taps = pad_axis(packed, 2, round_up(packed.shape[2], 4))
+    split = taps.reshape(*taps.shape[:2], -1, 4, b).transpose(0, 1, 2, 4, 3)
+    return np.ascontiguousarray(split).view("<i4")[..., 0]
 
 
 def matmul_weight(weight: np.ndarray, b: int, g: int) -> np.ndarray:

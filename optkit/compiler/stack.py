@@ -1,7 +1,10 @@
-"""Accumulators on the stack, where LLVM turns them into registers.
+"""Accumulators in registers: what TVM and LLVM have to be told for that.
 
 TVM takes local buffers, but for the smallest, from a workspace pool: a tile of accumulators then lives in memory, and
 pays for an allocation besides. The mark that spares a buffer from that is set here, between TVM's own passes.
+
+LLVM unrolls a short reduction as a whole and then computes one accumulator after the other, with every operand spilled
+in between. A loop marked `ROLLED` gets an extent that LLVM cannot know, and stays a loop.
 """
 
 from __future__ import annotations
@@ -18,6 +21,16 @@ STACK_BYTES = 4096
 """Largest buffer that is kept on the stack."""
 _MARK = "disable_lower_builtin"  # TVM: tirx/transform.h, kDisableLowerTVMBuiltin
 _LOCAL = ("local", "global")
+
+
+ROLLED = "optkit.rolled"
+"""Annotation of a loop that LLVM is to keep."""
+_OPAQUE = """
+define linkonce_odr i32 @optkit_opaque(i32 %x) alwaysinline {
+  %r = call i32 asm "", "=r,0"(i32 %x)
+  ret i32 %r
+}
+"""
 
 
 def _small(buffer: Any) -> bool:
@@ -50,30 +63,33 @@ def _marked(stmt: Any) -> Any:
     if not isinstance(stmt, (tirx.For, tirx.While, tirx.AttrStmt)):
         return stmt
     body = _marked(stmt.body)
+    if isinstance(stmt, tirx.For) and ROLLED in stmt.annotations:
+        known = tirx.call_extern("int32", "optkit_opaque", stmt.extent.astype("int32"))
+        return _loop(stmt, known.astype(str(stmt.extent.ty.dtype)), body)
     if body.same_as(stmt.body):
         return stmt
     if isinstance(stmt, tirx.While):
         return tirx.While(stmt.condition, body, stmt.span)
     if isinstance(stmt, tirx.AttrStmt):
         return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, body, stmt.span)
-    return tirx.For(
-        stmt.loop_var,
-        stmt.min,
-        stmt.extent,
-        stmt.kind,
-        body,
-        stmt.thread_binding,
-        stmt.annotations,
-        stmt.step,
-        stmt.span,
-    )
+    return _loop(stmt, stmt.extent, body)
+
+
+def _loop(stmt: Any, extent: Any, body: Any) -> Any:
+    """A loop with another extent and body."""
+    rest = (stmt.thread_binding, stmt.annotations, stmt.step, stmt.span)
+    return tirx.For(stmt.loop_var, stmt.min, extent, stmt.kind, body, *rest)
 
 
 @tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
 def keep_on_stack(func: Any, _module: Any, _context: Any) -> Any:
     """Mark the small local buffers of a lowered function."""
     body = _marked(func.body)
-    return func if body.same_as(func.body) else func.with_body(body)
+    if body.same_as(func.body):
+        return func
+    if "optkit_opaque" in str(body):
+        body = tirx.AttrStmt(tvm.ir.StringImm("optkit"), "pragma_import_llvm", tvm.ir.StringImm(_OPAQUE), body)
+    return func.with_body(body)
 
 
 @functools.cache

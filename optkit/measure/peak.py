@@ -19,7 +19,7 @@ from optkit.errors import CompileError
 from optkit.target import Target
 
 ROWS = 4
-"""Of the tile: with two or three vectors of columns, more sums than latency times ports and fewer than registers."""
+"""Of the tile: with two or four vectors of columns, more sums than latency times ports and fewer than registers."""
 _STEPS, _ROUNDS, _VECTORS = 1 << 16, 25, 8
 _TYPES = {"float32": ("float32", "float32"), "int8": ("uint8", "int8"), "bfloat16": (BITS, BITS)}
 
@@ -40,7 +40,7 @@ def measure_peak(target: Target, compute: str) -> float:
     if compute == "bfloat16" and terms == 1:
         compute = "float32"  # no instruction for it: bfloat16 is widened
     left, right = _TYPES.get(compute, _TYPES["float32"])
-    blocks = 3 if target.registers >= 32 else 2
+    blocks = 4 if target.registers >= 32 else 2
     data = te.placeholder((ROWS, terms), left, "data")
     weight = te.placeholder((_VECTORS + blocks, lanes, terms), right, "weight")
     k, r = te.reduce_axis((0, _STEPS), "k"), te.reduce_axis((0, terms), "r")

@@ -90,8 +90,9 @@ def _against(
     operator = Operator.parse(kernel["operator"])
     plan = Plan(kernel["template"], {name: int(value) for name, value in kernel["params"].items()})
     peak = peaks[operator.compute]
+    modelled = plan.template in target.templates()
     return {
-        "predicted_seconds": predicted_seconds(operator, plan, target, peak / threads) / threads,
+        "predicted_seconds": predicted_seconds(operator, plan, target, peak / threads) / threads if modelled else None,
         "peak_share": 2 * operator.macs() / seconds / peak if seconds > 0 else None,
     }
 

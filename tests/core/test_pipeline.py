@@ -80,6 +80,13 @@ class Named(Pipeline):
     passes: tuple[Pass, ...] = (Every(count=7), Odd())
 
 
+def get_named(name: str) -> Pipeline:
+    """The one named pipeline there is."""
+    if name != "named":
+        raise UsageError(f"unknown pipeline {name!r}")
+    return Named()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def known() -> Any:
     """The classes above as if they were installed."""
@@ -88,7 +95,7 @@ def known() -> Any:
     patch.setattr(registry, "pass_names", lambda: tuple(classes))
     patch.setattr(registry, "get_pass", classes.__getitem__)
     patch.setattr(registry, "pipeline_names", lambda: ("named",))
-    patch.setattr(registry, "get_pipeline", lambda name: {"named": Named}[name]())
+    patch.setattr(registry, "get_pipeline", get_named)
     yield
     patch.undo()
 

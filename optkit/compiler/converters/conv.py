@@ -18,7 +18,7 @@ from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operator import CONV, DEPTHWISE, Operator
 from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.common import BITS, to_bits
-from optkit.compiler.operators.conv import Window, conv2d, depthwise2d
+from optkit.compiler.operators.conv import Window, channel_words, conv2d, depthwise2d, depthwise2d_words
 from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
 from optkit.compiler.operators.volume import stack_depths as define_stack
 from optkit.compiler.operators.volume import unstack_depths as define_unstack
@@ -282,6 +282,10 @@ def _product(
             return _crop(low, low.emit(depthwise2d_tiles, *args, name="depthwise", kind=OPAQUE), ow)
         operator = _operator(x, weight, geometry, groups, compute, b, b)
         tile = make_tile(operator, low.plan(operator, templates(operator)), b)
+        if compute == "int8" and low.target.has("int8_dot"):
+            words = relax.const(packing.depthwise_words(weight, b))
+            args = read(b), words, geometry, pad_value, tile
+            return low.emit(depthwise2d_words, *args, name="depthwise", kind=OUT_FUSABLE)
         return low.emit(depthwise2d, read(b), packed, geometry, pad_value, tile, name="depthwise", kind=OUT_FUSABLE)
     g = dot_group(low) if compute == "int8" else 2 if pairs else 1
     c = b
@@ -299,9 +303,16 @@ def _product(
     if m:
         packed = relax.const(winograd_weight(weight, m, b))
         return low.emit(winograd, read(b), packed, geometry, m, tile, name="winograd", kind=OUT_FUSABLE)
-    packed = relax.const(packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g))
+    array = packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g)
+    if c < b and g == 4:
+        # Few channels: each position's are one int32 or two, made straight from the planes.
+        data = low.emit(channel_words, x.plain(), name="channel_words")
+        packed = relax.const(packing.conv_words(array))
+        four = int(np.full(4, pad_value, "u1").view("<i4")[0])
+        options = (c // 4, out), groups, four, tile
+        return low.emit(conv2d, data, packed, geometry, *options, name="conv2d", kind=OUT_FUSABLE)
     options = (channels, out), groups, pad_value, tile
-    return low.emit(conv2d, read(c), packed, geometry, *options, name="conv2d", kind=OUT_FUSABLE)
+    return low.emit(conv2d, read(c), relax.const(array), geometry, *options, name="conv2d", kind=OUT_FUSABLE)
 
 
 CONVERTERS = {"Conv": conv}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import te, tirx
@@ -36,6 +36,27 @@ def factor(value: Any, tensor: te.Tensor, kind: str) -> Any:
     if str(tensor.dtype) == BITS:
         return tirx.reinterpret("float32", value.astype("uint32") << tirx.const(16, "uint32"))
     return value.astype(kind)
+
+
+def four(byte: Callable[[int], Any]) -> Any:
+    """Four unsigned bytes in an int32, the first the lowest."""
+    word = byte(0).astype("int32")
+    for place in (1, 2, 3):
+        word = word | (byte(place).astype("int32") << const(8 * place, "int32"))
+    return word
+
+
+def dot_four(left: Any, right: Any) -> Any:
+    """Sum of the products of four unsigned bytes in an int32 with four signed ones, what a dot product is of.
+
+    Written as the intrinsic's description has it: the two must be one expression.
+    """
+    terms = [
+        ((left >> const(8 * i, "int32")) & const(255, "int32"))
+        * ((right << const(24 - 8 * i, "int32")) >> const(24, "int32"))
+        for i in range(4)
+    ]
+    return terms[0] + terms[1] + terms[2] + terms[3]
 
 
 def to_bits(data: te.Tensor) -> te.Tensor:

@@ -8,12 +8,13 @@ reads (C/b, KH, KW, b).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import te
 
-from optkit.compiler.operators.common import OP, accumulator, factor, pad_axes, static
+from optkit.compiler.operators.common import OP, accumulator, const, dot_four, factor, four, pad_axes, static
 from optkit.compiler.tiling import Tile
 
 
@@ -48,10 +49,13 @@ class Window:
         return self.kernel == (3, 3) and self.strides == self.dilations == (1, 1)
 
 
-def _source(data: te.Tensor, window: Window, out: tuple[int, int], pad_value: float) -> te.Tensor:
-    """The input as the padded output extent reads it."""
+def _source(
+    data: te.Tensor, window: Window, out: tuple[int, int], pad_value: float, reach: int = 0
+) -> te.Tensor:
+    """The input as the padded output extent reads it, `reach` columns at least."""
     _, _, h, w, _ = static(data.shape)
     need = [(out[i] - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1 for i in range(2)]
+    need[1] = max(need[1], reach)
     if not any(window.pads) and need[0] <= h and need[1] <= w:
         return data
     before = window.pads[:2]
@@ -69,13 +73,20 @@ def conv2d(
 ) -> te.Tensor:
     """Blocked convolution -> (N, O/b, OH, OW, b) in the accumulator type.
 
+    Data and weights of int32 are four channels each, unsigned and signed bytes.
+
     Args:
         channels: input and output channels without block padding.
         tile: register tile; the tiled axis (width, or height * width when pointwise) is rounded up to it.
         pad_value: what padding reads as: 0, or the zero point of quantized data.
     """
     n, cb, h, w, c = static(data.shape)
-    ob, kb, kh, kw, kg, b, g = static(weight.shape)
+    words = str(data.dtype) == "int32"
+    if words:
+        ob, kb, kh, kw, b = static(weight.shape)
+        kg = g = 1
+    else:
+        ob, kb, kh, kw, kg, b, g = static(weight.shape)
     oh, ow = window.output(h, w)
     kind = accumulator(str(data.dtype))
     in_channels, out_channels = channels
@@ -89,13 +100,22 @@ def conv2d(
 
     ko = te.reduce_axis((0, kb), "ko")
     ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
+    inside = [] if words else [ki, kr]
+
+    def multiply(source: te.Tensor, at: Sequence[Any], o: Any, y: Any, x: Any, v: Any) -> Any:
+        """One term of the sum; of int32 data, four at once."""
+        if words:
+            return dot_four(source[*at, 0], weight[o, ko, y, x, v])
+        read = factor(source[*at, ki * g + kr], data, kind)
+        return read * factor(weight[o, ko, y, x, ki, v, kr], weight, kind)
+
     if window.pointwise:
         positions = h * w
 
         def point(i: Any, o: Any, p: Any, v: Any) -> Any:
             at = p if padded == positions else te.min(p, positions - 1)
-            read = factor(data[i, first(o) + ko, at // w, at % w, ki * g + kr], data, kind)
-            return te.sum(read * factor(weight[o, ko, 0, 0, ki, v, kr], weight, kind), axis=[ko, ki, kr])
+            place = (i, first(o) + ko, at // w, at % w)
+            return te.sum(multiply(data, place, o, 0, 0, v), axis=[ko, *inside])
 
         acc = te.compute((n, ob, padded, b), point, name="conv", attrs=attrs)
         return te.compute(
@@ -109,8 +129,8 @@ def conv2d(
     (sy, sx), (dy, dx) = window.strides, window.dilations
 
     def element(i: Any, o: Any, y: Any, x: Any, v: Any) -> Any:
-        read = factor(source[i, first(o) + ko, y * sy + ky * dy, x * sx + kx * dx, ki * g + kr], source, kind)
-        return te.sum(read * factor(weight[o, ko, ky, kx, ki, v, kr], weight, kind), axis=[ko, ky, kx, ki, kr])
+        place = (i, first(o) + ko, y * sy + ky * dy, x * sx + kx * dx)
+        return te.sum(multiply(source, place, o, ky, kx, v), axis=[ko, ky, kx, *inside])
 
     acc = te.compute((n, ob, oh, padded, b), element, name="conv", attrs=attrs)
     return te.compute((n, ob, oh, ow, b), lambda i, o, y, x, v: acc[i, o, y, x, v], name="crop", attrs={OP: "crop"})
@@ -130,6 +150,61 @@ def input_blocks(out_channels: int, groups: int, in_channels: int, b: int, c: in
         high = ((last // per_out + 1) * per_in - 1) // c
         most = max(most, high + 1 - first_input_block(block, out_channels, groups, in_channels, b, c))
     return most
+
+
+def channel_words(data: te.Tensor) -> te.Tensor:
+    """uint8 (N, C, H, W) -> int32 (N, ceil(C/4), H, W, 1), four channels each; zero past the last."""
+    n, channels, h, w = static(data.shape)
+
+    def word(i: Any, o: Any, y: Any, x: Any, _: Any) -> Any:
+        def byte(r: int) -> Any:
+            at = o * 4 + r
+            if channels % 4 == 0:
+                return data[i, at, y, x]
+            return te.if_then_else(at < channels, data[i, te.min(at, channels - 1), y, x], const(0, "uint8"))
+
+        return four(byte)
+
+    return te.compute((n, -(-channels // 4), h, w, 1), word, name="channel_words")
+
+
+def depthwise2d_words(data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float, tile: Tile) -> te.Tensor:
+    """Depthwise convolution of uint8 four taps of a row at a time -> (N, C/b, OH, OW, b) int32.
+
+    Each position's byte and those of the next three taps are put into one int32, `KW` more rows of which a row of the
+    output reads: a dot-product instruction then adds four taps of every channel.
+
+    Args:
+        weight: int32 (C/b, KH, ceil(KW/4), b), four int8 taps each; zero past the last.
+    """
+    n, cb, h, w, b = static(data.shape)
+    _, kh, groups, _ = static(weight.shape)
+    oh, ow = window.output(h, w)
+    (sy, sx), (dy, dx) = window.strides, window.dilations
+    padded = tile.padded
+    # The last word of a row has taps past the window, whose weights are zero; they have to be there.
+    reach = (padded - 1) * sx + (4 * groups - 1) * dx + 1
+    source = _source(data, window, (oh, padded), pad_value, reach)
+    height = static(source.shape)[2]
+    # Of a stride of one, a word serves every group of taps that begins with it.
+    shared = sx == 1
+    count = padded + (groups - 1) * 4 * dx if shared else padded
+
+    def word(i: Any, c: Any, y: Any, t: Any, x: Any, v: Any) -> Any:
+        return four(lambda r: source[i, c, y, x * sx + (t * 4 + r) * dx, v])
+
+    words = te.compute(
+        (n, cb, height, 1 if shared else groups, count, b), word, name="words", attrs={OP: "words"}
+    )
+    ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, groups), "kx")
+
+    def element(i: Any, c: Any, y: Any, x: Any, v: Any) -> Any:
+        at = (0, x + kx * (4 * dx)) if shared else (kx, x)
+        return te.sum(dot_four(words[i, c, y * sy + ky * dy, *at, v], weight[c, ky, kx, v]), axis=[ky, kx])
+
+    attrs = {OP: "depthwise", **tile.attrs()}
+    acc = te.compute((n, cb, oh, padded, b), element, name="depthwise", attrs=attrs)
+    return te.compute((n, cb, oh, ow, b), lambda i, c, y, x, v: acc[i, c, y, x, v], name="crop", attrs={OP: "crop"})
 
 
 def depthwise2d(data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float, tile: Tile) -> te.Tensor:

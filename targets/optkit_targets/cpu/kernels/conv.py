@@ -21,6 +21,7 @@ from optkit_targets.cpu.kernels.tools import (
     extent,
     finish,
     inline_rest,
+    kinds,
     look,
     number,
     parallel,
@@ -45,7 +46,7 @@ class ConvRule:
             return None
         sch, block = view.sch, view.ops["conv"]
         loops = sch.get_loops(block)
-        pointwise = len(loops) == 7
+        pointwise = len(kinds(sch, block)[0]) == 4
         blocks, tiled = extent(sch, loops[1]), extent(sch, loops[2] if pointwise else loops[3])
         lanes = extent(sch, loops[3] if pointwise else loops[4])
         if blocks is None or tiled is None or lanes is None:

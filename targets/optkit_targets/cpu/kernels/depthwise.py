@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from optkit.compiler.planning import band
 from optkit.kernel import Choice
 from optkit.target import Target
+from optkit_targets.cpu.kernels.intrinsics import word_product
 from optkit_targets.cpu.kernels.tools import (
     View,
     arithmetic,
@@ -42,17 +43,17 @@ class DepthwiseRule:
         dtype = arithmetic(sch, block)
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
-            return schedule(look(function), chosen)
+            return schedule(look(function), chosen, target)
 
         version, layout = self.templates["depthwise"], f"NCHW{lanes}c CHW{lanes}c"
         return [Choice(self.name, "depthwise", version, params, space, apply, compute=dtype, layout=layout)]
 
 
-def schedule(view: View, params: Mapping[str, int]) -> Any:
+def schedule(view: View, params: Mapping[str, int], target: Target) -> Any:
     """Apply the template."""
     sch, conv = view.sch, view.ops["depthwise"]
-    pad = view.ops.get("pad")
-    inline_rest(view, [conv] if pad is None else [conv, pad])
+    before = [view.ops[kind] for kind in ("words", "pad") if kind in view.ops]
+    inline_rest(view, [conv, *before])
     out = view.last
     n, c, y, x, v = sch.get_loops(out)
     yo, yi = sch.split(y, [None, params["band"]])
@@ -63,7 +64,10 @@ def schedule(view: View, params: Mapping[str, int]) -> Any:
     sch.set_scope(conv, 0, "local")
     _, _, _, tile, vector, ky, kx = sch.get_loops(conv)[-7:]
     sch.reorder(ky, kx, tile, vector)
-    sch.vectorize(vector)
+    lanes = extent(sch, vector) or 0
+    words = "words" in view.ops and target.has("int8_vector")
+    if not words:
+        sch.vectorize(vector)
     init = sch.decompose_reduction(conv, ky)
     for loop in (tile, kx, ky):
         sch.unroll(loop)
@@ -71,7 +75,10 @@ def schedule(view: View, params: Mapping[str, int]) -> Any:
         *_, a, w = sch.get_loops(block)
         sch.vectorize(w)
         sch.unroll(a)
-    if pad is not None:
-        sch.compute_at(pad, outer, preserve_unit_loops=True)
-        sch.vectorize(sch.get_loops(pad)[-1])
+    for block in before:
+        sch.compute_at(block, outer, preserve_unit_loops=True)
+        *_, w = sch.get_loops(block)
+        sch.vectorize(w)
+    if words:
+        sch.tensorize(vector, word_product(lanes, broadcast=False))
     return finish(sch)

@@ -100,6 +100,80 @@ def dot_product(lanes: int, group: int) -> str:
     return name
 
 
+@functools.cache
+def word_product(lanes: int, broadcast: bool) -> str:
+    """Register (once) and name the intrinsic for `lanes` int32 sums of products of four bytes in an int32.
+
+    Args:
+        broadcast: one word of unsigned bytes serves all lanes; else each lane has its own.
+    """
+    name = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}[lanes]
+    intrinsic = tvm.target.codegen.llvm_lookup_intrinsic_id(name)
+    acc, data = f"int32x{lanes}", f"int8x{4 * lanes}"
+    width = 1 if broadcast else lanes
+
+    @T.prim_func(s_tir=True)
+    def description(
+        A: T.Buffer((width,), "int32", offset_factor=1),
+        B: T.Buffer((lanes,), "int32", offset_factor=1),
+        C: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:width], B[0:lanes])
+            T.writes(C[0:lanes])
+            for i in range(lanes):
+                with T.sblock("update"):
+                    vi = T.axis.remap("S", [i])
+                    C[vi] = C[vi] + (
+                        T.bitwise_and(T.shift_right(A[vi * (width // lanes)], 0), 255)
+                        * T.shift_right(T.shift_left(B[vi], 24), 24)
+                        + T.bitwise_and(T.shift_right(A[vi * (width // lanes)], 8), 255)
+                        * T.shift_right(T.shift_left(B[vi], 16), 24)
+                        + T.bitwise_and(T.shift_right(A[vi * (width // lanes)], 16), 255)
+                        * T.shift_right(T.shift_left(B[vi], 8), 24)
+                        + T.bitwise_and(T.shift_right(A[vi * (width // lanes)], 24), 255)
+                        * T.shift_right(T.shift_left(B[vi], 0), 24)
+                    )
+
+    @T.prim_func(s_tir=True)
+    def own(
+        A: T.Buffer((lanes,), "int32", offset_factor=1),
+        B: T.Buffer((lanes,), "int32", offset_factor=1),
+        C: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:lanes], B[0:lanes])
+            T.writes(C[0:lanes])
+            C[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
+                T.int32(intrinsic),
+                C.vload([0], dtype=acc),
+                T.reinterpret(A.vload([0], dtype=acc), dtype=data),
+                T.reinterpret(B.vload([0], dtype=acc), dtype=data),
+                dtype=acc,
+            )
+
+    @T.prim_func(s_tir=True)
+    def one(
+        A: T.Buffer((1,), "int32", offset_factor=1),
+        B: T.Buffer((lanes,), "int32", offset_factor=1),
+        C: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:1], B[0:lanes])
+            T.writes(C[0:lanes])
+            C[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
+                T.int32(intrinsic),
+                C.vload([0], dtype=acc),
+                T.reinterpret(T.broadcast(A[0], lanes), dtype=data),
+                T.reinterpret(B.vload([0], dtype=acc), dtype=data),
+                dtype=acc,
+            )
+
+    word = f"optkit.dot_words_{lanes}_{'one' if broadcast else 'own'}"
+    TensorIntrin.register(word, description, one if broadcast else own)
+    return word
+
+
 PAIRS = """
 declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
 define linkonce_odr <16 x float> @optkit_dpbf16ps_512(<16 x float> %c, <16 x i32> %a, <16 x i32> %b) alwaysinline {

@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from optkit.compiler.operators.common import BITS
+from optkit.compiler.stack import ROLLED
 from optkit.target import Target
-from optkit_targets.cpu.kernels.intrinsics import PAIRS, dot_product, pair_product
+from optkit_targets.cpu.kernels.intrinsics import PAIRS, dot_product, pair_product, word_product
 from optkit_targets.cpu.kernels.tools import extent, read_dtype, write_dtype
+
+
+SHORT = 16
+"""Steps of the outermost reduction loop that LLVM might unroll."""
 
 
 def register_tile(
@@ -25,22 +30,29 @@ def register_tile(
     outer, inner, vector = tile
     lanes = extent(sch, vector) or 0
     pairs = read_dtype(sch, product) == BITS and target.has("bf16_vector")
-    dot = pairs or ("int" in write_dtype(sch, product) and target.has("int8_vector"))
+    words = read_dtype(sch, product) == "int32" and target.has("int8_vector")
+    dot = not words and (pairs or ("int" in write_dtype(sch, product) and target.has("int8_vector")))
     steps = list(reduce[:-1]) if dot else list(reduce)
     if dot:
         sch.reorder(*steps, outer, inner, vector, reduce[-1])
     else:
         sch.reorder(*steps, outer, inner, vector)
-        sch.vectorize(vector)
+        if not words:
+            sch.vectorize(vector)
     sch.unroll(inner)
     sch.unroll(outer)
+    outermost = next((loop for loop in steps if extent(sch, loop) != 1), steps[0])
+    if (extent(sch, outermost) or SHORT + 1) <= SHORT:
+        sch.annotate(outermost, ROLLED, 1)
     init = sch.decompose_reduction(product, steps[0])
     for block in (store, init):
         *_, a, b, lane = sch.get_loops(block)
         sch.vectorize(lane)
         sch.unroll(b)
         sch.unroll(a)
-    if pairs:
+    if words:
+        sch.tensorize(vector, word_product(lanes, broadcast=True))
+    elif pairs:
         # The instruction comes as a function of LLVM's, once a kernel.
         sch.annotate(sch.get_loops(product)[0], "pragma_import_llvm", PAIRS)
         sch.tensorize(vector, pair_product(lanes))
