@@ -14,12 +14,8 @@
 #else
 #define WIDTH 16
 #endif
-/* More than any latency times the ports, as far as there are registers. */
-#if defined(__AVX512F__) || defined(__aarch64__)
-enum { CHAINS = 16 };
-#else
-enum { CHAINS = 12 };
-#endif
+/* More than any latency times the ports; vdpbf16ps has the longest. */
+enum { CHAINS = 12, LONG_CHAINS = 16 };
 typedef float vf __attribute__((vector_size(WIDTH)));
 typedef int32_t vi __attribute__((vector_size(WIDTH)));
 
@@ -30,18 +26,18 @@ typedef int32_t vi __attribute__((vector_size(WIDTH)));
 #define KEEP(x) __asm__ volatile("" : "+w"(x))
 #endif
 
-#define LOOP(type, start, update)                                                                                      \
-    type c[CHAINS];                                                                                                    \
-    for (int i = 0; i < CHAINS; i++) c[i] = start;                                                                     \
+#define LOOP(count, type, start, update)                                                                                      \
+    type c[count];                                                                                                    \
+    for (int i = 0; i < (count); i++) c[i] = start;                                                                     \
     for (long n = 0; n < steps; n++) {                                                                                 \
-        _Pragma("GCC unroll 16") for (int i = 0; i < CHAINS; i++) { update; }                                          \
+        _Pragma("GCC unroll 16") for (int i = 0; i < (count); i++) { update; }                                          \
     }                                                                                                                  \
-    for (int i = 0; i < CHAINS; i++) KEEP(c[i])
+    for (int i = 0; i < (count); i++) KEEP(c[i])
 
 double probe_float32(long steps) {
     vf a = (vf){} + 0.5f, b = (vf){} + 1.0f;
     KEEP(a); KEEP(b);
-    LOOP(vf, b, c[i] = c[i] * a + b);
+    LOOP(CHAINS, vf, b, c[i] = c[i] * a + b);
     return 2.0 * steps * CHAINS * (WIDTH / 4);
 }
 
@@ -49,17 +45,17 @@ double probe_int8(long steps) {
     vi a = (vi){} + 0x01010101, b = a;
     KEEP(a); KEEP(b);
 #if defined(__AVX512VNNI__)
-    LOOP(__m512i, (__m512i)a, c[i] = _mm512_dpbusd_epi32(c[i], (__m512i)a, (__m512i)b));
+    LOOP(CHAINS, __m512i, (__m512i)a, c[i] = _mm512_dpbusd_epi32(c[i], (__m512i)a, (__m512i)b));
     return 2.0 * steps * CHAINS * WIDTH;
 #elif defined(__AVXVNNI__) && defined(__AVX2__)
-    LOOP(__m256i, (__m256i)a, c[i] = _mm256_dpbusd_avx_epi32(c[i], (__m256i)a, (__m256i)b));
+    LOOP(CHAINS, __m256i, (__m256i)a, c[i] = _mm256_dpbusd_avx_epi32(c[i], (__m256i)a, (__m256i)b));
     return 2.0 * steps * CHAINS * WIDTH;
 #elif defined(__AVX2__)
-    LOOP(__m256i, (__m256i)a, __m256i p = _mm256_madd_epi16((__m256i)a, (__m256i)b); KEEP(p);
+    LOOP(CHAINS, __m256i, (__m256i)a, __m256i p = _mm256_madd_epi16((__m256i)a, (__m256i)b); KEEP(p);
          c[i] = _mm256_add_epi32(c[i], p));
     return 2.0 * steps * CHAINS * (WIDTH / 2);
 #elif defined(__ARM_FEATURE_DOTPROD)
-    LOOP(int32x4_t, (int32x4_t)a, c[i] = vdotq_s32(c[i], (int8x16_t)a, (int8x16_t)b));
+    LOOP(CHAINS, int32x4_t, (int32x4_t)a, c[i] = vdotq_s32(c[i], (int8x16_t)a, (int8x16_t)b));
     return 2.0 * steps * CHAINS * WIDTH;
 #else
     return 0.0;
@@ -70,8 +66,8 @@ double probe_bfloat16(long steps) {
 #if defined(__AVX512BF16__)
     vi a = (vi){} + 0x3f003f00, b = a;
     KEEP(a); KEEP(b);
-    LOOP(__m512, (__m512)((vf){}), c[i] = _mm512_dpbf16_ps(c[i], (__m512bh)a, (__m512bh)b));
-    return 2.0 * steps * CHAINS * (WIDTH / 2);
+    LOOP(LONG_CHAINS, __m512, (__m512)((vf){}), c[i] = _mm512_dpbf16_ps(c[i], (__m512bh)a, (__m512bh)b));
+    return 2.0 * steps * LONG_CHAINS * (WIDTH / 2);
 #else
     return 0.0;
 #endif
