@@ -106,6 +106,7 @@ def inspect_artifact(path: Path) -> dict[str, Any]:
         "verification": dict(manifest.verification),
         "source_sha256": manifest.source_sha256,
         "versions": dict(manifest.versions),
+        "tuning_records": [dict(record) for record in manifest.tuning_records],
         "inputs": [_spec(spec) for spec in manifest.inputs],
         "outputs": [_spec(spec) for spec in manifest.outputs],
         "members": {name: member.nbytes for name, member in manifest.members.items()},

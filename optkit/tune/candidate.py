@@ -23,7 +23,7 @@ FUNCTION = "candidate"
 
 
 @dataclass(frozen=True)
-class _Only:
+class Only:
     """Records that know one plan."""
 
     operator: Operator
@@ -56,7 +56,7 @@ def build_candidate(operator: Operator, plan: Plan, target: Target, out: Path) -
     Raises:
         CompileError: the plan does not fit the operator, or does not compile.
     """
-    ready = prepare(sample_model(operator), target, _Only(operator, plan))
+    ready = prepare(sample_model(operator), target, Only(operator, plan))
     if operator not in ready.lowered.operators:
         raise CompileError(f"no model has the operator {operator}")
     functions = {v: f for v, f in ready.module.functions.items() if isinstance(f, tirx.PrimFunc)}

@@ -49,9 +49,7 @@ class Window:
         return self.kernel == (3, 3) and self.strides == self.dilations == (1, 1)
 
 
-def _source(
-    data: te.Tensor, window: Window, out: tuple[int, int], pad_value: float, reach: int = 0
-) -> te.Tensor:
+def _source(data: te.Tensor, window: Window, out: tuple[int, int], pad_value: float, reach: int = 0) -> te.Tensor:
     """The input as the padded output extent reads it, `reach` columns at least."""
     _, _, h, w, _ = static(data.shape)
     need = [(out[i] - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1 for i in range(2)]
@@ -193,9 +191,7 @@ def depthwise2d_words(data: te.Tensor, weight: te.Tensor, window: Window, pad_va
     def word(i: Any, c: Any, y: Any, t: Any, x: Any, v: Any) -> Any:
         return four(lambda r: source[i, c, y, x * sx + (t * 4 + r) * dx, v])
 
-    words = te.compute(
-        (n, cb, height, 1 if shared else groups, count, b), word, name="words", attrs={OP: "words"}
-    )
+    words = te.compute((n, cb, height, 1 if shared else groups, count, b), word, name="words", attrs={OP: "words"})
     ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, groups), "kx")
 
     def element(i: Any, c: Any, y: Any, x: Any, v: Any) -> Any:

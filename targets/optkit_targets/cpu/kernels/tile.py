@@ -11,7 +11,6 @@ from optkit.target import Target
 from optkit_targets.cpu.kernels.intrinsics import PAIRS, dot_product, pair_product, word_product
 from optkit_targets.cpu.kernels.tools import extent, read_dtype, write_dtype
 
-
 SHORT = 16
 """Steps of the outermost reduction loop that LLVM might unroll."""
 

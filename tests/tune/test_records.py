@@ -1,0 +1,118 @@
+"""Records: what is used where, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from optkit.compiler.operator import Operator, Plan
+from optkit.errors import DataError
+from optkit.registry import find_target
+from optkit.tune.records import (
+    CHOSEN,
+    SCREENED,
+    Measurement,
+    RecordStore,
+    params_text,
+    read_lines,
+    read_records,
+    target_key,
+    write_lines,
+)
+
+OPERATOR = Operator("matmul", "float32", (64, 32, 48))
+TARGET = find_target("x86-64-v3")
+PLAN = Plan("packed", {"rows": 4, "blocks": 2, "order": 0})
+
+
+def record(**changes: object) -> Measurement:
+    plan = changes.pop("plan", PLAN)
+    assert isinstance(plan, Plan)
+    base = Measurement(
+        str(OPERATOR), target_key(TARGET), plan.template, 1, params_text(plan), "here", 1, SCREENED, 1e-3
+    )
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RecordStore:
+    return RecordStore(tmp_path / "tuning.db", machine="here")
+
+
+def other(rows: int) -> Plan:
+    return Plan("packed", {"rows": rows, "blocks": 1, "order": 0})
+
+
+def test_the_fastest_is_used_and_the_chosen_before_it(store: RecordStore) -> None:
+    assert store.best(OPERATOR, TARGET, ["packed"]) is None
+    store.add([record(), record(plan=other(2), seconds=9e-4), record(plan=other(3), seconds=None, error="crashed")])
+    assert store.best(OPERATOR, TARGET, ["packed"]) == other(2)
+    store.add([record(plan=other(5), seconds=2e-3, stage=CHOSEN)])
+    assert store.best(OPERATOR, TARGET, ["packed"]) == other(5)
+    store.add([record(plan=other(6), seconds=1e-6, machine="there", stage=CHOSEN)])
+    assert store.best(OPERATOR, TARGET, ["packed"]) == other(5)
+
+
+def test_another_machine_of_the_kind_serves_where_this_one_was_not_measured(store: RecordStore) -> None:
+    store.add([record(machine="there")])
+    assert store.best(OPERATOR, TARGET, ["packed"]) == PLAN
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target": target_key(find_target("icelake-server"))},
+        {"version": 99},
+        {"template": "direct"},
+        {"operator": str(Operator("matmul", "int8", (64, 32, 48)))},
+        {"seconds": None, "error": "crashed"},
+    ],
+)
+def test_never_for_another_machine_template_version_or_operator(store: RecordStore, change: dict) -> None:
+    store.add([record(**change)])
+    assert store.best(OPERATOR, TARGET, ["packed"]) is None
+
+
+def test_a_template_that_is_not_allowed_is_passed_over(store: RecordStore) -> None:
+    conv = Operator.parse(
+        "conv2d float32 n=1 c=16 h=9 w=9 o=16 kh=3 kw=3 sh=1 sw=1 dh=1 dw=1 pt=1 pl=1 pb=1 pr=1 groups=1 b=8"
+    )
+    fast, exact = Plan("winograd4x3", {"rows": 2, "blocks": 1}), Plan("direct", {"rows": 3, "blocks": 1, "order": 0})
+    text = str(conv)
+    store.add([record(operator=text, plan=fast, seconds=1e-6), record(operator=text, plan=exact)])
+    assert store.best(conv, TARGET, ["direct", "winograd2x3", "winograd4x3"]) == fast
+    assert store.best(conv, TARGET, ["direct", "winograd2x3"]) == exact
+
+
+def test_lines_go_out_and_come_back(store: RecordStore, tmp_path: Path) -> None:
+    store.add([record(), record(plan=other(2), seconds=9e-4), record(machine="there")])
+    assert write_lines(tmp_path / "best.jsonl", store.winners()) == 2
+    again = read_records(tmp_path / "best.jsonl")
+    assert again.best(OPERATOR, TARGET, ["packed"]) == other(2)
+    assert sorted(map(str, read_lines(tmp_path / "best.jsonl"))) == sorted(map(str, again.all()))
+
+
+@pytest.mark.parametrize("text", ["{}", "nonsense", '{"operator": 3}', "[1]"])
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "best.jsonl"
+    write_lines(path, [record()])
+    path.write_text(path.read_text() + text + "\n")
+    with pytest.raises(DataError, match=r"best.jsonl, line 2: not a tuning record"):
+        read_records(path)
+
+
+def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tuning.db"
+    path.write_text("not a database, but long enough to look at" * 9)
+    with pytest.raises(DataError, match="not a database of tuning records"):
+        RecordStore(path)
+    with pytest.raises(DataError, match="no such file"):
+        read_records(tmp_path / "none.db")
+    newer = tmp_path / "newer.db"
+    with sqlite3.connect(newer) as database:
+        database.execute("PRAGMA user_version=7")
+    with pytest.raises(DataError, match="schema 7"):
+        RecordStore(newer)
