@@ -50,8 +50,8 @@ $(VENV)/.bench: $(VENV)/.test
 bench: $(VENV)/.bench ## race ONNX Runtime, OpenVINO and torch.compile; BENCH='resnet50 --threads 1 2' narrows or widens
 	$(BIN)/python -m benchmarks.cpu $(BENCH)
 
-bench-readme: $(VENV)/.test ## time five models against ONNX Runtime, and put the table into README.md
-	$(BIN)/python -m benchmarks.figures --output build/benchmarks --readme README.md
+bench-readme: $(VENV)/.test ## put what `make bench` found (benchmarks/results/cpu.json) into README.md
+	$(BIN)/python -m benchmarks.figures --readme README.md
 
 clean: ## remove what the commands above made, .venv too
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache

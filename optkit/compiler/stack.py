@@ -20,7 +20,6 @@ PIPELINE = "optkit"
 STACK_BYTES = 4096
 """Largest buffer that is kept on the stack."""
 _MARK = "disable_lower_builtin"  # TVM: tirx/transform.h, kDisableLowerTVMBuiltin
-_LOCAL = ("local", "global")
 
 
 ROLLED = "optkit.rolled"
@@ -41,7 +40,7 @@ def _small(buffer: Any) -> bool:
             return False
         size *= int(extent)
     dtype = tvm.DataType(str(buffer.dtype))
-    return buffer.scope() in _LOCAL and 0 < size * dtype.itemsize <= STACK_BYTES
+    return buffer.scope() == "local" and 0 < size * dtype.itemsize <= STACK_BYTES
 
 
 def _marked(stmt: Any) -> Any:

@@ -10,21 +10,36 @@ from benchmarks.figures import BEGIN, END, replace_figures, table
 from optkit.errors import UsageError
 
 
-def _report(model: str) -> dict[str, object]:
-    lanes = [
-        {"name": f"{who} {precision}", "rounds": [1e-3, 2e-3, 9e-3], "threads": 1}
-        for precision in ("fp32", "int8")
-        for who in ("optkit", "onnxruntime")
-    ]
-    ratio = {"value": 1.25, "low": 1.2, "high": 1.3}
-    return {"model": model, "lanes": lanes, "ratios": {"fp32": ratio, "int8": ratio}}
+def _row(model: str, precision: str, missing: dict[str, str]) -> dict[str, object]:
+    return {
+        "model": model,
+        "precision": precision,
+        "batch": 1,
+        "threads": 1,
+        "seconds": {"optkit": 2e-3, "openvino, own file": 2.5e-3},
+        "best_peer": "openvino, own file",
+        "missing": missing,
+        "ratio": {"value": 1.25, "low": 1.2, "high": 1.3},
+    }
 
 
 def test_row_holds_medians_and_intervals() -> None:
-    rows = table([_report("resnet18")]).splitlines()
-    cells = " | ".join(["2.00 ms", "2.00 ms", "1.25 (1.20 to 1.30)"] * 2)
-    assert rows[2] == f"| resnet18 | {cells} |"
-    assert rows[0].count("|") == rows[1].count("|") == rows[2].count("|")
+    rows = [_row("resnet18", "fp32", {}), _row("resnet18", "int8", {"torch": "no"}), _row("unet", "bf16", {})]
+    mean = {"geometric_mean": 1.25, "models": 1}
+    found = {
+        "rows": [*rows, {**_row("resnet18", "fp32", {}), "threads": 2, "model": "two"}],
+        "means": {"fp32 batch 1, 1 thread(s)": mean, "fp32 batch 1, 2 thread(s)": mean},
+        "versions": {"onnxruntime": "1.32.0", "torch": "2.13.0+cpu"},
+        "environment": {"cpu": "this one"},
+    }
+    lines = table(found).splitlines()
+    cells = " | ".join(["2.00 ms", "2.50 ms, openvino", "1.25 (1.20 to 1.30)"])
+    assert lines[2] == f"| resnet18 | {cells} | {cells} |  |  |  |"
+    assert lines[3].startswith("| unet |  |  |  |  |  |  | 2.00 ms")
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
+    text = " ".join(lines[4:])
+    assert "1.25 in FP32 (1 models)." in text and "torch.compile 2.13.0" in text
+    assert "torch with resnet18 in INT8" in text and "two" not in text
 
 
 def test_figures_are_replaced_between_the_markers() -> None:
