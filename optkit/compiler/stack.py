@@ -40,7 +40,7 @@ def _small(buffer: Any) -> bool:
             return False
         size *= int(extent)
     dtype = tvm.DataType(str(buffer.dtype))
-    return buffer.scope() == "local" and 0 < size * dtype.itemsize <= STACK_BYTES
+    return bool(buffer.scope() == "local" and 0 < size * dtype.itemsize <= STACK_BYTES)
 
 
 def _marked(stmt: Any) -> Any:

@@ -110,6 +110,28 @@ def test_convolutions(target: str, kind: Type) -> None:
     assert len(re.findall(rf"\b{word}\b", built.assembly())) > 100
 
 
+TRANSPOSED: list[tuple[str, int, int, tuple[int, int], tuple[int, int], dict[str, Any]]] = [
+    ("U-Net's", 32, 24, (5, 7), (2, 2), {"strides": [2, 2]}),
+    ("FCN's", 5, 5, (6, 6), (4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ("uneven taps", 16, 17, (6, 5), (3, 3), {"strides": [2, 2], "output_padding": [1, 1], "pads": [1, 1, 1, 1]}),
+    ("no stride", 20, 7, (6, 5), (3, 3), {}),
+    ("asymmetric", 8, 33, (4, 5), (3, 5), {"strides": [3, 2], "pads": [0, 1, 2, 1]}),
+]
+
+
+@pytest.mark.parametrize(("target", "kind"), WHERE)
+def test_transposed_convolutions(target: str, kind: Type) -> None:
+    """Every phase of the stride is integer."""
+    b = Bundle()
+    for i, (label, channels, out, size, kernel, attributes) in enumerate(TRANSPOSED):
+        x = pair(b, b.input(2, channels, *size), 0.03, kind)
+        w, scales = weight(b, (channels, out, *kernel), 1, i % 2 == 0, channels * int(np.prod(kernel)))
+        extra = [bias(b, out, scales * np.float32(uneven(0.03)))] if i % 3 != 2 else []
+        b.case(quantize(b, b.op("ConvTranspose", x, w, *extra, **attributes), 0.04, kind), label)
+    built = b.check_steps(target)
+    assert [r.compute for r in built.nodes] == ["int8"] * len(TRANSPOSED), built.nodes
+
+
 @st.composite
 def chain(draw: st.DrawFn) -> dict[str, Any]:
     """Sizes of a small network."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tvm import relax
 
 from optkit.compiler.converters import conv as convolution
 from optkit.compiler.converters.extents import refuse
@@ -23,8 +24,8 @@ from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.conv import Window
 from optkit.compiler.operators.volume import interleave_phases
 from optkit.compiler.operators.windows import Windows
-from optkit.compiler.packing import round_up
-from optkit.compiler.values import OPAQUE, OUT_FUSABLE, Value
+from optkit.compiler.packing import pad_axis, round_up
+from optkit.compiler.values import INJECTIVE, OUT_FUSABLE, Accumulated, QuantizedWeight, Value
 
 
 def conv_transpose(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
@@ -86,33 +87,52 @@ def _by_phases(
     phases = list(itertools.product(*[range(s) for s in strides]))
     taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
     room = round_up(filters, b) if len(phases) > 1 else filters
-    packed = np.zeros((len(phases), room, channels, *taps), weight.const.dtype)
-    for p, phase in enumerate(phases):
-        own = weight.const[:, :, *[slice(r, None, s) for r, s in zip(phase, strides, strict=True)]]
-        reverse = own[:, :, ::-1, ::-1].swapaxes(0, 1)
-        # A phase with fewer taps lacks the last ones, which reversed are the first.
-        packed[p, :filters, :, taps[0] - own.shape[2] :, taps[1] - own.shape[3] :] = reverse
+
+    def by_phase(array: np.ndarray) -> np.ndarray:
+        """(C, O, KH, KW) -> (phases * room, C, *taps)."""
+        packed = np.zeros((len(phases), room, channels, *taps), array.dtype)
+        for p, phase in enumerate(phases):
+            own = array[:, :, *[slice(r, None, s) for r, s in zip(phase, strides, strict=True)]]
+            reverse = own[:, :, ::-1, ::-1].swapaxes(0, 1)
+            # A phase with fewer taps lacks the last ones, which reversed are the first.
+            packed[p, :filters, :, taps[0] - own.shape[2] :, taps[1] - own.shape[3] :] = reverse
+        return packed.reshape(-1, channels, *taps)
+
+    def column(values: np.ndarray, fill: float) -> np.ndarray:
+        """A number a filter, for every phase."""
+        return np.tile(pad_axis(values, 0, room, fill), len(phases))
+
     steps = [(o - 1 + begin) // s + 1 for o, begin, s in zip(out, window.begins, strides, strict=True)]
     first = [begin // s for begin, s in zip(window.begins, strides, strict=True)]
     # Output step q of a phase reads inputs q - taps + 1 to q; those before `first` are never used.
     lead = [t - 1 - f for t, f in zip(taps, first, strict=True)]
     sizes = [step - f for step, f in zip(steps, first, strict=True)]
     trail = [n + t - 1 - e - s for n, t, e, s in zip(sizes, taps, lead, x.shape[2:], strict=True)]
-    flat = packed.reshape(-1, channels, *taps)
+    flat = by_phase(weight.const)
     wide = Value(low, flat.shape, weight.dtype, const=flat)
+    if isinstance(weight, QuantizedWeight) and (weight.scale.size == 1 or weight.axis == 1):
+        scale = weight.scale if weight.scale.size == 1 else column(weight.scale, 1.0)
+        wide = QuantizedWeight(low, by_phase(weight.q), scale, 0, flat)
     offset = None
     if bias is not None and bias.const is not None:
-        column = np.zeros(room, bias.const.dtype)
-        column[:filters] = bias.const
-        offset = Value(low, (len(flat),), bias.dtype, const=np.tile(column, len(phases)))
+        offset = Value(low, (len(flat),), bias.dtype, const=column(bias.const, 0.0))
     plain = Window((taps[0], taps[1]), (1, 1), (1, 1), (lead[0], lead[1], trail[0], trail[1]))
     made = convolution.images(low, node, x, wide, offset, plain)
     shape = (x.shape[0], filters, *out)
     if len(phases) == 1:
         return low.blocked(shape, x.dtype, b, made.form(b))
     begins = [begin % s for begin, s in zip(window.begins, strides, strict=True)]
-    expr = low.emit(interleave_phases, made.form(b), strides, begins, out, name="interleave_phases", kind=OPAQUE)
-    return low.blocked(shape, x.dtype, b, expr)
+
+    def interleave(expr: Any) -> Any:
+        return low.emit(interleave_phases, expr, strides, begins, out, name="interleave_phases", kind=INJECTIVE)
+
+    if isinstance(made, Accumulated):
+        # What a zero point adds differs from phase to phase with the taps; scales do not.
+        corrections = relax.const(made.bias.reshape(1, -1, 1, 1, b))
+        acc = interleave(low.bind(relax.op.add(made.acc, corrections)))
+        own = room // b
+        return Accumulated(low, shape, acc, b, np.zeros_like(made.bias[:own]), made.scale[:own])
+    return low.blocked(shape, x.dtype, b, interleave(made.form(b)))
 
 
 CONVERTERS: dict[str, Converter] = {"ConvTranspose": conv_transpose}
