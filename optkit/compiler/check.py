@@ -19,7 +19,7 @@ from tvm import relax, tirx
 from tvm.sym import Analyzer
 
 from optkit.compiler.build import Prepared, prepare, tvm_target
-from optkit.compiler.operators.common import BITS
+from optkit.compiler.operators.common import BITS, PAIR
 from optkit.compiler.schedule import schedule_module
 from optkit.compiler.stack import pipeline
 from optkit.errors import CompileError
@@ -177,6 +177,8 @@ def _random(shape: tuple[int, ...], dtype: str, generator: np.random.Generator) 
         return generator.integers(-127, 128, shape, dtype)
     if dtype == "bool":
         return generator.integers(0, 2, shape).astype(bool)
+    if dtype == PAIR:
+        return _random((*shape, 2), BITS, generator).view(PAIR)[..., 0]
     if dtype == BITS:
         return generator.standard_normal(shape, "float32").astype(ml_dtypes.bfloat16).view(BITS)
     if "int" in dtype:

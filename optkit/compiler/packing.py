@@ -51,8 +51,8 @@ def conv_weight(weight: np.ndarray, groups: int, b: int, c: int, g: int) -> np.n
 
 
 def conv_words(packed: np.ndarray) -> np.ndarray:
-    """int8 (O/b, 1, KH, KW, c/4, b, 4) -> int32 (O/b, c/4, KH, KW, b)."""
-    words = np.ascontiguousarray(packed).view("<i4")[:, 0, ..., 0]
+    """int8 (O/b, 1, KH, KW, c/4, b, 4), or uint16 (..., c/2, b, 2) -> int32, or uint32 (O/b, words, KH, KW, b)."""
+    words = np.ascontiguousarray(packed).view("<i4" if packed.dtype == np.int8 else "<u4")[:, 0, ..., 0]
     return np.ascontiguousarray(words.transpose(0, 3, 1, 2, 4))
 
 

@@ -121,6 +121,8 @@ def _prepare(library: str, arguments: Sequence[Mapping[str, Any]]) -> Callable[[
 
 def _numbers(shape: Sequence[int], dtype: str, generator: np.random.Generator) -> np.ndarray:
     """Ordinary numbers of a type; bits of bfloat16 are numbers about one."""
+    if dtype == "uint32":
+        return np.ascontiguousarray(_numbers([*shape, 2], "uint16", generator)).view("uint32")[..., 0]
     if dtype == "uint16":
         return np.asarray(generator.integers(0x3F00, 0x4000, shape, "uint16"))
     if "int" in dtype:

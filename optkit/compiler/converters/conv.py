@@ -18,7 +18,7 @@ from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operator import CONV, DEPTHWISE, Operator
 from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.common import BITS, to_bits
-from optkit.compiler.operators.conv import Window, channel_words, conv2d, depthwise2d, depthwise2d_words
+from optkit.compiler.operators.conv import Window, channel_pairs, channel_words, conv2d, depthwise2d, depthwise2d_words
 from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
 from optkit.compiler.operators.volume import stack_depths as define_stack
 from optkit.compiler.operators.volume import unstack_depths as define_unstack
@@ -304,12 +304,13 @@ def _product(
         packed = relax.const(winograd_weight(weight, m, b))
         return low.emit(winograd, read(b), packed, geometry, m, tile, name="winograd", kind=OUT_FUSABLE)
     array = packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g)
-    if c < b and g == 4:
-        # Few channels: each position's are one int32 or two, made straight from the planes.
-        data = low.emit(channel_words, x.plain(), name="channel_words")
+    if c < b and (g == 4 or pairs):
+        # Few channels: each position's are one word or a few, made straight from the planes.
+        plain = low.bind(relax.op.astype(x.plain(), "float32")) if pairs and x.dtype != "float32" else x.plain()
+        data = low.emit(channel_pairs if pairs else channel_words, plain, name="channel_words")
         packed = relax.const(packing.conv_words(array))
-        four = int(np.full(4, pad_value, "u1").view("<i4")[0])
-        options = (c // 4, out), groups, four, tile
+        padding = int(np.full(4, pad_value, "u1").view("<i4")[0])
+        options = (c // g, out), groups, padding, tile
         return low.emit(conv2d, data, packed, geometry, *options, name="conv2d", kind=OUT_FUSABLE)
     options = (channels, out), groups, pad_value, tile
     return low.emit(conv2d, read(c), relax.const(array), geometry, *options, name="conv2d", kind=OUT_FUSABLE)

@@ -26,9 +26,13 @@ BITS = "uint16"
 into float32's wherever it meets the type, and has no vectors that choose between such numbers."""
 
 
+PAIR = "uint32"
+"""Two bfloat16 numbers as their bits, the first in the lower half."""
+
+
 def accumulator(dtype: str) -> str:
     """Type that sums of products of `dtype` are kept in."""
-    return "int32" if "int" in dtype and dtype != BITS else "float32"
+    return "int32" if "int" in dtype and dtype not in (BITS, PAIR) else "float32"
 
 
 def factor(value: Any, tensor: te.Tensor, kind: str) -> Any:
@@ -59,17 +63,28 @@ def dot_four(left: Any, right: Any) -> Any:
     return terms[0] + terms[1] + terms[2] + terms[3]
 
 
+def dot_two(left: Any, right: Any) -> Any:
+    """Sum of the products of two pairs of bfloat16 numbers; written as the intrinsic's description has it."""
+
+    def real(word: Any) -> Any:
+        return tirx.reinterpret("float32", word)
+
+    half, upper = const(16, PAIR), const(0xFFFF0000, PAIR)
+    return real(left << half) * real(right << half) + real(left & upper) * real(right & upper)
+
+
+def rounded_bits(value: Any) -> Any:
+    """A float32 as the bits of the nearest bfloat16, ties to even; a NaN stays one."""
+    bits = tirx.reinterpret("uint32", value)
+    half = tirx.const(0x7FFF, "uint32") + ((bits >> tirx.const(16, "uint32")) & tirx.const(1, "uint32"))
+    quiet = bits | tirx.const(0x400000, "uint32")
+    nan = (bits & tirx.const(0x7FFFFFFF, "uint32")) > tirx.const(0x7F800000, "uint32")
+    return tirx.Select(nan, quiet, bits + half) >> tirx.const(16, "uint32")
+
+
 def to_bits(data: te.Tensor) -> te.Tensor:
     """float32 -> the bits of bfloat16, rounded to nearest, ties to even; a NaN stays one."""
-
-    def element(*i: Any) -> Any:
-        bits = tirx.reinterpret("uint32", data(*i))
-        half = tirx.const(0x7FFF, "uint32") + ((bits >> tirx.const(16, "uint32")) & tirx.const(1, "uint32"))
-        quiet = bits | tirx.const(0x400000, "uint32")
-        nan = (bits & tirx.const(0x7FFFFFFF, "uint32")) > tirx.const(0x7F800000, "uint32")
-        return (tirx.Select(nan, quiet, bits + half) >> tirx.const(16, "uint32")).astype(BITS)
-
-    return te.compute(data.shape, element, name="to_bits")
+    return te.compute(data.shape, lambda *i: rounded_bits(data(*i)).astype(BITS), name="to_bits")
 
 
 def pad_axes(

@@ -14,7 +14,19 @@ from typing import Any
 
 from tvm import te
 
-from optkit.compiler.operators.common import OP, accumulator, const, dot_four, factor, four, pad_axes, static
+from optkit.compiler.operators.common import (
+    OP,
+    PAIR,
+    accumulator,
+    const,
+    dot_four,
+    dot_two,
+    factor,
+    four,
+    pad_axes,
+    rounded_bits,
+    static,
+)
 from optkit.compiler.tiling import Tile
 
 
@@ -71,7 +83,7 @@ def conv2d(
 ) -> te.Tensor:
     """Blocked convolution -> (N, O/b, OH, OW, b) in the accumulator type.
 
-    Data and weights of int32 are four channels each, unsigned and signed bytes.
+    Data and weights of int32 are four channels each, unsigned and signed bytes; of uint32 two, bits of bfloat16.
 
     Args:
         channels: input and output channels without block padding.
@@ -79,7 +91,7 @@ def conv2d(
         pad_value: what padding reads as: 0, or the zero point of quantized data.
     """
     n, cb, h, w, c = static(data.shape)
-    words = str(data.dtype) == "int32"
+    words = {"int32": dot_four, PAIR: dot_two}.get(str(data.dtype))
     if words:
         ob, kb, kh, kw, b = static(weight.shape)
         kg = g = 1
@@ -101,9 +113,9 @@ def conv2d(
     inside = [] if words else [ki, kr]
 
     def multiply(source: te.Tensor, at: Sequence[Any], o: Any, y: Any, x: Any, v: Any) -> Any:
-        """One term of the sum; of int32 data, four at once."""
+        """One term of the sum; of words, all of theirs at once."""
         if words:
-            return dot_four(source[*at, 0], weight[o, ko, y, x, v])
+            return words(source[*at, 0], weight[o, ko, y, x, v])
         read = factor(source[*at, ki * g + kr], data, kind)
         return read * factor(weight[o, ko, y, x, ki, v, kr], weight, kind)
 
@@ -164,6 +176,20 @@ def channel_words(data: te.Tensor) -> te.Tensor:
         return four(byte)
 
     return te.compute((n, -(-channels // 4), h, w, 1), word, name="channel_words")
+
+
+def channel_pairs(data: te.Tensor) -> te.Tensor:
+    """float32 (N, C, H, W) -> uint32 (N, ceil(C/2), H, W, 1), two channels each, as bits of bfloat16."""
+    n, channels, h, w = static(data.shape)
+
+    def word(i: Any, o: Any, y: Any, x: Any, _: Any) -> Any:
+        low = rounded_bits(data[i, o * 2, y, x])
+        if channels % 2 == 0:
+            return low | (rounded_bits(data[i, o * 2 + 1, y, x]) << const(16, PAIR))
+        high = rounded_bits(data[i, te.min(o * 2 + 1, channels - 1), y, x]) << const(16, PAIR)
+        return low | te.if_then_else(o * 2 + 1 < channels, high, const(0, PAIR))
+
+    return te.compute((n, -(-channels // 2), h, w, 1), word, name="channel_pairs")
 
 
 def depthwise2d_words(data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float, tile: Tile) -> te.Tensor:

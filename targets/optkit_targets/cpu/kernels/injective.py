@@ -50,6 +50,8 @@ def schedule(view: View, lanes: int) -> Any:
 def vectorize_map(sch: Any, block: Any, lanes: int) -> None:
     """Vectors over the innermost axis where it holds whole ones, else over all axes fused; parallel outside.
 
+    Rows that are no whole vectors, and are not read as they are written, keep their remainders.
+
     A remainder that is no multiple of any vector width is left to LLVM's loop vectorizer.
     """
     loops = sch.get_loops(block)
@@ -68,6 +70,15 @@ def vectorize_map(sch: Any, block: Any, lanes: int) -> None:
         if large:
             sch.parallel(sch.fuse(*outer) if len(outer) > 1 else outer[0])
         return
+    if len(loops) > 1 and not symbolic and inner > lanes and not _flat(sch, block):
+        # Fused, every index would be quotients; so each row has vectors, and a few elements of its own.
+        *outer, last = loops
+        main, _ = sch.loop_partition(last, [inner // lanes * lanes, None])
+        _, vector = sch.split(main, [None, lanes])
+        sch.vectorize(vector)
+        if large:
+            sch.parallel(sch.fuse(*outer) if len(outer) > 1 else outer[0])
+        return
     fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
     width = next((w for w in (lanes, lanes // 2, 4) if w > 1 and known % w == 0), 1)
     if symbolic or width == 1:
@@ -78,3 +89,10 @@ def vectorize_map(sch: Any, block: Any, lanes: int) -> None:
     sch.vectorize(vector)
     if large:
         sch.parallel(outer)
+
+
+def _flat(sch: Any, block: Any) -> bool:
+    """Whether everything a block reads has the shape of what it writes: its elements are then simply in a row."""
+    realized = sch.get(block)
+    shape = [str(size) for size in realized.writes[0].source.shape]
+    return all([str(size) for size in read.source.shape] == shape for read in realized.reads)

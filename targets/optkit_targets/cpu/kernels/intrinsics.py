@@ -187,6 +187,51 @@ define linkonce_odr <16 x float> @optkit_dpbf16ps_512(<16 x float> %c, <16 x i32
 
 
 @functools.cache
+def pair_word_product(lanes: int) -> str:
+    """Register (once) and name the intrinsic for `lanes` float32 sums of two products each, of pairs in one uint32."""
+
+    @T.prim_func(s_tir=True)
+    def description(
+        A: T.Buffer((1,), "uint32", offset_factor=1),
+        B: T.Buffer((lanes,), "uint32", offset_factor=1),
+        C: T.Buffer((lanes,), "float32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:1], B[0:lanes])
+            T.writes(C[0:lanes])
+            for i in range(lanes):
+                with T.sblock("update"):
+                    vi = T.axis.remap("S", [i])
+                    C[vi] = C[vi] + (
+                        T.reinterpret("float32", T.shift_left(A[0], T.uint32(16)))
+                        * T.reinterpret("float32", T.shift_left(B[vi], T.uint32(16)))
+                        + T.reinterpret("float32", T.bitwise_and(A[0], T.uint32(0xFFFF0000)))
+                        * T.reinterpret("float32", T.bitwise_and(B[vi], T.uint32(0xFFFF0000)))
+                    )
+
+    @T.prim_func(s_tir=True)
+    def dot(
+        A: T.Buffer((1,), "uint32", offset_factor=1),
+        B: T.Buffer((lanes,), "uint32", offset_factor=1),
+        C: T.Buffer((lanes,), "float32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(C[0:lanes], A[0:1], B[0:lanes])
+            T.writes(C[0:lanes])
+            C[T.ramp(T.int32(0), 1, lanes)] = T.call_extern(
+                f"float32x{lanes}",
+                "optkit_dpbf16ps_512",
+                C.vload([0], dtype=f"float32x{lanes}"),
+                T.broadcast(T.reinterpret(A[0], dtype="int32"), lanes),
+                T.reinterpret(B.vload([0], dtype=f"uint32x{lanes}"), dtype=f"int32x{lanes}"),
+            )
+
+    name = f"optkit.dot_bf16_words_{lanes}"
+    TensorIntrin.register(name, description, dot)
+    return name
+
+
+@functools.cache
 def pair_product(lanes: int) -> str:
     """Register (once) and name the intrinsic for `lanes` float32 sums of two bfloat16 products each."""
 

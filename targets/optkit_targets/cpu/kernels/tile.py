@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optkit.compiler.operators.common import BITS
+from optkit.compiler.operators.common import BITS, PAIR
 from optkit.compiler.stack import ROLLED
 from optkit.target import Target
-from optkit_targets.cpu.kernels.intrinsics import PAIRS, dot_product, pair_product, word_product
+from optkit_targets.cpu.kernels.intrinsics import (
+    PAIRS,
+    dot_product,
+    pair_product,
+    pair_word_product,
+    word_product,
+)
 from optkit_targets.cpu.kernels.tools import extent, read_dtype, write_dtype
 
 SHORT = 16
@@ -28,8 +34,9 @@ def register_tile(
     """
     outer, inner, vector = tile
     lanes = extent(sch, vector) or 0
-    pairs = read_dtype(sch, product) == BITS and target.has("bf16_vector")
-    words = read_dtype(sch, product) == "int32" and target.has("int8_vector")
+    dtype = read_dtype(sch, product)
+    pairs = dtype == BITS and target.has("bf16_vector")
+    words = {"int32": target.has("int8_vector"), PAIR: target.has("bf16_vector")}.get(dtype, False)
     dot = not words and (pairs or ("int" in write_dtype(sch, product) and target.has("int8_vector")))
     steps = list(reduce[:-1]) if dot else list(reduce)
     if dot:
@@ -49,11 +56,11 @@ def register_tile(
         sch.vectorize(lane)
         sch.unroll(b)
         sch.unroll(a)
-    if words:
-        sch.tensorize(vector, word_product(lanes, broadcast=True))
-    elif pairs:
+    if pairs or (words and dtype == PAIR):
         # The instruction comes as a function of LLVM's, once a kernel.
         sch.annotate(sch.get_loops(product)[0], "pragma_import_llvm", PAIRS)
-        sch.tensorize(vector, pair_product(lanes))
+        sch.tensorize(vector, pair_product(lanes) if pairs else pair_word_product(lanes))
+    elif words:
+        sch.tensorize(vector, word_product(lanes, broadcast=True))
     elif dot:
         sch.tensorize(vector, dot_product(lanes, extent(sch, reduce[-1]) or 0))

@@ -9,7 +9,7 @@ from typing import Any
 from tvm import tirx
 from tvm.s_tir import Schedule, ScheduleError
 
-from optkit.compiler.operators.common import BITS
+from optkit.compiler.operators.common import BITS, PAIR
 
 SPATIAL, REDUCE = 0, 2
 PARALLEL_ELEMENTS = 16384
@@ -72,7 +72,7 @@ def read_dtype(sch: Schedule, block: Any) -> str:
 def arithmetic(sch: Schedule, block: Any) -> str:
     """The type a product of the block multiplies in, as users name it."""
     dtype = read_dtype(sch, block)
-    return {"uint8": "int8", "int32": "int8", BITS: "bfloat16"}.get(dtype, dtype)
+    return {"uint8": "int8", "int32": "int8", BITS: "bfloat16", PAIR: "bfloat16"}.get(dtype, dtype)
 
 
 def write_dtype(sch: Schedule, block: Any) -> str:
