@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from optkit.compiler.operator import Operator, Plan
+from optkit.compiler.planning import candidates
 from optkit.errors import DataError
 from optkit.files import write_whole
 from optkit.measure.environment import environment
@@ -63,7 +64,7 @@ class Measurement:
 
     def plan(self) -> Plan:
         """The plan that was measured."""
-        return Plan(self.template, json.loads(self.params))
+        return Plan(self.template, {name: int(value) for name, value in json.loads(self.params).items()})
 
 
 def target_key(target: Target) -> str:
@@ -133,11 +134,12 @@ class RecordStore:
         return self._select("operator = ? AND target = ?", (str(operator), target_key(target)))
 
     def best(self, operator: Operator, target: Target, templates: Collection[str]) -> Plan | None:
-        """The fastest plan of these templates, in their present versions; None where none was measured."""
+        """The fastest candidate of these templates, in their present versions; None where none was measured."""
         versions = target.templates()
+        plans = set(candidates(operator, target, templates))
         for found in self.of(operator, target):
-            known = versions.get(found.template) == found.version and found.template in templates
-            if known and found.seconds is not None:
+            known = versions.get(found.template) == found.version and found.seconds is not None
+            if known and found.plan() in plans:
                 return found.plan()
         return None
 

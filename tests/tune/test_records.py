@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from optkit.compiler.operator import Operator, Plan
+from optkit.compiler.planning import candidates
 from optkit.errors import DataError
 from optkit.registry import find_target
 from optkit.tune.records import (
@@ -25,7 +26,8 @@ from optkit.tune.records import (
 
 OPERATOR = Operator("matmul", "float32", (64, 32, 48))
 TARGET = find_target("x86-64-v3")
-PLAN = Plan("packed", {"rows": 4, "blocks": 2, "order": 0})
+PLANS = candidates(OPERATOR, TARGET, ["packed"])
+PLAN = PLANS[0]
 
 
 def record(**changes: object) -> Measurement:
@@ -42,8 +44,9 @@ def store(tmp_path: Path) -> RecordStore:
     return RecordStore(tmp_path / "tuning.db", machine="here")
 
 
-def other(rows: int) -> Plan:
-    return Plan("packed", {"rows": rows, "blocks": 1, "order": 0})
+def other(number: int) -> Plan:
+    """Another candidate."""
+    return PLANS[number]
 
 
 def test_the_fastest_is_used_and_the_chosen_before_it(store: RecordStore) -> None:
@@ -80,11 +83,19 @@ def test_a_template_that_is_not_allowed_is_passed_over(store: RecordStore) -> No
     conv = Operator.parse(
         "conv2d float32 n=1 c=16 h=9 w=9 o=16 kh=3 kw=3 sh=1 sw=1 dh=1 dw=1 pt=1 pl=1 pb=1 pr=1 groups=1 b=8"
     )
-    fast, exact = Plan("winograd4x3", {"rows": 2, "blocks": 1}), Plan("direct", {"rows": 3, "blocks": 1, "order": 0})
+    forms = ["direct", "winograd2x3", "winograd4x3"]
+    plans = candidates(conv, TARGET, forms)
+    fast, exact = (next(p for p in plans if p.template == name) for name in ("winograd4x3", "direct"))
     text = str(conv)
     store.add([record(operator=text, plan=fast, seconds=1e-6), record(operator=text, plan=exact)])
-    assert store.best(conv, TARGET, ["direct", "winograd2x3", "winograd4x3"]) == fast
+    assert store.best(conv, TARGET, forms) == fast
     assert store.best(conv, TARGET, ["direct", "winograd2x3"]) == exact
+
+
+@pytest.mark.parametrize("params", ["{}", '{"rows":0,"blocks":1,"order":0}', '{"rows":4,"blocks":1,"order":9}'])
+def test_a_plan_that_is_no_candidate_is_passed_over(store: RecordStore, params: str) -> None:
+    store.add([record(params=params, seconds=1e-9), record()])
+    assert store.best(OPERATOR, TARGET, ["packed"]) == PLAN
 
 
 def test_lines_go_out_and_come_back(store: RecordStore, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operators.layout import concat_blocked
 from optkit.compiler.values import INJECTIVE, OUT_FUSABLE, PLAIN, Value
 
+_REAL = ("float16", "float32", "float64")
+
 
 def concat(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     """Channel concatenation of images of which at least one is blocked, and what is read more than once.
@@ -32,7 +34,9 @@ def concat(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
 
 def _stored(low: Lowering, node: Node, values: list[Value]) -> Value | None:
     """A concatenation of plain tensors that no other operator is merged with but element-wise ones behind it."""
-    if any(v.dtype == "shape" or not all(isinstance(d, int) for d in v.shape) for v in values):
+    if values[0].dtype not in _REAL or all(v.const is not None for v in values):
+        return None
+    if not all(isinstance(d, int) for v in values for d in v.shape):
         return None
     axis = int(node.get("axis", 0)) % len(values[0].shape)
     parts = [v.plain() for v in values]
