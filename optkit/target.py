@@ -25,7 +25,8 @@ class Target:
         registers: vector registers that a kernel may keep accumulators in.
         cores: cores that parallel loops are partitioned for.
         cache: bytes of L1 data and L2 cache of one core; 0 where unknown.
-        features: capabilities: "int8_dot" (u8 x s8 dot product into int32), "int16_dot", "f16_convert",
+        features: capabilities: "int8_dot" (u8 x s8 dot product into int32), "int8_words" (one of four
+            bytes that lie in one int32), "int16_dot", "f16_convert",
             "bf16_pairs" (weights in pairs of bfloat16), "bf16_vector" (one
             instruction multiplies and adds them), "f16", "tensor_core", "winograd" (it has that template), ...
         isa: what code needs to run: architecture and feature words, compared at load time.

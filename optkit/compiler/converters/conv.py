@@ -282,7 +282,7 @@ def _product(
             return _crop(low, low.emit(depthwise2d_tiles, *args, name="depthwise", kind=OPAQUE), ow)
         operator = _operator(x, weight, geometry, groups, compute, b, b)
         tile = make_tile(operator, low.plan(operator, templates(operator)), b)
-        if compute == "int8" and low.target.has("int8_dot"):
+        if compute == "int8" and low.target.has("int8_words"):
             words = relax.const(packing.depthwise_words(weight, b))
             args = read(b), words, geometry, pad_value, tile
             return low.emit(depthwise2d_words, *args, name="depthwise", kind=OUT_FUSABLE)
@@ -304,7 +304,7 @@ def _product(
         packed = relax.const(winograd_weight(weight, m, b))
         return low.emit(winograd, read(b), packed, geometry, m, tile, name="winograd", kind=OUT_FUSABLE)
     array = packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g)
-    if c < b and (g == 4 or pairs):
+    if c < b and (pairs or (compute == "int8" and low.target.has("int8_words"))):
         # Few channels: each position's are one word or a few, made straight from the planes.
         plain = low.bind(relax.op.astype(x.plain(), "float32")) if pairs and x.dtype != "float32" else x.plain()
         data = low.emit(channel_pairs if pairs else channel_words, plain, name="channel_words")

@@ -45,7 +45,7 @@ class Chip:
             # vpmaddwd at least: integer products with int32 sums in one instruction
             found |= {"int8_vector", "f16_convert"}
         if ("avx512_vnni" in words and self.lanes == 16) or ("avx_vnni" in words and self.lanes == 8):
-            found.add("int8_dot")
+            found |= {"int8_dot", "int8_words"}
         if "avx512_bf16" in words and self.lanes == 16:
             found |= {"bf16_pairs", "bf16_vector"}
         if "avx512_fp16" in words or "asimdhp" in words:
