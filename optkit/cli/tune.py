@@ -17,7 +17,7 @@ from optkit.cli.options import (
     target_option,
 )
 from optkit.cli.output import console, json_option, print_json, table
-from optkit.cli.settings import say
+from optkit.cli.settings import say, warn
 
 if TYPE_CHECKING:
     from optkit.tune.session import Tuned
@@ -75,6 +75,8 @@ def command(model: str, lines: str | None, as_json: bool, **options: Any) -> Non
 
 
 def _show(tuned: Tuned, as_json: bool) -> None:
+    for problem in tuned.problems:
+        warn(problem)
     if as_json:
         print_json(_described(tuned))
         return
@@ -103,6 +105,7 @@ def _described(tuned: Tuned) -> dict[str, Any]:
         "target": tuned.target.name,
         "threads": tuned.threads,
         "speedup": tuned.speedup(),
+        "problems": list(tuned.problems),
         "operators": [
             {
                 "operator": str(o.job.operator),

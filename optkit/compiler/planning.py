@@ -204,7 +204,16 @@ def _plans(operator: Operator, template: str, target: Target) -> list[Plan]:
         if tile_bytes > WINOGRAD_TILES or (m == 4 and weights > WINOGRAD_WEIGHTS):
             return []
         return [Plan(template, tile) for tile in tiles]
-    return [Plan(template, {**tile, "order": order}) for tile in tiles for order in (0, 1)]
+    orders = [(tile, order) for tile in tiles for order in ((0, 1) if _ordered(operator, tile, target.lanes) else (0,))]
+    return [Plan(template, {**tile, "order": order}) for tile, order in orders]
+
+
+def _ordered(operator: Operator, tile: dict[str, int], lanes: int) -> bool:
+    """Whether it makes a difference which loop over tiles is outside."""
+    s = operator.named()
+    if operator.kind == CONV:
+        return True
+    return s["m"] > tile["rows"] and s["n"] > lanes * tile["blocks"] and s["n"] % (lanes * tile["blocks"]) == 0
 
 
 def _whole(extent: int, rows: int) -> bool:

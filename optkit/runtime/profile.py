@@ -35,10 +35,19 @@ def profile(runner: Runner, feed: Mapping[str, Any], runs: int = 30) -> list[Cal
         OptkitError: the model failed, or ran different kernels every time.
     """
     clock = time.perf_counter
-    log: list[tuple[str, float]] = []
+    calls: list[tuple[str, float]] = []
+    open_: list[list[Any]] = []
 
-    def note(_function: Any, name: str, _before: bool, _result: Any, *_arguments: Any) -> int:
-        log.append((name, clock()))
+    def note(_function: Any, name: str, before: bool, _result: Any, *_arguments: Any) -> int:
+        # Branches and loop bodies are functions that are called too: their own calls are what counts.
+        if before:
+            if open_:
+                open_[-1][2] = True
+            open_.append([name, clock(), False])
+        else:
+            _, begin, nested = open_.pop()
+            if not nested:
+                calls.append((name, clock() - begin))
         return 0
 
     runner.instrument(note)
@@ -46,10 +55,9 @@ def profile(runner: Runner, feed: Mapping[str, Any], runs: int = 30) -> list[Cal
         runner.run(feed)
         found: list[tuple[list[str], list[float]]] = []
         for _ in range(runs):
-            log.clear()
+            calls.clear()
             runner.run(feed)
-            names = [name for name, _ in log[::2]]
-            found.append((names, [end - begin for (_, begin), (_, end) in zip(log[::2], log[1::2], strict=True)]))
+            found.append(([name for name, _ in calls], [seconds for _, seconds in calls]))
     finally:
         runner.instrument(None)
     names = found[0][0]

@@ -36,7 +36,7 @@ def time_kernels(
 
     Returns:
         "layers": one a call, in order: "layer" (the node), "kernel", "template", "params", "operator",
-        "predicted_seconds" (None where nothing predicts), "seconds", "share" of all calls' time,
+        "predicted_seconds" (None where nothing predicts, as with open axes), "seconds", "share" of all calls' time,
         "peak_share" (None where it has no products of known extents). "peaks": operations a second by arithmetic.
 
     Raises:
@@ -56,8 +56,10 @@ def time_kernels(
     target = _target(manifest.target)
     peaks = {
         compute: measure_peak(target, compute) * threads
-        for compute in sorted({Operator.parse(k["operator"]).compute for k in kernels.values() if k["operator"]})
+        for compute in sorted({Operator.parse(k["operator"]).compute for k in kernels.values() if k.get("operator")})
     }
+    # Of open axes an operator knows only the extents that are fixed.
+    known = all(isinstance(extent, int) for spec in manifest.inputs for extent in spec.shape)
     total = sum(call.seconds for call in calls) or 1.0
     seen: Counter[str] = Counter()
     layers = []
@@ -73,7 +75,7 @@ def time_kernels(
                 "template": f"{kernel.get('rule', '?')}/{kernel.get('template', '?')}",
                 "params": kernel.get("params", {}),
                 "operator": kernel.get("operator", ""),
-                **_against(kernel, target, peaks, call.seconds, threads),
+                **_against(kernel if known else {}, target, peaks, call.seconds, threads),
                 "seconds": call.seconds,
                 "share": call.seconds / total,
             }

@@ -16,6 +16,9 @@ from optkit.errors import OptkitError
 from optkit.measure.process import Child, EndedError, NoAnswerError
 from optkit.target import Target
 
+_START_SECONDS = 120.0
+TOO_LONG = "not done in {} s"
+
 
 class CandidateError(OptkitError):
     """A candidate does not compile, crashes, or takes too long."""
@@ -54,13 +57,18 @@ class _Worker:
         self._waiting = False
 
     def start(self, order: Mapping[str, Any]) -> None:
-        """Give an order; `finish` waits for what comes of it."""
+        """Give an order, to a worker that has loaded what it needs; `finish` waits for what comes of it."""
         if self._child is None:
             threads = str(self._threads)
             environment = {**os.environ, "TVM_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
             arguments = (self._role, ",".join(map(str, self._cores)))
             self._child = Child(f"tuning ({self._role})", "optkit.tune.worker", arguments, environment)
-        self._child.send(order)
+            self._child.receive(_START_SECONDS)
+        try:
+            self._child.send(order)
+        except EndedError:  # after its last answer; once more with a fresh one
+            self.close()
+            self.start(order)
 
     def finish(self, timeout: float) -> dict[str, Any]:
         """The answer; a worker that crashed or did not answer in time is ended."""
@@ -69,7 +77,7 @@ class _Worker:
             answer = self._child.receive(timeout)
         except NoAnswerError as error:
             self.close()
-            raise CandidateError(f"not done in {timeout:.0f} s") from error
+            raise CandidateError(TOO_LONG.format(f"{timeout:g}")) from error
         except EndedError as error:
             self.close()
             raise CandidateError(str(error)) from error
@@ -102,7 +110,10 @@ class LocalRunner:
 
 
 class Measurer:
-    """Builds candidates one ahead of the one that is timed.
+    """Builds candidates, in a process of its own, and has them timed.
+
+    Attributes:
+        spare: whether there is a core for building while one is timed.
 
     Args:
         timeout: seconds that building or timing a candidate may take.
@@ -112,7 +123,7 @@ class Measurer:
     def __init__(self, target: Target, threads: int, timeout: float, runner: Runner | None = None) -> None:
         self.target, self.threads, self.timeout = target, threads, timeout
         cores = sorted(os.sched_getaffinity(0))
-        # The builder keeps off the cores that are timed on, where there are others.
+        self.spare = len(cores) > threads
         self._builder = _Worker("build", cores[threads:] or cores, 1)
         self._runner: Runner = runner or LocalRunner(threads, cores[:threads])
         self._folder = Path(tempfile.mkdtemp(prefix="optkit-tune-"))
@@ -150,4 +161,4 @@ class Measurer:
 
     def time(self, candidates: Sequence[Built], rounds: int = 1, seconds: float = 0.05) -> list[float]:
         """Seconds of one call of each candidate; CandidateError where one of them fails."""
-        return self._runner.run(candidates, rounds, seconds, self.timeout * len(candidates))
+        return self._runner.run(candidates, rounds, seconds, self.timeout * len(candidates) * rounds)

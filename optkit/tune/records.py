@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import urllib.parse
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -29,11 +30,24 @@ _TABLE = """
 CREATE TABLE IF NOT EXISTS records (
     operator TEXT NOT NULL, target TEXT NOT NULL, template TEXT NOT NULL, version INTEGER NOT NULL,
     params TEXT NOT NULL, machine TEXT NOT NULL, threads INTEGER NOT NULL, stage INTEGER NOT NULL,
-    seconds REAL, error TEXT NOT NULL,
+    seconds REAL, error TEXT NOT NULL, pool INTEGER NOT NULL,
     PRIMARY KEY (operator, target, template, version, params, machine, threads)
 ) WITHOUT ROWID
 """
-_COLUMNS = ("operator", "target", "template", "version", "params", "machine", "threads", "stage", "seconds", "error")
+_MAGIC = b"SQLite format 3\0"
+_COLUMNS = (
+    "operator",
+    "target",
+    "template",
+    "version",
+    "params",
+    "machine",
+    "threads",
+    "stage",
+    "seconds",
+    "error",
+    "pool",
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ class Measurement:
         stage: `SCREENED`, `FINAL` or `CHOSEN`.
         seconds: of one call; None where it failed.
         error: why it failed; "" where it did not.
+        pool: of a chosen one, how many candidates it was chosen from.
     """
 
     operator: str
@@ -61,6 +76,7 @@ class Measurement:
     stage: int
     seconds: float | None
     error: str = ""
+    pool: int = 0
 
     def plan(self) -> Plan:
         """The plan that was measured."""
@@ -87,29 +103,27 @@ def machine_name() -> str:
 
 
 class RecordStore:
-    """A database of records, or a file of JSON lines that is read into memory."""
+    """A database of records."""
 
-    def __init__(self, path: Path, machine: str | None = None) -> None:
-        """Open a store, made on demand; a path that ends in ".jsonl" is read only.
+    def __init__(self, path: Path | None, machine: str | None = None) -> None:
+        """Open a database for reading and writing, made on demand; None: one in memory.
 
         Raises:
-            DataError: the file is no store, or of an unknown schema.
+            DataError: the file is no database, or of an unknown schema.
         """
-        self.path = path
         self.machine = machine_name() if machine is None else machine
-        lines = path.suffix == ".jsonl"
         try:
-            self._database = sqlite3.connect(":memory:" if lines else path, timeout=30.0, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database = sqlite3.connect(":memory:" if path is None else path, timeout=30.0, isolation_level=None)
             found = int(self._database.execute("PRAGMA user_version").fetchone()[0])
             if found not in (0, SCHEMA):
                 raise DataError(f"{path}: records of schema {found}; this optkit knows {SCHEMA}")
+            if not found and self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
+                raise DataError(f"{path}: a database of something else, and not of tuning records")
+            self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute(_TABLE)
             self._database.execute(f"PRAGMA user_version={SCHEMA}")
         except sqlite3.Error as error:
             raise DataError(f"{path}: not a database of tuning records: {error}") from error
-        if lines:
-            self.add(read_lines(path))
 
     def close(self) -> None:
         """Close the database."""
@@ -130,8 +144,11 @@ class RecordStore:
             self._database.executemany(f"DELETE FROM records WHERE {where}", rows)
 
     def of(self, operator: Operator, target: Target) -> list[Measurement]:
-        """Everything measured of an operator on such a target, the best first: of this machine, chosen, fastest."""
-        return self._select("operator = ? AND target = ?", (str(operator), target_key(target)))
+        """Everything measured of an operator on such a target, the best first.
+
+        That is of this machine, of as many threads as the target has, else of the fewest, chosen, and fastest.
+        """
+        return self._select("operator = ? AND target = ?", (str(operator), target_key(target)), target.cores)
 
     def best(self, operator: Operator, target: Target, templates: Collection[str]) -> Plan | None:
         """The fastest candidate of these templates, in their present versions; None where none was measured."""
@@ -145,29 +162,53 @@ class RecordStore:
 
     def all(self) -> list[Measurement]:
         """Every record, in a fixed order."""
-        return self._select("1 = 1", ())
+        return self._select("1 = 1", (), 0)
 
-    def _select(self, where: str, values: tuple[object, ...]) -> list[Measurement]:
-        order = "machine <> ?, stage DESC, seconds IS NULL, seconds, template, params"
+    def _select(self, where: str, values: tuple[object, ...], threads: int) -> list[Measurement]:
+        order = "machine <> ?, threads <> ?, threads, stage DESC, seconds IS NULL, seconds, template, params"
         query = f"SELECT {', '.join(_COLUMNS)} FROM records WHERE {where} ORDER BY operator, target, {order}"
-        with closing(self._database.execute(query, (*values, self.machine))) as rows:
+        with closing(self._database.execute(query, (*values, self.machine, threads))) as rows:
             return [Measurement(*row) for row in rows]
 
     def winners(self) -> Iterator[Measurement]:
-        """The best record of every operator, target and machine."""
-        seen: set[tuple[str, str, str]] = set()
+        """The best record of every operator, target, machine and number of threads."""
+        seen: set[tuple[str, str, str, int]] = set()
         for found in self.all():
-            key = (found.operator, found.target, found.machine)
+            key = (found.operator, found.target, found.machine, found.threads)
             if found.seconds is not None and key not in seen:
                 seen.add(key)
                 yield found
 
 
 def read_records(path: Path) -> RecordStore:
-    """Records that are there already; DataError where there is no such file, or it holds none."""
+    """Records of a database or of JSON lines, read into memory; nothing is written.
+
+    Raises:
+        DataError: there is no such file, or it holds no records.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file of tuning records; 'optkit tune' makes one")
-    return RecordStore(path)
+    store = RecordStore(None)
+    with path.open("rb") as stream:
+        database = stream.read(len(_MAGIC)) == _MAGIC
+    store.add(_read_database(path) if database else read_lines(path))
+    return store
+
+
+def _read_database(path: Path) -> list[Measurement]:
+    """Every record of a database, which may lie where nothing can be written."""
+    name = urllib.parse.quote(str(path.resolve()))
+    for mode in ("mode=ro", "immutable=1"):  # the latter where the file's folder cannot be written either
+        try:
+            with closing(sqlite3.connect(f"file:{name}?{mode}", uri=True, timeout=30.0)) as database:
+                found = int(database.execute("PRAGMA user_version").fetchone()[0])
+                if found != SCHEMA:
+                    raise DataError(f"{path}: records of schema {found}; this optkit knows {SCHEMA}")
+                rows = database.execute(f"SELECT {', '.join(_COLUMNS)} FROM records").fetchall()
+                return [Measurement(*row) for row in rows]
+        except sqlite3.Error as error:
+            problem = error
+    raise DataError(f"{path}: not a database of tuning records: {problem}") from problem
 
 
 def write_lines(path: Path, measurements: Iterable[Measurement]) -> int:

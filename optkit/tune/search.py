@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from optkit.compiler.operator import Operator, Plan
 from optkit.compiler.planning import candidates
-from optkit.errors import OptkitError
 from optkit.target import Target
-from optkit.tune.measurer import Built, CandidateError, Measurer
+from optkit.tune.measurer import TOO_LONG, Built, CandidateError, Measurer
 from optkit.tune.records import CHOSEN, FINAL, SCREENED, Measurement, RecordStore, params_text, target_key
 
 Report = Callable[[str, int, int | None], None]
@@ -66,6 +66,7 @@ class _State:
     seconds: dict[Plan, float] = field(default_factory=dict)
     failed: dict[Plan, str] = field(default_factory=dict)
     chosen: Plan | None = None
+    pool: int = 0
     measured: int = 0
     known: int = 0
 
@@ -91,7 +92,7 @@ class Tuner:
         """Measure an operator's candidates, but for those the store knows, and choose.
 
         Raises:
-            OptkitError: no candidate works.
+            CandidateError: no candidate works.
         """
         state = self._load(job)
         half = max(1, self.trials // 2)
@@ -103,8 +104,9 @@ class Tuner:
             self._screen(state, around, report)
         if not state.seconds:
             words = next(iter(state.failed.values()), "it has none")
-            raise OptkitError(f"no candidate of {job.operator} works: {words}")
-        best = self._decide(state) if state.chosen is None or state.measured else state.chosen
+            raise CandidateError(f"no candidate of {job.operator} works: {words}")
+        decided = state.chosen is not None and state.pool >= len(state.seconds)
+        best = state.chosen if decided and state.chosen is not None else self._decide(state)
         default = state.seconds.get(state.plans[0])
         return Outcome(job, best, default, state.seconds[best], state.measured, state.known, len(state.failed))
 
@@ -117,22 +119,25 @@ class Tuner:
             current = self._versions.get(plan.template) == found.version and plan in there
             if not current or found.machine != self.store.machine or found.threads != self.measurer.threads:
                 continue
-            state.known += 1
             if found.seconds is None:
+                if _deserves_another_try(found.error, self.measurer.timeout):
+                    continue
                 state.failed[plan] = found.error
             else:
                 state.seconds[plan] = found.seconds
                 if found.stage == CHOSEN:
-                    state.chosen = plan
+                    state.chosen, state.pool = plan, found.pool
+            state.known += 1
         return state
 
     def _screen(self, state: _State, plans: Sequence[Plan], report: Callable[[int], None]) -> None:
-        """Measure each plan once; while one is timed, the next is built."""
+        """Measure each plan once; while one is timed, the next is built, where there is a core for that."""
         todo = [plan for plan in plans if not state.tried(plan)]
         begun = self._begin(state, todo[0]) if todo else None
         for plan, following in itertools.zip_longest(todo, todo[1:]):
             built, error = self._built(begun)
-            begun = self._begin(state, following) if following is not None else None
+            if self.measurer.spare and following is not None:
+                begun = self._begin(state, following)
             seconds: float | None = None
             if built is not None:
                 try:
@@ -141,6 +146,8 @@ class Tuner:
                     error = str(failure)
             self._keep(state, plan, SCREENED, seconds, error)
             state.measured += 1
+            if not self.measurer.spare and following is not None:
+                begun = self._begin(state, following)
             report(len(state.seconds) + len(state.failed))
 
     def _begin(self, state: _State, plan: Plan) -> Callable[[], Built]:
@@ -173,7 +180,12 @@ class Tuner:
             found, _ = self._built(self._begin(state, plan))
             if found is not None:
                 built[plan] = found
-        seconds = dict(zip(built, self.measurer.time(list(built.values()), ROUNDS, 0.03), strict=True))
+        try:
+            times = self.measurer.time(list(built.values()), ROUNDS, 0.03) if built else []
+        except CandidateError:
+            times = []
+        # Without a final the first measurement stands.
+        seconds = dict(zip(built, times, strict=True)) if times else {plan: state.seconds[plan] for plan in plans}
         best = min(seconds, key=lambda plan: seconds[plan])
         if default in seconds and seconds[default] * (1 - MARGIN) <= seconds[best]:
             best = default
@@ -185,9 +197,9 @@ class Tuner:
         operator, version = str(state.job.operator), self._versions[plan.template]
         key, threads = target_key(self.target), self.measurer.threads
         params, machine = params_text(plan), self.store.machine
-        self.store.add(
-            [Measurement(operator, key, plan.template, version, params, machine, threads, stage, seconds, error)]
-        )
+        pool = len(state.seconds) if stage == CHOSEN else 0
+        made = (operator, key, plan.template, version, params, machine, threads, stage, seconds, error, pool)
+        self.store.add([Measurement(*made)])
         if seconds is None:
             state.failed[plan] = error
         else:
@@ -201,10 +213,21 @@ def _distance(a: Plan, b: Plan) -> float:
     return sum(abs(math.log2((a.params[name] + 1) / (b.params.get(name, 0) + 1))) for name in a.params)
 
 
-def tune_all(tuner: Tuner, jobs: Sequence[Job], report: Report) -> list[Outcome]:
-    """Tune every job, the ones with most work first; progress counts candidates and says how long is left."""
+def _deserves_another_try(error: str, timeout: float) -> bool:
+    """Whether a candidate failed for want of time, and has more of it now."""
+    found = re.fullmatch(TOO_LONG.format(r"([\d.]+)"), error)
+    return found is not None and float(found[1]) < timeout
+
+
+def tune_all(tuner: Tuner, jobs: Sequence[Job], report: Report) -> tuple[list[Outcome], list[str]]:
+    """Tune every job, the ones with most work first; progress counts candidates and says how long is left.
+
+    Returns:
+        the outcomes, and why there is none of some operators.
+    """
     ordered = sorted(jobs, key=lambda job: (-job.operator.macs() * job.count, str(job.operator)))
     outcomes: list[Outcome] = []
+    problems: list[str] = []
     total = len(ordered) * tuner.trials
     begin = time.monotonic()
     for number, job in enumerate(ordered):
@@ -216,5 +239,8 @@ def tune_all(tuner: Tuner, jobs: Sequence[Job], report: Report) -> list[Outcome]
             report(f"{job.operator.kind} {job.operator.compute}{left}", number * tuner.trials + done, total)
 
         inner(0)
-        outcomes.append(tuner.tune(job, inner))
-    return outcomes
+        try:
+            outcomes.append(tuner.tune(job, inner))
+        except CandidateError as error:
+            problems.append(str(error))
+    return outcomes, problems

@@ -29,12 +29,14 @@ class Tuned:
         path: the database that holds the records.
         outcomes: one an operator, those with most work first.
         threads: that the kernels ran on.
+        problems: operators of which no candidate works, and why.
     """
 
     path: Path
     target: Target
     outcomes: tuple[Outcome, ...]
     threads: int
+    problems: tuple[str, ...] = ()
 
     def speedup(self) -> float:
         """Time of all products by the defaults over that by the best plans; 1 where there are none."""
@@ -77,7 +79,7 @@ def tune(
     Raises:
         UsageError: the target does not run here.
         DataError: the database is none.
-        OptkitError: what `optkit.compile` raises, or no candidate of an operator works.
+        OptkitError: what `optkit.compile` raises.
     """
     from optkit.compiler.lower import lower
 
@@ -98,7 +100,7 @@ def tune(
         if not resume:
             store.forget([job.operator for job in jobs], machine, threads)
         with Measurer(replace(machine, cores=threads), threads, timeout) as measurer:
-            outcomes = tune_all(Tuner(measurer, store, machine, trials), jobs, progress)
+            outcomes, problems = tune_all(Tuner(measurer, store, machine, trials), jobs, progress)
     finally:
         store.close()
-    return Tuned(Path(tuning_db), machine, tuple(outcomes), threads)
+    return Tuned(Path(tuning_db), machine, tuple(outcomes), threads, tuple(problems))

@@ -1,8 +1,9 @@
 """The processes that build and run candidates (python -m optkit.tune.worker build|run CORE).
 
-They speak JSON, one object a line. `build` is told operator, template, params, target, out, and answers with the
-arguments of the library's function. `run` is told libraries, their arguments, rounds and seconds, and answers with the
-times of every one. "failed" in an answer is about the candidate, "error" about the worker.
+They speak JSON, one object a line, and say first that they are ready. `build` is told operator, template, params,
+target, out, and answers with the arguments of the library's function. `run` is told libraries, their arguments, rounds
+and seconds, and answers with the times of every one. "failed" in an answer is about the candidate, "error" about the
+worker.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def main() -> int:
             os.sched_setaffinity(0, {int(core) for core in cores[0].split(",")})
     answer = answers()
     serve = {"build": _build, "run": _run}[role]
+    import optkit.tune.candidate  # noqa: F401 - TVM takes a second, which no candidate is to blame for
+
+    answer({"ready": True})
     for line in sys.stdin:
         try:
             answer(serve(json.loads(line)))

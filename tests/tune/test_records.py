@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -120,10 +121,38 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     path.write_text("not a database, but long enough to look at" * 9)
     with pytest.raises(DataError, match="not a database of tuning records"):
         RecordStore(path)
+    with pytest.raises(DataError, match="line 1: not a tuning record"):
+        read_records(path)
     with pytest.raises(DataError, match="no such file"):
         read_records(tmp_path / "none.db")
+    foreign = tmp_path / "foreign.db"
+    with sqlite3.connect(foreign) as database:
+        database.execute("CREATE TABLE things (name TEXT)")
+    for opened in (RecordStore, read_records):
+        with pytest.raises(DataError, match=r"something else|schema 0"):
+            opened(foreign)
     newer = tmp_path / "newer.db"
     with sqlite3.connect(newer) as database:
         database.execute("PRAGMA user_version=7")
-    with pytest.raises(DataError, match="schema 7"):
-        RecordStore(newer)
+    for opened in (RecordStore, read_records):
+        with pytest.raises(DataError, match="schema 7"):
+            opened(newer)
+
+
+def test_reading_writes_nothing(store: RecordStore, tmp_path: Path) -> None:
+    store.add([record()])
+    store.close()
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    shutil.copy(tmp_path / "tuning.db", folder / "any.name")
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in folder.iterdir())
+    assert read_records(folder / "any.name").best(OPERATOR, TARGET, ["packed"]) == PLAN
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in folder.iterdir() if p.suffix == ".name") == before
+
+
+def test_as_many_threads_as_the_target_has_go_first(store: RecordStore) -> None:
+    store.add([record(), record(plan=other(2), threads=4, seconds=1e-6)])
+    assert store.best(OPERATOR, dataclasses.replace(TARGET, cores=1), ["packed"]) == PLAN
+    assert store.best(OPERATOR, dataclasses.replace(TARGET, cores=2), ["packed"]) == PLAN
+    assert store.best(OPERATOR, dataclasses.replace(TARGET, cores=4), ["packed"]) == other(2)
+    assert len(list(store.winners())) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ import onnx
 import pytest
 
 from optkit.compiler.operator import Operator, Plan
+from optkit.compiler.planning import candidates, templates
 from optkit.registry import find_target
 from optkit.tune.measurer import Built, CandidateError, Measurer
-from optkit.tune.records import RecordStore, read_records
+from optkit.tune.records import CHOSEN, SCREENED, RecordStore, params_text, read_records
 from tests.cli.conftest import Optkit, optkit
 from tests.graphs import proto, weights
 
@@ -49,7 +51,8 @@ def test_tune_then_compile(optkit: Optkit, model: Path) -> None:
     assert done.code == 0
     found = json.loads(done.out)
     assert sorted(o["operator"].split()[0] for o in found["operators"]) == ["conv2d", "depthwise", "matmul"]
-    assert all(1 < o["measured"] <= 3 and o["failed"] == 0 and o["best_seconds"] > 0 for o in found["operators"])
+    assert sorted(o["measured"] for o in found["operators"]) == [1, 3, 3]  # the product has no other plan
+    assert all(o["failed"] == 0 and o["best_seconds"] > 0 for o in found["operators"])
     assert found["speedup"] >= 0.99
     again = json.loads(optkit("tune", model, "--trials", 3, "--tuning-db", "t.db", "--json").out)
     assert [(o["measured"], o["known"]) for o in again["operators"]] == [(0, o["measured"]) for o in found["operators"]]
@@ -57,7 +60,7 @@ def test_tune_then_compile(optkit: Optkit, model: Path) -> None:
     more = json.loads(optkit("tune", model, "--trials", 4, "--tuning-db", "t.db", "--json").out)
     assert all(o["measured"] <= 1 for o in more["operators"])
     fresh = json.loads(optkit("tune", model, "--trials", 2, "--tuning-db", "t.db", "--no-resume", "--json").out)
-    assert all(o["measured"] == 2 and o["known"] == 0 for o in fresh["operators"])
+    assert sorted((o["measured"], o["known"]) for o in fresh["operators"]) == [(1, 0), (2, 0), (2, 0)]
 
     for records in ("t.db", "best.jsonl"):
         assert optkit("compile", model, "-o", "m.optk", "--tuning-db", records).code == 0
@@ -82,6 +85,50 @@ def test_inspect_times_every_layer(optkit: Optkit, model: Path) -> None:
     assert set(found["peaks"]) == {"float32"} and found["peaks"]["float32"] > 1e9
     table = optkit("inspect", "m.optk", "--kernels").out
     assert "cpu.depthwise/depthwise" in table and "% of peak" in table
+
+
+def test_a_final_that_was_cut_off_is_made_up_for(optkit: Optkit, model: Path) -> None:
+    """New measurements beside an old choice: the next call chooses again."""
+    assert optkit("tune", model, "--trials", 2, "--tuning-db", "t.db").code == 0
+    store = RecordStore(Path("t.db"))
+    chosen = next(r for r in store.all() if r.stage == CHOSEN and r.operator.startswith("conv2d"))
+    plan = params_text(candidates(Operator.parse(chosen.operator), find_target("cpu"), ["direct"])[-1])
+    made = dataclasses.replace(chosen, params=plan, stage=SCREENED, seconds=1e-12, pool=0, template="direct")
+    store.add([made, dataclasses.replace(chosen, stage=CHOSEN, pool=1)])
+    optkit("tune", model, "--trials", 2, "--tuning-db", "t.db")
+    again = [r for r in store.all() if r.operator == chosen.operator and r.params == plan]
+    assert again[0].stage > SCREENED and again[0].seconds > 1e-9
+
+
+def test_what_took_too_long_is_tried_again_with_more_time(optkit: Optkit, model: Path) -> None:
+    done = optkit("tune", model, "--trials", 1, "--tuning-db", "t.db", "--timeout", 0.001, "--json")
+    assert done.code == 0 and len(json.loads(done.out)["problems"]) == 3
+    assert all(r.seconds is None and r.error == "not done in 0.001 s" for r in RecordStore(Path("t.db")).all())
+    found = json.loads(optkit("tune", model, "--trials", 1, "--tuning-db", "t.db", "--json").out)
+    assert found["problems"] == [] and [o["measured"] for o in found["operators"]] == [1, 1, 1]
+
+
+def test_branches_and_loops_are_timed_by_their_kernels(optkit: Optkit, tmp_path: Path) -> None:
+    made = proto(
+        """s = ReduceSum <keepdims = 0> (x)
+        zero = Constant <value = float {0}> ()
+        up = Greater (s, zero)
+        c = If (up) <
+            then_branch = yes () => (float[n,32] t) { h = MatMul (x, w) t = Relu (h) },
+            else_branch = no () => (float[n,32] e) { e = MatMul (x, w) }
+        >
+        y = Add (c, b)""",
+        inputs="float[4,2048] x",
+        outputs="float[4,32] y",
+        w=weights(2048, 32),
+        b=weights(32, seed=1),
+    )
+    onnx.save(made, tmp_path / "if.onnx")
+    assert optkit("compile", "if.onnx", "-o", "m.optk").code == 0
+    layers = json.loads(optkit("inspect", "m.optk", "--kernels", "--json").out)["layers"]
+    products = [layer for layer in layers if layer["operator"]]
+    assert len(products) == 1 and products[0]["share"] > 0.2
+    assert all(layer["template"] != "?/?" for layer in layers)
 
 
 def test_killed_at_any_moment_it_goes_on(model: Path, tmp_path: Path) -> None:
@@ -113,7 +160,11 @@ def test_killed_at_any_moment_it_goes_on(model: Path, tmp_path: Path) -> None:
     found = json.loads(done.stdout)["operators"]
     assert sum(o["known"] for o in found) == len(before)
     assert {(r.operator, r.params) for r in RecordStore(database).all()} >= set(before)
-    assert all(2 <= o["measured"] + o["known"] <= 12 for o in found)
+    for o in found:
+        operator = Operator.parse(o["operator"])
+        side = 4 if "kh=3" in o["operator"] and operator.kind == "conv2d" else 0
+        there = len(candidates(operator, find_target("cpu"), templates(operator, side)))
+        assert o["measured"] + o["known"] == min(12, there)
 
 
 def test_a_candidate_that_hangs_or_crashes_is_left_and_the_next_one_runs(tmp_path: Path) -> None:

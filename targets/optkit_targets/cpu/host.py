@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from optkit.errors import UsageError
-from optkit_targets.cpu.chips import CHIPS, KB, Chip
+from optkit_targets.cpu.chips import CHIPS, Chip
 
 
 @functools.cache
@@ -26,7 +26,7 @@ def host_features() -> frozenset[str]:
 
 
 def host_chip() -> Chip:
-    """The most capable named level this CPU satisfies, with its own cache sizes.
+    """The most capable named level this CPU satisfies, with the level's cache sizes.
 
     A level and not LLVM's idea of the exact model: the same machine class then gives the same code, and a
     virtual machine that hides a feature does not get it.
@@ -48,19 +48,5 @@ def host_chip() -> Chip:
             extra = ("+avx512bf16",) if name == "sapphirerapids" else ()
             if name == "sapphirerapids":
                 mcpu = "cascadelake"
-            return replace(chip, mcpu=mcpu, attributes=extra, summary=f"this machine ({name} level)", cache=_caches())
+            return replace(chip, mcpu=mcpu, attributes=extra, summary=f"this machine ({name} level)")
     raise UsageError(f"this CPU ({machine}) has neither AVX2 nor 64-bit Arm vectors: name a target with --target")
-
-
-def _caches() -> tuple[int, int]:
-    """Bytes of L1 data and L2 cache."""
-    sizes = {1: 32 * KB, 2: 512 * KB}
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            level, kind = int((index / "level").read_text()), (index / "type").read_text().strip()
-            text = (index / "size").read_text().strip()
-        except (OSError, ValueError):
-            continue
-        if level in sizes and kind != "Instruction" and text.endswith("K"):
-            sizes[level] = int(text[:-1]) * KB
-    return sizes[1], sizes[2]

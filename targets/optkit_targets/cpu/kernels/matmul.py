@@ -103,8 +103,7 @@ def _inside_epilogue(
         mo, mi = sch.split(m, [None, params["rows"]])
         if params["order"]:
             sch.reorder(*batch, mo, no, mi, ni, v)
-            parallel(sch, *batch, mo)
-            at = no
+            at = parallel(sch, *batch, mo, no)
         else:
             sch.reorder(*batch, no, mo, mi, ni, v)
             parallel(sch, *batch, no)
