@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _peers(versions: dict[str, str]) -> str:
     names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "torch.compile"}
-    return ", ".join(f"{name} {versions[key].split('+')[0]}" for key, name in names.items() if key in versions)
+    short = {key: re.split("[+-]", version)[0] for key, version in versions.items()}
+    return ", ".join(f"{name} {short[key]}" for key, name in names.items() if key in short)
 
 
 def replace_figures(text: str, figures: str) -> str:
