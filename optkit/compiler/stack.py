@@ -20,8 +20,6 @@ PIPELINE = "optkit"
 STACK_BYTES = 4096
 """Largest buffer that is kept on the stack."""
 _MARK = "disable_lower_builtin"  # TVM: tirx/transform.h, kDisableLowerTVMBuiltin
-
-
 ROLLED = "optkit.rolled"
 """Annotation of a loop that LLVM is to keep."""
 _OPAQUE = """

@@ -54,7 +54,6 @@ class _Worker:
     def __init__(self, role: str, cores: Sequence[int], threads: int) -> None:
         self._role, self._cores, self._threads = role, cores, threads
         self._child: Child | None = None
-        self._waiting = False
 
     def start(self, order: Mapping[str, Any]) -> None:
         """Give an order, to a worker that has loaded what it needs; `finish` waits for what comes of it."""

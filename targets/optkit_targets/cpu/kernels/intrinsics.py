@@ -110,7 +110,7 @@ def word_product(lanes: int, broadcast: bool) -> str:
     name = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}[lanes]
     intrinsic = tvm.target.codegen.llvm_lookup_intrinsic_id(name)
     acc, data = f"int32x{lanes}", f"int8x{4 * lanes}"
-    width = 1 if broadcast else lanes
+    width, read = (1, "int32") if broadcast else (lanes, acc)
 
     @T.prim_func(s_tir=True)
     def description(
@@ -135,42 +135,29 @@ def word_product(lanes: int, broadcast: bool) -> str:
                         * T.shift_right(T.shift_left(B[vi], 0), 24)
                     )
 
-    @T.prim_func(s_tir=True)
-    def own(
-        A: T.Buffer((lanes,), "int32", offset_factor=1),
-        B: T.Buffer((lanes,), "int32", offset_factor=1),
-        C: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
-    ) -> None:
-        with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:lanes], B[0:lanes])
-            T.writes(C[0:lanes])
-            C[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
-                T.int32(intrinsic),
-                C.vload([0], dtype=acc),
-                T.reinterpret(A.vload([0], dtype=acc), dtype=data),
-                T.reinterpret(B.vload([0], dtype=acc), dtype=data),
-                dtype=acc,
-            )
+    def spread(vector: Any) -> Any:
+        """The unsigned bytes of every lane."""
+        return T.broadcast(vector, lanes) if broadcast else vector
 
     @T.prim_func(s_tir=True)
-    def one(
-        A: T.Buffer((1,), "int32", offset_factor=1),
+    def dot(
+        A: T.Buffer((width,), "int32", offset_factor=1),
         B: T.Buffer((lanes,), "int32", offset_factor=1),
         C: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
     ) -> None:
         with T.sblock("root"):
-            T.reads(C[0:lanes], A[0:1], B[0:lanes])
+            T.reads(C[0:lanes], A[0:width], B[0:lanes])
             T.writes(C[0:lanes])
             C[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
                 T.int32(intrinsic),
                 C.vload([0], dtype=acc),
-                T.reinterpret(T.broadcast(A[0], lanes), dtype=data),
+                T.reinterpret(spread(A.vload([0], dtype=read)), dtype=data),
                 T.reinterpret(B.vload([0], dtype=acc), dtype=data),
                 dtype=acc,
             )
 
     word = f"optkit.dot_words_{lanes}_{'one' if broadcast else 'own'}"
-    TensorIntrin.register(word, description, one if broadcast else own)
+    TensorIntrin.register(word, description, dot)
     return word
 
 
