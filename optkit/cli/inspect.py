@@ -9,6 +9,7 @@ import click
 
 from optkit.cli.options import complete_targets, parse_shapes, shape_option
 from optkit.cli.output import console, count_text, json_option, print_json, size_text, table
+from optkit.errors import UsageError
 
 _VERDICTS = ("native", "decomposed", "slow", "unsupported")
 
@@ -22,11 +23,11 @@ _VERDICTS = ("native", "decomposed", "slow", "unsupported")
     help="Also show what becomes of every node of a model on this target.",
 )
 @click.option("--kernels", is_flag=True, help="Run an artifact, and time every layer's kernel.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of that run.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of that run; default: 1.")
 @shape_option
 @json_option
 def command(
-    path: str, target: str | None, kernels: bool, threads: int, input_shapes: tuple[str, ...], as_json: bool
+    path: str, target: str | None, kernels: bool, threads: int | None, input_shapes: tuple[str, ...], as_json: bool
 ) -> None:
     """Show what PATH, an ONNX model or an artifact, holds.
 
@@ -36,10 +37,14 @@ def command(
     runs: every layer with its kernel's template and parameters, the time that the analytical model predicts and the
     one measured inside the run, and the percentage of what this CPU's arithmetic can do at most.
     """
+    if kernels and target is not None:
+        raise UsageError("--target is for models, --kernels for artifacts; give one of them")
+    if not kernels and (threads is not None or input_shapes):
+        raise UsageError("--threads and --input-shape are for the run of --kernels; give that too")
     if kernels:
         from optkit.tune.kernels import time_kernels
 
-        timed = time_kernels(path, threads, parse_shapes(input_shapes))
+        timed = time_kernels(path, threads or 1, parse_shapes(input_shapes))
         if as_json:
             print_json(timed)
         else:

@@ -194,6 +194,15 @@ def test_wrong_requests_are_one_line(optkit: Optkit, model: Path) -> None:
     assert not Path("m.optk").exists()
 
 
+def test_options_of_the_timed_run_need_it(optkit: Optkit, model: Path) -> None:
+    """None is taken and ignored; a model is no artifact."""
+    for options in (["--threads", 2], ["--input-shape", "x:1x3x8x8"], ["--kernels", "--target", "cpu"]):
+        done = optkit("inspect", model, *options)
+        assert done.code == 2 and "--kernels" in done.error
+    done = optkit("inspect", model, "--kernels")
+    assert done.code == 1 and "m.onnx" in done.error
+
+
 def test_records_of_another_machine_are_not_used(optkit: Optkit, model: Path) -> None:
     """The same database, another instruction set: nothing of it."""
     assert optkit("tune", model, "--trials", 1, "--tuning-db", "t.db").code == 0

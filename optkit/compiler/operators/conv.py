@@ -195,8 +195,8 @@ def channel_pairs(data: te.Tensor) -> te.Tensor:
 def depthwise2d_words(data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float, tile: Tile) -> te.Tensor:
     """Depthwise convolution of uint8 four taps of a row at a time -> (N, C/b, OH, OW, b) int32.
 
-    Each position's byte and those of the next three taps are put into one int32, `KW` more rows of which a row of the
-    output reads: a dot-product instruction then adds four taps of every channel.
+    The bytes that four neighbouring taps read are put into one int32 for every position and channel; a dot-product
+    instruction then adds four taps of every channel of a block.
 
     Args:
         weight: int32 (C/b, KH, ceil(KW/4), b), four int8 taps each; zero past the last.
