@@ -10,7 +10,7 @@ go through TVM's converters, one node at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -161,6 +161,10 @@ class Lowering:
     def record(self, node: Node, compute: str, macs: int, reason: str = "") -> None:
         """Note the arithmetic a product runs in."""
         self.records.append(NodeRecord(node.name, node.op_type, compute, macs, reason))
+
+    def revise(self, compute: str, reason: str) -> None:
+        """Correct the last record: the algorithm that was chosen computes in another type."""
+        self.records[-1] = replace(self.records[-1], compute=compute, reason=reason)
 
     def wrap(self, expr: Any) -> Value:
         """A Value for a plain Relax expression; constants become numpy arrays."""

@@ -81,7 +81,8 @@ def default_plan(operator: Operator, target: Target, allowed: Collection[str]) -
     sides = [_SIDES[name] for name in allowed if name in _SIDES]
     if sides:
         channels = (s["c"], s["o"])
-        side = choose_winograd(operator.macs(), s["n"], operator.output(), channels, lanes, max(sides))
+        terms = instruction_terms(operator.compute, target)
+        side = choose_winograd(operator.macs(), s["n"], operator.output(), channels, lanes, max(sides), terms)
         template = WINOGRAD.get(side, template)
     extent, blocks = tiled(operator, template, lanes)
     tile = choose_tile(extent, blocks, target.registers)
@@ -124,9 +125,11 @@ def predicted_cycles(operator: Operator, plan: Plan, target: Target) -> float:
     spills = 1.0 if rows * columns <= kept(target.registers) else _SPILLS
     tiles = math.ceil(extent / rows) * (blocks // columns) * spills
     if side:
-        places, depth = (side + 2) ** 2, math.ceil(s["c"] / lanes) * lanes
+        # F(4, 3) of bfloat16 is float32's.
+        terms = instruction_terms(operator.compute, target) if side == 2 else 1
+        places, depth = (side + 2) ** 2, math.ceil(s["c"] / lanes) * lanes // terms
         ideal = places * extent * blocks * depth / 2
-        whole = winograd_cycles(side, s["n"], operator.output(), (s["c"], s["o"]), lanes)
+        whole = winograd_cycles(side, s["n"], operator.output(), (s["c"], s["o"]), lanes, terms)
         return whole - ideal + places * tiles * depth * tile_step(rows, columns)
     terms = 1 if operator.kind == DEPTHWISE else instruction_terms(operator.compute, target)
     depth = math.ceil(_depth(operator) / terms)

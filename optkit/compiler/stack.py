@@ -16,6 +16,8 @@ import tvm
 from tvm import tirx
 from tvm.tirx import compilation_pipeline
 
+from optkit.compiler import rounding
+
 PIPELINE = "optkit"
 STACK_BYTES = 4096
 """Largest buffer that is kept on the stack."""
@@ -82,10 +84,10 @@ def _loop(stmt: Any, extent: Any, body: Any) -> Any:
 def keep_on_stack(func: Any, _module: Any, _context: Any) -> Any:
     """Mark the small local buffers of a lowered function."""
     body = _marked(func.body)
-    if body.same_as(func.body):
-        return func
-    if "optkit_opaque" in str(body):
-        body = tirx.AttrStmt(tvm.ir.StringImm("optkit"), "pragma_import_llvm", tvm.ir.StringImm(_OPAQUE), body)
+    text = str(body)
+    for name, functions in (("optkit_opaque", _OPAQUE), (rounding.NAME, rounding.FUNCTIONS)):
+        if name in text:
+            body = tirx.AttrStmt(tvm.ir.StringImm("optkit"), "pragma_import_llvm", tvm.ir.StringImm(functions), body)
     return func.with_body(body)
 
 

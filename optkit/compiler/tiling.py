@@ -84,7 +84,13 @@ artifact holds has to be shipped."""
 
 
 def choose_winograd(
-    macs: int, images: int, output: tuple[int, int], channels: tuple[int, int], lanes: int, largest: int = 4
+    macs: int,
+    images: int,
+    output: tuple[int, int],
+    channels: tuple[int, int],
+    lanes: int,
+    largest: int = 4,
+    terms: int = 1,
 ) -> int:
     """Outputs along a tile's side, 2 or 4, for a 3x3 convolution of stride 1; 0: direct summation is as fast.
 
@@ -99,6 +105,7 @@ def choose_winograd(
         output: height and width.
         channels: in and out.
         largest: side that is not to be exceeded.
+        terms: products of one multiply-add, 2 of bfloat16; F(4, 3) would lose too much in it and stays float32.
 
     >>> choose_winograd(115605504, 1, (56, 56), (64, 64), 16)
     4
@@ -106,22 +113,26 @@ def choose_winograd(
     2
     >>> choose_winograd(3 * 64 * 9 * 224 * 224, 1, (224, 224), (3, 64), 16)
     0
+    >>> choose_winograd(115605504, 1, (7, 7), (512, 512), 16, terms=2)
+    2
     """
     blocks = [-(-c // lanes) for c in channels]
-    direct = macs / (2 * lanes) + 9 * channels[0] * channels[1] * 4 / 20
-    small, large = (winograd_cycles(m, images, output, channels, lanes) for m in (2, 4))
+    direct = macs / (2 * lanes * terms) + 9 * channels[0] * channels[1] * 4 / terms / 20
+    small, large = (winograd_cycles(m, images, output, channels, lanes, t) for m, t in ((2, terms), (4, 1)))
     ships = 36 * blocks[0] * blocks[1] * lanes * lanes * 4 <= WINOGRAD_WEIGHTS
     m, best = (4, large) if largest >= 4 and ships and large * 1.2 < small else (2, small)
     return m if best * 1.2 < direct else 0
 
 
-def winograd_cycles(m: int, images: int, output: tuple[int, int], channels: tuple[int, int], lanes: int) -> float:
+def winograd_cycles(
+    m: int, images: int, output: tuple[int, int], channels: tuple[int, int], lanes: int, terms: int = 1
+) -> float:
     """Modelled cycles of F(m, 3), see `choose_winograd`; infinite where its tiles take too much memory."""
     blocks = [-(-c // lanes) for c in channels]
     places = (m + 2) ** 2
     tiles = images * -(-output[0] // m) * -(-output[1] // m)
     if places * tiles * sum(blocks) * lanes * 4 > WINOGRAD_TILES:
         return float("inf")
-    product = places * tiles * blocks[0] * lanes * blocks[1] / 2
-    weights = places * blocks[0] * blocks[1] * lanes * lanes * 4
+    product = places * tiles * blocks[0] * lanes * blocks[1] / 2 / terms
+    weights = places * blocks[0] * blocks[1] * lanes * lanes * 4 / terms
     return product + 7.2 * places * tiles * sum(blocks) + weights / 20

@@ -86,9 +86,6 @@ class _Body:
         table = self.array(np.exp2(np.arange(-126, 128)).astype(np.float32))
         return self("Gather", table, self("Cast", self("Add", n, self.const(126.0)), to=ir.DataType.INT64.value))
 
-    def negated_where(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        return self("Where", self("Less", x, self.const(0.0)), self("Neg", y), y)
-
     def let(self, value: ir.Value, body: Callable[[ir.Value], ir.Value], name: str) -> ir.Value:
         return body(value)
 

@@ -6,12 +6,17 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
+import tvm
 from hypothesis import given
 from hypothesis import strategies as st
+from tvm import te
+from tvm.s_tir import Schedule
 
-from optkit.compiler.build import build
+from optkit.compiler.build import build, tvm_target
 from optkit.compiler.check import check_kernels
 from optkit.compiler.host import host_variant
+from optkit.compiler.operators.common import to_bits
+from optkit.compiler.stack import pipeline
 from optkit.registry import find_target
 from tests.compiler.bundle import BUNDLED, Bundle, relative, run
 from tests.compiler.test_lower_conv import grid
@@ -130,11 +135,6 @@ def test_bfloat16_products_of_any_shape(data: st.DataObject) -> None:
 
 def test_bits_round_as_bfloat16_does() -> None:
     """Ties, the largest numbers, infinities, denormals and a NaN."""
-    import tvm
-    from tvm import te
-
-    from optkit.compiler.operators.common import to_bits
-
     generator = np.random.default_rng(0)
     bits = generator.integers(0, 1 << 32, 4096, dtype=np.uint32)
     bits[:8] = [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x00000001, 0x7FC00000, 0x7F800001]
@@ -147,6 +147,29 @@ def test_bits_round_as_bfloat16_does() -> None:
         expected = bits.view(np.float32).astype(ml_dtypes.bfloat16)
     found = y.numpy().view(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(found.astype("float32"), expected.astype("float32"))
+
+
+def test_the_instruction_rounds_as_bfloat16_does() -> None:
+    """The same numbers, but denormals, which it takes for zero; vectors of every length, and what is left over."""
+    machine = find_target("cpu")
+    if not machine.has("bf16_vector"):
+        pytest.skip("needs a processor that rounds to bfloat16")
+    generator = np.random.default_rng(0)
+    bits = generator.integers(0, 1 << 32, 4096, dtype=np.uint32)
+    bits[:6] = [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7FC00000]
+    values = np.where((bits & 0x7F800000) == 0, 0, bits).astype(np.uint32).view(np.float32)
+    for width in (1, 4, 8, 16, 32):
+        x = te.placeholder((4096,), "float32")
+        schedule = Schedule(te.create_prim_func([x, to_bits(x, native=True)]).with_attr("global_symbol", "main"))
+        (loop,) = schedule.get_loops(schedule.get_sblock("to_bits"))
+        schedule.vectorize(schedule.split(loop, [None, width])[1])
+        function = tvm.compile(schedule.mod["main"], tvm_target(machine), tir_pipeline=pipeline())
+        assert ("vcvtneps2bf16" in function.mod.inspect_source("asm")) == (width > 1)
+        y = tvm.runtime.tensor(np.zeros(4096, np.uint16))
+        function["main"](tvm.runtime.tensor(values), y)
+        with np.errstate(invalid="ignore"):
+            expected = values.astype(ml_dtypes.bfloat16).astype("float32")
+        np.testing.assert_array_equal(y.numpy().view(ml_dtypes.bfloat16).astype("float32"), expected)
 
 
 @pytest.mark.parametrize("name", ["sapphirerapids", "znver4", "znver5"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +66,25 @@ def test_shapes_without_a_template() -> None:
     b.case(b.op("MatMul", b.input(2, 4, 5), b.const(b.normal(2, 5, 18))), "batched constant")
     b.case(b.op("MatMul", b.const(b.normal(4, 5)), b.input(2, 5, 18)), "constant on the left")
     b.check()
+
+
+def test_transposed_keys_are_packed_where_they_lie() -> None:
+    """No pass that moves single elements; with a scale between, with odd sizes, and with other permutations."""
+    b = Bundle()
+    q, k = b.input(1, 2, 9, 33), b.input(1, 21, 2, 33)
+    b.case(b.op("MatMul", q, b.op("Transpose", k, perm=[0, 2, 3, 1])), "heads and keys at once")
+    scaled = b.op("Mul", b.op("Transpose", k, perm=[0, 2, 3, 1]), b.const(np.float32(0.125)))
+    b.case(b.op("MatMul", q, scaled), "scaled after")
+    rows = b.input(3, 17, 8)
+    b.case(b.op("MatMul", b.input(3, 5, 8), b.op("Transpose", rows, perm=[0, 2, 1])), "keys alone")
+    built = b.check()
+    kernels = [kernel.name for kernel in built.kernels]
+    assert sum("transpose" in name for name in kernels) <= 1, kernels  # of the heads, whose rows stay whole
+    other = Bundle()
+    x = other.input(4, 7, 6)
+    other.case(other.op("MatMul", other.input(6, 3, 4), other.op("Transpose", x, perm=[2, 0, 1])), "columns apart")
+    other.case(other.op("MatMul", other.input(7, 3, 4), other.op("Transpose", x, perm=[1, 0, 2])), "as they are")
+    other.check()
 
 
 @pytest.mark.parametrize("batch", [1, 3, 17])

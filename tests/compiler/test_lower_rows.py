@@ -37,6 +37,8 @@ def test_axes_and_extremes(target: str) -> None:
     masked = np.full((2, 17), -np.inf)
     masked[:, :5] = 1.0
     b.case(b.op("Softmax", b.input(2, 17, values=masked)), "softmax of a masked row")
+    finite = np.where(np.arange(80).reshape(2, 40) % 3, np.linspace(-3, 3, 80).reshape(2, 40), -1e4)
+    b.case(b.op("Softmax", b.input(2, 40, values=finite)), "softmax of a row masked by a large number")
     b.case(b.op("LayerNormalization", x, b.const(b.normal(6))), "layer norm without shift")
     b.case(b.op("LayerNormalization", x, b.const(b.normal(5, 6)), axis=1), "layer norm over two axes")
     free = b.input(3, 4, 20, free="n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 import pytest
@@ -14,8 +16,10 @@ from tvm import te
 from optkit.compiler.build import build, tvm_target
 from optkit.compiler.check import check_kernels
 from optkit.compiler.host import host_variant
+from optkit.compiler.operator import Operator, Plan
 from optkit.compiler.operators.conv import Window
 from optkit.compiler.operators.winograd import winograd, winograd_weight
+from optkit.compiler.planning import candidates
 from optkit.compiler.tiling import choose_tile
 from optkit.compiler.values import block_array
 from optkit.registry import find_target
@@ -97,7 +101,7 @@ def templates(b: Bundle, target: Target, compute: str = "") -> list[str]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_where_it_is_chosen(target: str) -> None:
-    """Many channels, stride and dilation one, no groups, float32, fixed extents: nowhere else."""
+    """Many channels, stride and dilation one, no groups, fixed extents: nowhere else."""
     machine = find_target(target)
     pads = {"pads": [1, 1, 1, 1]}
 
@@ -118,8 +122,43 @@ def test_where_it_is_chosen(target: str) -> None:
         stepped = one()
         stepped.case(stepped.op(step, stepped.input(1, 4), **more), step)
         assert templates(stepped, machine) == ["winograd2x3"]
-    if machine.has("bf16_pairs"):
-        assert templates(one(), machine, "bfloat16") == ["direct"]
+    if machine.has("bf16_vector"):
+        assert templates(one(channels=16), machine, "bfloat16") == ["direct"]
+        assert templates(one(channels=256), machine, "bfloat16") == ["winograd2x3"]
+
+
+def test_bfloat16_is_multiplied_only_in_small_tiles() -> None:
+    """F(2, 3) of bfloat16 as accurate as its products, F(4, 3) in float32, and the records say which."""
+    machine = find_target("cpu")
+    if not machine.has("bf16_vector"):
+        pytest.skip("needs a processor that multiplies bfloat16")
+    for size, template, compute, least, most in ((14, 2, "bfloat16", 1e-3, 6e-3), (56, 4, "float32", 0, 5e-6)):
+        b = Bundle()
+        x = b.input(1, 64, size, size)
+        weight = b.normal(128, 64, 3, 3)
+        b.case(b.op("Conv", x, b.const(weight), pads=[1, 1, 1, 1]), "conv")
+        model = b.model()
+        for node in model.graph:
+            node.metadata_props["optkit.compute_type"] = "bfloat16"
+        built = build(model, machine, tuned=Wanted(f"winograd{template}x3"))
+        (found,) = run_model(built, [b.feeds[x]])
+        expected = reference(b.feeds[x], weight, (1, 1, 1, 1))
+        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        assert least <= error <= most, error
+        assert [record.compute for record in built.nodes] == [compute]
+        assert [k.compute for k in built.kernels if k.template == f"winograd{template}x3"] == [compute]
+
+
+class Wanted:
+    """Records that know one template."""
+
+    def __init__(self, template: str) -> None:
+        self.template = template
+
+    def best(self, operator: Operator, target: Target, templates: Collection[str]) -> Plan:
+        """The first plan of the template."""
+        assert self.template in templates
+        return next(p for p in candidates(operator, target, templates) if p.template == self.template)
 
 
 @pytest.mark.parametrize("target", [*TARGETS, "cortex-a76"])

@@ -22,7 +22,7 @@ from optkit.compiler.operators.conv import Window, channel_pairs, channel_words,
 from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
 from optkit.compiler.operators.volume import stack_depths as define_stack
 from optkit.compiler.operators.volume import unstack_depths as define_unstack
-from optkit.compiler.operators.winograd import winograd, winograd_weight
+from optkit.compiler.operators.winograd import winograd, winograd_pairs, winograd_weight
 from optkit.compiler.planning import make_tile, templates, winograd_side
 from optkit.compiler.tiling import choose_tile
 from optkit.compiler.values import (
@@ -198,7 +198,7 @@ def bits(low: Lowering, expr: Any) -> Any:
     """A tensor rounded to bfloat16, as bits; element by element, so that what makes the tensor can write them."""
     if str(expr.ty.dtype) != "float32":
         expr = low.bind(relax.op.astype(expr, "float32"))
-    return low.emit(to_bits, expr, name="to_bits")
+    return low.emit(to_bits, expr, low.target.has("bf16_vector"), name="to_bits")
 
 
 def integer_bias(bias: Value | None, scale: np.ndarray) -> np.ndarray:
@@ -226,7 +226,7 @@ def _crop(low: Lowering, tiles: Any, width: Any) -> Any:
 def _winograd_side(low: Lowering, x: Value, geometry: Window, groups: int, compute: str) -> int:
     """Largest side of Winograd's output tiles that may be chosen; 0 where only direct summation serves."""
     exact = low.rounded or not isinstance(x.shape[0], int) or not low.target.has("winograd")
-    if exact or groups != 1 or compute != "float32" or not geometry.square3:
+    if exact or groups != 1 or compute not in ("float32", "bfloat16") or not geometry.square3:
         return 0
     # On whole numbers F(2, 3) is exact, as direct sums are: its factors are powers of two. Those of F(4, 3) are not.
     return 2 if low.stepped else 4
@@ -264,7 +264,9 @@ def _product(
     oh, ow = output_size(geometry, h, w)
     fixed = isinstance(oh, int) and isinstance(ow, int)
     kind = {"int8": "uint8", "bfloat16": "bfloat16"}.get(compute, x.dtype)
-    pairs = kind == "bfloat16" and low.target.has("bf16_pairs") and not depthwise
+    pairs = kind == "bfloat16" and low.target.has("bf16_pairs")
+    native = low.target.has("bf16_vector")
+    exact = weight
     if kind == "bfloat16":
         weight = weight.astype(ml_dtypes.bfloat16)
 
@@ -275,6 +277,8 @@ def _product(
         return low.bind(relax.op.astype(expr, kind)) if kind != x.dtype else expr
 
     if depthwise:
+        if pairs:
+            weight = weight.astype("float32")  # as rounded
         packed = relax.const(packing.depthwise_weight(weight, b))
         if not fixed:
             tile = choose_tile(OPEN_ROWS, 1, registers)
@@ -301,13 +305,18 @@ def _product(
     plan = low.plan(operator, templates(operator, _winograd_side(low, x, geometry, groups, compute)))
     tile, m = make_tile(operator, plan, b), winograd_side(plan)
     if m:
-        packed = relax.const(winograd_weight(weight, m, b))
-        return low.emit(winograd, read(b), packed, geometry, m, tile, name="winograd", kind=OUT_FUSABLE)
+        packed, narrow = winograd_weight(exact, m, b), pairs and m == 2
+        if compute == "bfloat16" and not narrow:
+            low.revise("float32", "Winograd's algorithm in float32 is faster")
+        packed = relax.const(winograd_pairs(packed) if narrow else packed)
+        data = x.form(b) if x.dtype == "float32" else low.bind(relax.op.astype(x.form(b), "float32"))
+        return low.emit(winograd, data, packed, geometry, m, tile, native, name="winograd", kind=OUT_FUSABLE)
     array = packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g)
     if c < b and (pairs or (compute == "int8" and low.target.has("int8_words"))):
         # Few channels: each position's are one word or a few, made straight from the planes.
         plain = low.bind(relax.op.astype(x.plain(), "float32")) if pairs and x.dtype != "float32" else x.plain()
-        data = low.emit(channel_pairs if pairs else channel_words, plain, name="channel_words")
+        made = functools.partial(channel_pairs, native=native) if pairs else channel_words
+        data = low.emit(made, plain, name="channel_words")
         packed = relax.const(packing.conv_words(array))
         padding = int(np.full(4, pad_value, "u1").view("<i4")[0])
         options = (c // g, out), groups, padding, tile

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import tvm_ffi
 from tvm import relax
+from tvm.ir import GenericConst
 
 from optkit.compiler import packing
 from optkit.compiler.converters.conv import bits, dot_group, integer_bias
@@ -140,20 +141,43 @@ def _activations(low: Lowering, node: Node, a: Value, b: Value) -> Value | None:
     operator = Operator(BATCH_MATMUL, compute, (batch, rows, a.shape[-1], columns))
     tile = make_tile(operator, low.plan(operator, templates(operator)), lanes)
     low.record(node, compute, _macs(a.shape, columns), "both operands are activations")
-    left, right = a.plain(), b.plain()
+    left, right, transposed = a.plain(), b.plain(), False
+    if (straight := _untransposed(low, right)) is not None:
+        right, transposed = straight, True
     if compute == "bfloat16" and low.target.has("bf16_pairs"):
         if a.shape[-1] % 2:
             left, right = (
                 low.bind(relax.op.nn.pad(e, [0, 0] * (len(a.shape) - 2) + end))
-                for e, end in ((left, [0, 0, 0, 1]), (right, [0, 1, 0, 0]))
+                for e, end in ((left, [0, 0, 0, 1]), (right, [0, 0, 0, 1] if transposed else [0, 1, 0, 0]))
             )
         left, right = bits(low, left), bits(low, right)
     elif compute == "bfloat16":
         left, right = (low.bind(relax.op.astype(e, "bfloat16")) for e in (left, right))
-    result = low.emit(define.batch_matmul, left, right, lanes, tile, name="batch_matmul", kind=OUT_FUSABLE)
+    args = left, right, lanes, tile, transposed
+    result = low.emit(define.batch_matmul, *args, name="batch_matmul", kind=OUT_FUSABLE)
     if a.dtype != "float32":
         result = low.bind(relax.op.astype(result, a.dtype))
     return low.blocked((*lead, rows, columns), a.dtype, PLAIN, result)
+
+
+def _untransposed(low: Lowering, expr: Any) -> Any:
+    """(..., N, K) for the (..., K, N) that a transposition made of it, maybe times a number; None for anything else.
+
+    Keys come as K^T. To pack them from where their rows lie together saves moving every element on its own before.
+    """
+    made = low.bb.lookup_binding(expr) if isinstance(expr, relax.Var) else None
+    if not isinstance(made, relax.Call):
+        return None
+    name = getattr(made.op, "name", "")
+    if name == "relax.multiply" and isinstance(made.args[1], GenericConst) and made.args[1].value.numpy().size == 1:
+        inner = _untransposed(low, made.args[0])
+        return None if inner is None else low.bind(relax.op.multiply(inner, made.args[1]))
+    axes = [int(axis) for axis in made.attrs.axes or ()] if name == "relax.permute_dims" else []
+    if len(axes) < 2 or axes[-2] != len(axes) - 1:
+        return None
+    axes[-2:] = axes[-1], axes[-2]
+    source = made.args[0]
+    return source if axes == sorted(axes) else low.bind(relax.op.permute_dims(source, axes))
 
 
 CONVERTERS = {"MatMul": matmul, "Gemm": gemm}

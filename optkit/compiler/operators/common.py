@@ -7,6 +7,8 @@ from typing import Any
 
 from tvm import te, tirx
 
+from optkit.compiler import rounding
+
 OP = "optkit.op"
 """Block annotation that names an operator to the kernel rules."""
 
@@ -42,6 +44,13 @@ def factor(value: Any, tensor: te.Tensor, kind: str) -> Any:
     return value.astype(kind)
 
 
+def widened(data: te.Tensor) -> te.Tensor:
+    """Bits of bfloat16 as float32, for what reads every element several times; any other tensor as it is."""
+    if str(data.dtype) != BITS:
+        return data
+    return te.compute(data.shape, lambda *i: factor(data(*i), data, "float32"), name="widen")
+
+
 def four(byte: Callable[[int], Any]) -> Any:
     """Four unsigned bytes in an int32, the first the lowest."""
     word = byte(0).astype("int32")
@@ -73,18 +82,18 @@ def dot_two(left: Any, right: Any) -> Any:
     return real(left << half) * real(right << half) + real(left & upper) * real(right & upper)
 
 
-def rounded_bits(value: Any) -> Any:
-    """A float32 as the bits of the nearest bfloat16, ties to even; a NaN stays one."""
-    bits = tirx.reinterpret("uint32", value)
-    half = tirx.const(0x7FFF, "uint32") + ((bits >> tirx.const(16, "uint32")) & tirx.const(1, "uint32"))
-    quiet = bits | tirx.const(0x400000, "uint32")
-    nan = (bits & tirx.const(0x7FFFFFFF, "uint32")) > tirx.const(0x7F800000, "uint32")
-    return tirx.Select(nan, quiet, bits + half) >> tirx.const(16, "uint32")
+def rounded_bits(value: Any, native: bool) -> Any:
+    """A float32 as the bits of the nearest bfloat16, ties to even; a NaN stays one.
+
+    Args:
+        native: the target has an instruction for it; denormals become zero then.
+    """
+    return rounding.native(value) if native else rounding.rounded(value).astype(BITS)
 
 
-def to_bits(data: te.Tensor) -> te.Tensor:
-    """float32 -> the bits of bfloat16, rounded to nearest, ties to even; a NaN stays one."""
-    return te.compute(data.shape, lambda *i: rounded_bits(data(*i)).astype(BITS), name="to_bits")
+def to_bits(data: te.Tensor, native: bool = False) -> te.Tensor:
+    """float32 -> the bits of bfloat16, see `rounded_bits`."""
+    return te.compute(data.shape, lambda *i: rounded_bits(data(*i), native), name="to_bits")
 
 
 def pad_axes(

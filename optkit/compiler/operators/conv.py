@@ -26,6 +26,7 @@ from optkit.compiler.operators.common import (
     pad_axes,
     rounded_bits,
     static,
+    widened,
 )
 from optkit.compiler.tiling import Tile
 
@@ -178,15 +179,18 @@ def channel_words(data: te.Tensor) -> te.Tensor:
     return te.compute((n, -(-channels // 4), h, w, 1), word, name="channel_words")
 
 
-def channel_pairs(data: te.Tensor) -> te.Tensor:
+def channel_pairs(data: te.Tensor, native: bool) -> te.Tensor:
     """float32 (N, C, H, W) -> uint32 (N, ceil(C/2), H, W, 1), two channels each, as bits of bfloat16."""
     n, channels, h, w = static(data.shape)
 
     def word(i: Any, o: Any, y: Any, x: Any, _: Any) -> Any:
-        low = rounded_bits(data[i, o * 2, y, x])
+        def bits(channel: Any) -> Any:
+            return rounded_bits(data[i, channel, y, x], native).astype(PAIR)
+
+        low = bits(o * 2)
         if channels % 2 == 0:
-            return low | (rounded_bits(data[i, o * 2 + 1, y, x]) << const(16, PAIR))
-        high = rounded_bits(data[i, te.min(o * 2 + 1, channels - 1), y, x]) << const(16, PAIR)
+            return low | (bits(o * 2 + 1) << const(16, PAIR))
+        high = bits(te.min(o * 2 + 1, channels - 1)) << const(16, PAIR)
         return low | te.if_then_else(o * 2 + 1 < channels, high, const(0, PAIR))
 
     return te.compute((n, -(-channels // 2), h, w, 1), word, name="channel_pairs")
@@ -231,6 +235,7 @@ def depthwise2d_words(data: te.Tensor, weight: te.Tensor, window: Window, pad_va
 
 def depthwise2d(data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float, tile: Tile) -> te.Tensor:
     """Depthwise convolution, one filter a channel -> (N, C/b, OH, OW, b) in the accumulator type."""
+    data = widened(data)
     n, cb, h, w, b = static(data.shape)
     _, kh, kw, _ = static(weight.shape)
     oh, ow = window.output(h, w)

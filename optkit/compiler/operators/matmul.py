@@ -71,14 +71,19 @@ def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.T
     return te.compute((*shape[:-1], columns), unpack, name="crop", attrs={OP: "crop"})
 
 
-def batch_matmul(left: te.Tensor, right: te.Tensor, b: int, tile: Tile) -> te.Tensor:
+def batch_matmul(left: te.Tensor, right: te.Tensor, b: int, tile: Tile, transposed: bool = False) -> te.Tensor:
     """(..., M, K) x (..., K, N) -> (..., M, N), float32 accumulation; `right` is packed on the way.
 
     Leading axes are equal, or 1 in one of the two. Bits of bfloat16 are packed in pairs along K, which is even then.
+
+    Args:
+        transposed: `right` is (..., N, K).
     """
     a_shape, b_shape = static(left.shape), static(right.shape)
     *a_lead, rows, depth = a_shape
     *b_lead, _, columns = b_shape
+    if transposed:
+        columns = b_shape[-2]
     lead = [y if isinstance(x, int) and x == 1 else x for x, y in zip(a_lead, b_lead, strict=True)]
     blocks, padded = -(-columns // b), tile.padded
     pairs = str(left.dtype) == BITS
@@ -87,7 +92,8 @@ def batch_matmul(left: te.Tensor, right: te.Tensor, b: int, tile: Tile) -> te.Te
     def pack(*i: Any) -> Any:
         outer, (o, k, v, *r) = i[: len(b_lead)], i[len(b_lead) :]
         column = o * b + v
-        read = right(*outer, k * g + r[0] if r else k, column).astype(kind)
+        at = (k * g + r[0] if r else k, column)
+        read = right(*outer, *(reversed(at) if transposed else at)).astype(kind)
         return read if columns % b == 0 else te.if_then_else(column < columns, read, const(0, kind))
 
     group = (g,) if pairs else ()

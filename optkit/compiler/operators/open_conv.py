@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import sym, te, tirx
 
-from optkit.compiler.operators.common import OP, accumulator, const, factor, static
+from optkit.compiler.operators.common import OP, accumulator, const, factor, static, widened
 from optkit.compiler.operators.conv import Window, first_input_block
 from optkit.compiler.tiling import Tile
 
@@ -77,6 +77,7 @@ def conv2d_tiles(
 
 def depthwise2d_tiles(data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float, tile: Tile) -> te.Tensor:
     """Depthwise convolution -> (N, C/b, OH, tiles, rows, b) in the accumulator type."""
+    data = widened(data)
     n, cb, h, w, b = static(data.shape)
     oh, ow = output_size(window, h, w)
     _, kh, kw, _ = static(weight.shape)

@@ -7,6 +7,7 @@ that is known at run time only are reduced by the plain loop.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +60,9 @@ def partial(
         return combine(read if size % b == 0 else te.if_then_else(at < size, read, empty), axis=k)
 
     lanes = te.compute((*lead, b), lane, name=f"{name}_lanes", attrs={OP: "row_lanes"})
+    while size > 2 * b > 4 and b % 2 == 0:
+        b //= 2
+        lanes = te.compute((*lead, b), _folded(lanes, b, combine, wide), name=f"{name}_half", attrs={OP: "row_half"})
     v = te.reduce_axis((0, b), "v")
 
     def together(*i: Any) -> Any:
@@ -66,6 +70,17 @@ def partial(
         return combine(lane if wide is None else lane.astype(wide), axis=v)
 
     return te.compute(tuple(lead), together, name=name, attrs={OP: "row_total"})
+
+
+def _folded(lanes: te.Tensor, b: int, combine: Any, wide: str | None) -> Callable[..., Any]:
+    """The upper half of the lanes combined with the lower: sixteen numbers one by one would be a chain of additions."""
+    two = {te.max: tirx.max, te.min: tirx.min, te.sum: operator.add}[combine]
+
+    def pair(*i: Any) -> Any:
+        halves = (lanes(*i), lanes(*i[:-1], i[-1] + b))
+        return two(*(half if wide is None else half.astype(wide) for half in halves))
+
+    return pair
 
 
 def powers(data: te.Tensor, b: int) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
@@ -78,8 +93,14 @@ def powers(data: te.Tensor, b: int) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
 
 
 def raised(x: Any) -> Any:
-    """e to the x; float64 has no polynomial of ours."""
-    return te.exp(x) if str(x.ty.dtype) == "float64" else exp(x)
+    """e to the x, at most 0; float64 has no polynomial of ours.
+
+    What is masked is 0, as it would be rounded; the least float32, divided by a sum, would be a denormal, and a row of
+    those takes two and a half times as long.
+    """
+    if str(x.ty.dtype) == "float64":
+        return te.exp(x)
+    return tirx.Select(x < const(-87.0, "float32"), const(0, "float32"), exp(x))
 
 
 def or_nan(total: Any, value: Any) -> Any:

@@ -45,9 +45,6 @@ class Contracted:
     def power_of_two(self, n: Any) -> Any:
         return tirx.reinterpret("float32", (n.astype("int32") + 127) << 23)
 
-    def negated_where(self, x: Any, y: Any) -> Any:
-        return tirx.Select(x < self.const(0.0), self.const(0.0) - y, y)
-
     def let(self, value: Any, body: Callable[[Any], Any], name: str) -> Any:
         var = tirx.Var(name, "float32")
         return tirx.Let(var, value, body(var))

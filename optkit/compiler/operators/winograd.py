@@ -6,7 +6,9 @@ Networks", CVPR 2016, section 4.1). Summed over channels, the product in the mid
 the (m + 2)^2 places of a tile. F(2, 3) saves 2.25x, F(4, 3) 4x of the multiplications.
 
 Rounding, measured against float64 on unit normal data with 64, 256 and 512 channels: a relative error of 2.6e-7, 5e-7
-and 7e-7 for F(2, 3), 1.8e-6, 3.0e-6 and 3.5e-6 for F(4, 3), where direct summation has 4e-7, 8e-7 and 1.1e-6.
+and 7e-7 for F(2, 3), 1.8e-6, 3.0e-6 and 3.5e-6 for F(4, 3), where direct summation has 4e-7, 8e-7 and 1.1e-6. With
+products of bfloat16 it is 3.5e-3 for F(2, 3), 2.1e-2 for F(4, 3) and 2.4e-3 for direct summation, so F(4, 3) is made in
+float32 only.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from tvm import te, tirx
 
-from optkit.compiler.operators.common import OP, const, static
+from optkit.compiler.operators.common import BITS, OP, const, factor, rounded_bits, static
 from optkit.compiler.operators.conv import Window
 from optkit.compiler.tiling import Tile
 
@@ -61,16 +64,23 @@ def winograd_weight(weight: np.ndarray, m: int, b: int) -> np.ndarray:
     return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 2).astype(np.float32))
 
 
+def winograd_pairs(packed: np.ndarray) -> np.ndarray:
+    """What `winograd_weight` made as bits of bfloat16 -> ((m + 2)^2, O/b, C/b, b/2, b, 2): pairs of input channels."""
+    *lead, inputs, outputs = packed.shape
+    halves = packed.astype(ml_dtypes.bfloat16).view(BITS).reshape(*lead, inputs // 2, 2, outputs)
+    return np.ascontiguousarray(halves.swapaxes(-1, -2))
+
+
 def _row(factors: Sequence[float], read: Callable[[int], Any]) -> Any:
     """The sum of what `read` gives, each times its factor, without products by 0 and 1."""
     total: Any = None
-    for index, factor in enumerate(factors):
-        if not factor:
+    for index, times in enumerate(factors):
+        if not times:
             continue
-        size = abs(factor)
+        size = abs(times)
         term = read(index) if size == 1 else read(index) * const(size, "float32")
-        signed = term if factor > 0 else -term
-        total = signed if total is None else total + term if factor > 0 else total - term
+        signed = term if times > 0 else -term
+        total = signed if total is None else total + term if times > 0 else total - term
     return total
 
 
@@ -83,13 +93,14 @@ def _rows(index: Any, matrix: Sequence[Sequence[float]], read: Callable[[int], A
     return chosen
 
 
-def winograd(data: te.Tensor, weight: te.Tensor, window: Window, m: int, tile: Tile) -> te.Tensor:
+def winograd(data: te.Tensor, weight: te.Tensor, window: Window, m: int, tile: Tile, native: bool = False) -> te.Tensor:
     """Blocked 3x3 convolution of stride 1 -> (N, O/b, OH, OW, b), float32.
 
     Args:
-        weight: as `winograd_weight` packs it.
+        weight: as `winograd_weight` packs it, or `winograd_pairs`, whose products are bfloat16's.
         m: outputs of a tile along one axis, 2 or 4.
         tile: register tile of the product; image tiles are rounded up to it, the surplus repeats the last one.
+        native: the target rounds to bfloat16 by an instruction.
     """
     n, cb, h, w, b = static(data.shape)
     ob = static(weight.shape)[1]
@@ -112,16 +123,24 @@ def winograd(data: te.Tensor, weight: te.Tensor, window: Window, m: int, tile: T
         name="half",
         attrs={OP: "half"},
     )
-    moved = te.compute(
-        (side * side, cb, padded, b),
-        lambda p, o, t, v: _rows(p % side, DATA[m], lambda c: half[o, t, p // side, c, v]),
-        name="transform",
-        attrs={OP: "transform"},
-    )
-    ko, ki = te.reduce_axis((0, cb), "ko"), te.reduce_axis((0, b), "ki")
+    pairs = str(weight.dtype) == BITS
+
+    def across_tile(p: Any, o: Any, t: Any, v: Any) -> Any:
+        real = _rows(p % side, DATA[m], lambda c: half[o, t, p // side, c, v])
+        return rounded_bits(real, native) if pairs else real
+
+    moved = te.compute((side * side, cb, padded, b), across_tile, name="transform", attrs={OP: "transform"})
+    g = 2 if pairs else 1
+    ko, ki = te.reduce_axis((0, cb), "ko"), te.reduce_axis((0, b // g), "ki")
+    kr = [te.reduce_axis((0, g), "kr")] if pairs else []
+
+    def multiply(p: Any, o: Any, t: Any, v: Any) -> Any:
+        left, right = moved[p, ko, t, ki * g + kr[0] if kr else ki], weight[p, o, ko, ki, v, *kr]
+        return te.sum(factor(left, moved, "float32") * factor(right, weight, "float32"), axis=[ko, ki, *kr])
+
     product = te.compute(
         (side * side, ob, padded, b),
-        lambda p, o, t, v: te.sum(moved[p, ko, t, ki] * weight[p, o, ko, ki, v], axis=[ko, ki]),
+        multiply,
         name="winograd",
         attrs={OP: "winograd", "optkit.side": side, **tile.attrs()},
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from optkit.compiler.operator import OPERATOR, Operator
 from optkit.compiler.planning import band
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.intrinsics import word_product
 from optkit_targets.cpu.kernels.tools import (
     View,
+    annotation,
     arithmetic,
     divisors,
     extent,
@@ -40,7 +42,9 @@ class DepthwiseRule:
             return None
         params = {"rows": number(sch, block, "optkit.rows"), "band": number(sch, block, "optkit.band") or band(height)}
         space = {"rows": divisors(tiled, target.registers), "band": divisors(height, height)}
-        dtype = arithmetic(sch, block)
+        operator = annotation(sch, block, OPERATOR)
+        # bfloat16 is widened before the taps read it.
+        dtype = arithmetic(sch, block) if operator is None else Operator.parse(str(operator)).compute
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(look(function), chosen, target)

@@ -11,7 +11,7 @@ from optkit_targets.cpu.kernels.tools import View, annotation, extent, finish, l
 
 
 class RowsRule:
-    """Takes functions whose stages are annotated "row_map", "row_lanes" and "row_total"."""
+    """Takes functions whose stages are annotated "row_map", "row_lanes", "row_half" and "row_total"."""
 
     name = "cpu.rows"
 
@@ -58,6 +58,8 @@ def schedule(view: View, lanes: int) -> Any:
             if steps > 1:
                 # The last vector may be partial; the others then need no condition, which would make them scalar.
                 sch.loop_partition(k, [steps - 1, None])
+        elif kind == "row_half":
+            sch.vectorize(loops[-1])
         elif kind != "row_total":
             _vectorize_row(sch, loops[-1], lanes)
     return finish(sch)

@@ -12,7 +12,17 @@ from typing import Any, ClassVar
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tile import register_tile
-from optkit_targets.cpu.kernels.tools import View, divisors, extent, finish, inline_rest, look, number, parallel
+from optkit_targets.cpu.kernels.tools import (
+    View,
+    arithmetic,
+    divisors,
+    extent,
+    finish,
+    inline_rest,
+    look,
+    number,
+    parallel,
+)
 
 KEPT = ("load", "half", "transform", "winograd", "back")
 
@@ -41,7 +51,8 @@ class WinogradRule:
         layout = f"NCHW{lanes}c {side * side}OI{lanes}i{lanes}o"
         name = f"winograd{side - 2}x3"
         version = self.templates[name]
-        return [Choice(self.name, name, version, params, space, apply, compute="float32", layout=layout)]
+        dtype = arithmetic(sch, block)
+        return [Choice(self.name, name, version, params, space, apply, compute=dtype, layout=layout)]
 
 
 def schedule(view: View, params: Mapping[str, int], side: int, target: Target) -> Any:
