@@ -5,6 +5,8 @@ combination of model, precision, batch and threads leaves one JSON file in --out
 again unless --again. The summary over all files, with geometric means and shares of the machine's measured limit, is
 written as `summary.json` and `summary.png`.
 
+optkit uses the tuning records it comes with; with --untuned a second artifact, made without records, takes part too.
+
 Peers: ONNX Runtime (all optimizations), OpenVINO (latency hint, one stream; f32 or bf16 hint), torch.compile (Inductor,
 default mode, frozen weights, channels-last), and with --plain TVM as it comes. In INT8 ONNX Runtime and OpenVINO both
 run two files, optkit's Q/DQ model and the one of ONNX Runtime's quantizer (U8S8, per channel), in BF16 their FP32
@@ -29,7 +31,7 @@ import optkit
 from benchmarks import peers
 from benchmarks.limits import measure_limits
 from benchmarks.quantizer import peer_quantized
-from benchmarks.summary import summarize, to_text, write_picture
+from benchmarks.summary import UNTUNED, summarize, to_text, write_picture
 from benchmarks.zoo import ZOO, export_model
 from optkit.errors import UsageError
 from optkit.files import write_whole
@@ -117,8 +119,11 @@ def subject(model: str, batch: int, folder: Path, models: Path | None) -> Subjec
     return Subject(path, {name: rows[:batch] for name, rows in samples.items()}, samples)
 
 
-def contestants(case: Case, given: Subject, folder: Path) -> tuple[list[Contestant], int]:
+def contestants(case: Case, given: Subject, folder: Path, untuned: bool) -> tuple[list[Contestant], int]:
     """Compile for the case and line up optkit, first, and its peers; and the multiply-accumulates of a run.
+
+    Args:
+        untuned: line up optkit without tuning records too.
 
     Raises:
         OptkitError: optkit cannot compile the model.
@@ -132,6 +137,15 @@ def contestants(case: Case, given: Subject, folder: Path) -> tuple[list[Contesta
         threads=case.threads,
     )
     lanes = [Contestant(SUBJECT, "optk", made.path, case.threads)]
+    if untuned:
+        plain = optkit.compile(
+            given.path if case.precision != "int8" else made.emitted["onnx"],
+            passes=PASSES[case.precision] if case.precision != "int8" else None,
+            output=folder / f"{case.name}.untuned.optk",
+            threads=case.threads,
+            tuning_db="none",
+        )
+        lanes.append(Contestant(UNTUNED, "optk", plain.path, case.threads))
 
     def add(name: str, kind: str, path: Path, **options: str) -> None:
         lanes.append(Contestant(name, kind, path, case.threads, options))
@@ -159,7 +173,7 @@ def contestants(case: Case, given: Subject, folder: Path) -> tuple[list[Contesta
 def measure(case: Case, folder: Path, options: argparse.Namespace, limits: Mapping[str, float]) -> dict[str, Any]:
     """Race one case and return its report, with multiply-accumulates and the machine's limits."""
     given = subject(case.model, case.batch, folder, options.models_folder)
-    lanes, macs = contestants(case, given, folder)
+    lanes, macs = contestants(case, given, folder, options.untuned)
     if options.plain and case.precision == "fp32":
         lanes.append(Contestant("tvm", "benchmarks.peers:tvm", given.path, case.threads))
     result = race(
@@ -188,6 +202,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/cpu"))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--plain", action="store_true", help=f"TVM as it comes too ({peers.TVM_SETTINGS}): slow")
+    parser.add_argument("--untuned", action="store_true", help="optkit without tuning records too")
     parser.add_argument("--again", action="store_true", help="also what was measured before")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

@@ -32,22 +32,38 @@ def table(found: dict[str, Any]) -> str:
             row = next((r for r in rows if (r["model"], r["precision"]) == (model, precision)), None)
             cells += _cells(row) if row else ["", "", ""]
         lines.append(f"| {' | '.join(cells)} |")
-    means = []
-    for precision in PRECISIONS:
-        mean = found["means"].get(f"{precision} batch 1, 1 thread(s)")
-        if mean:
-            means.append(f"{mean['geometric_mean']:.2f} in {precision.upper()} ({mean['models']} models)")
     missing = sorted(
         f"{peer} with {row['model']} in {row['precision'].upper()}" for row in rows for peer in row["missing"]
     )
     words = [
         "\nMedian of one run, batch 1, one thread; ratio: the best peer's time over optkit's with its 95 % interval,",
-        f"above 1 optkit is faster. Geometric means: {', '.join(means)}.",
+        f"above 1 optkit is faster. Geometric means: {_means(found, 1, 'geometric_mean')}.",
+        *_more(found),
         f"{found['environment']['cpu']}; {_peers(found['versions'])}; timed in turns, each in its own process",
         "(`make bench`, `benchmarks/results/cpu.json`).",
         *([f"Could not load or crashed: {'; '.join(missing)}."] if missing else []),
     ]
     return "\n".join([*lines, *words])
+
+
+def _means(found: dict[str, Any], threads: int, key: str, form: str = ".2f") -> str:
+    """One mean of every precision, at batch 1."""
+    parts = []
+    for precision in PRECISIONS:
+        mean = found["means"].get(f"{precision} batch 1, {threads} thread(s)", {})
+        if key in mean:
+            parts.append(f"{mean[key]:{form}} in {precision.upper()} ({mean['models']} models)")
+    return ", ".join(parts)
+
+
+def _more(found: dict[str, Any]) -> list[str]:
+    """The means on two threads and without tuning records, where they were measured."""
+    lines = []
+    if two := _means(found, 2, "geometric_mean"):
+        lines.append(f"On two threads: {two}.")
+    if untuned := _means(found, 1, "untuned_of_tuned", ".1%"):
+        lines.append(f"Without the tuning records that optkit comes with it has, of its speed, {untuned}.")
+    return lines
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+UNTUNED = "optkit, untuned"
+"""The contestant that is optkit too, without tuning records; no rival."""
 LIMITS = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
 
@@ -17,14 +19,16 @@ def summarize(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     A row's ratio is the best peer's time over ours: the least of the ratios to all of its peers, with that one's
     95 % interval; `missing` are the peers that could not load the model, with what they said. Its share is the
     operations of a run (two a multiply-accumulate) per second over the machine's measured limit in that arithmetic;
-    above 1 is possible only where an algorithm saves multiplications.
+    above 1 is possible only where an algorithm saves multiplications. Where optkit ran without tuning records too,
+    `untuned` is that one's time over ours, with its interval.
     """
     rows = []
     for report in reports:
-        if not report["speedup"]:
+        rivals = {name: ratio for name, ratio in report["speedup"].items() if name != UNTUNED}
+        if not rivals:
             continue
         case, lanes = report["case"], report["lanes"]
-        best = min(report["speedup"], key=lambda name: report["speedup"][name]["value"])
+        best = min(rivals, key=lambda name: rivals[name]["value"])
         seconds = {lane["name"]: float(np.median(lane["rounds"])) for lane in lanes}
         limit = report["limits"][LIMITS[case["precision"]]]
         rows.append(
@@ -33,18 +37,15 @@ def summarize(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "seconds": seconds,
                 "best_peer": best,
                 "missing": report.get("missing", {}),
-                "ratio": report["speedup"][best],
+                "ratio": rivals[best],
+                "untuned": report["speedup"].get(UNTUNED),
                 "share_of_limit": 2 * report["macs"] / seconds[lanes[0]["name"]] / limit if limit else None,
             }
         )
-    groups: dict[str, list[float]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        key = f"{row['precision']} batch {row['batch']}, {row['threads']} thread(s)"
-        groups.setdefault(key, []).append(row["ratio"]["value"])
-    means = {
-        key: {"geometric_mean": float(np.exp(np.mean(np.log(values)))), "least": min(values), "models": len(values)}
-        for key, values in groups.items()
-    }
+        groups.setdefault(f"{row['precision']} batch {row['batch']}, {row['threads']} thread(s)", []).append(row)
+    means = {key: _means(members) for key, members in groups.items()}
     versions = {k: v for report in reports for lane in report["lanes"] for k, v in lane["versions"].items()}
     return {
         "rows": rows,
@@ -53,6 +54,21 @@ def summarize(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "limits": {str(r["case"]["threads"]): r["limits"] for r in reports},
         "environment": reports[-1]["environment"],
     }
+
+
+def _means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Geometric mean and least of the ratios; and how optkit does without tuning records, where that was timed."""
+
+    def mean(values: Sequence[float]) -> float:
+        return float(np.exp(np.mean(np.log(values))))
+
+    ratios = [row["ratio"]["value"] for row in rows]
+    found = {"geometric_mean": mean(ratios), "least": min(ratios), "models": len(ratios)}
+    both = [row for row in rows if row["untuned"]]
+    if both:
+        found["untuned_geometric_mean"] = mean([row["ratio"]["value"] / row["untuned"]["value"] for row in both])
+        found["untuned_of_tuned"] = mean([1 / row["untuned"]["value"] for row in both])
+    return found
 
 
 def to_text(found: dict[str, Any]) -> str:
@@ -73,6 +89,11 @@ def to_text(found: dict[str, Any]) -> str:
         "",
         *(
             f"{k}: {m['geometric_mean']:.3f}, least {m['least']:.2f}, {m['models']} models"
+            + (
+                f"; untuned {m['untuned_geometric_mean']:.3f}, {m['untuned_of_tuned']:.1%} of the tuned speed"
+                if "untuned_of_tuned" in m
+                else ""
+            )
             for k, m in found["means"].items()
         ),
     ]

@@ -17,6 +17,7 @@ from optkit.emit import emit as emit_forms
 from optkit.emit import parse_forms
 from optkit.files import check_writable
 from optkit.issues import check_issues, describe_issue
+from optkit.latency import check_search, search_precisions
 from optkit.pipeline import Pipeline, PipelineResult
 from optkit.plan import PassesLike, choose_pipeline
 from optkit.precision import precision_of
@@ -38,7 +39,7 @@ from optkit.steps import (
     silent,
 )
 from optkit.target import Target
-from optkit.tune.records import read_records
+from optkit.tune.shipped import choose_records
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -100,6 +101,7 @@ def compile(
     rtol: float | None = None,
     threads: int | None = None,
     tuning_db: str | os.PathLike[str] | None = None,
+    precision_search: str | None = None,
     cc: str | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -123,7 +125,10 @@ def compile(
         verify: compare with the reference, and write nothing if they disagree.
         atol, rtol: tolerances of that comparison; by default those of the precision.
         threads: threads the code is laid out for; by default the target's cores.
-        tuning_db: records of `tune` to use, a database or JSON lines.
+        tuning_db: records of `tune`, a database or JSON lines, to use before those that come with the target; "none":
+            no records, the analytical model decides.
+        precision_search: "latency": quantize a layer only where it is measured to be faster for it on this machine,
+            conversions counted; the pipeline of the manifest names the others as excluded.
         cc: linker by name or path, or "zig".
         seed: of random inputs and of everything random in passes.
         progress: called as progress(what, done, total).
@@ -141,9 +146,10 @@ def compile(
     check_fallback(fallback, opt_shapes)
     machine = choose_target(target, threads)
     pipeline = choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types))
+    check_search(precision_search, pipeline, machine)
     triple = foreign_triple(machine)
     find_linker(cc, triple)
-    tuned = None if tuning_db is None else read_records(Path(tuning_db))
+    tuned = choose_records(tuning_db, machine)
     with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
         scratch = Path(folder)
         with clock("load"):
@@ -152,6 +158,15 @@ def compile(
         with clock("preflight"):
             progress("preflight", 0, None)
             issues = check_issues(source.model, machine, fallback is not None)
+        if precision_search is not None:
+
+            def run(candidate: Pipeline) -> ir.Model:
+                fresh = replace(source, model=source.model.clone())
+                data = calib_data, preprocess, calib_samples
+                return run_passes(fresh, candidate, machine, *data, seed, silent)[0].model
+
+            with clock("precision search"):
+                pipeline, searched = search_precisions(pipeline, run, machine, scratch, tuned, seed, progress)
         with clock("passes"):
             outcome, samples = run_passes(
                 source, pipeline, machine, calib_data, preprocess, calib_samples, seed, progress
@@ -196,6 +211,8 @@ def compile(
             emitted = emit_forms(forms, path, outcome.model, precision, built)
             manifest = write_artifact(path, payload, replace(info, verification=proof.manifest))
     report = build_report(path, manifest, source, issues, outcome.reports, built, proof, clock.seconds)
+    if precision_search is not None:
+        report["precision_search"] = searched
     write_report(report_path(path), report)
     return Artifact(path, manifest, report, emitted)
 

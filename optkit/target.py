@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -94,6 +95,15 @@ class TargetFamily(Protocol):
 
     def why_not_here(self, target: Target) -> str | None:
         """`None` where this machine can execute the target's code, else the reason."""
+        ...
+
+
+@runtime_checkable
+class RecordedFamily(Protocol):
+    """A family that comes with tuning records."""
+
+    def records(self) -> Sequence[Path]:
+        """Files of records as JSON lines, of whatever machines of the family."""
         ...
 
 

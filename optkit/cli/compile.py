@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,16 @@ _NAMED = 5
 @click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance instead of the precision's own.")
 @click.option("--rtol", type=click.FloatRange(0), help="Relative tolerance instead of the precision's own.")
 @click.option("--threads", type=click.IntRange(1), help="Threads to lay the code out for; default: the target's.")
-@click.option("--tuning-db", metavar="FILE", help="Records of 'optkit tune' to use: a database, or its JSON lines.")
+@click.option(
+    "--tuning-db",
+    metavar="FILE",
+    help="Records of 'optkit tune' to use before optkit's own: a database, or its JSON lines; 'none': no records.",
+)
+@click.option(
+    "--precision-search",
+    type=click.Choice(["latency"]),
+    help="With --int8: quantize only what is measured to be faster for it here, conversions counted.",
+)
 @click.option("--cc", metavar="PROGRAM", help="Linker: a C compiler, or 'zig'.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and what stands in the way; write nothing.")
@@ -116,6 +126,21 @@ def _dry_run(
         raise click.exceptions.Exit(1)
 
 
+def _searched(search: Mapping[str, Any]) -> str:
+    """What the search for precisions came to, on one line."""
+    kept, layers = search["kept_back"], search["layers"]
+    if not layers:
+        return "precision search: no layer can be quantized"
+    seconds = {len(made["kept_back"]): made["seconds"] for made in reversed(search["assignments"])}
+    whole, none = seconds[0], seconds[len(layers)]
+    chosen = next(made["seconds"] for made in search["assignments"] if made["kept_back"] == kept)
+    names = f": {', '.join(kept[:_NAMED])}{' ...' if kept[_NAMED:] else ''}" if kept else ""
+    return (
+        f"precision search: {chosen * 1e3:.3f} ms, all in int8 {whole * 1e3:.3f}, all in float {none * 1e3:.3f}; "
+        f"{len(kept)} of {len(layers)} layers stay float{names}"
+    )
+
+
 def _show(artifact: Artifact, as_json: bool) -> None:
     from optkit.cli.findings import show_issues, show_passes
 
@@ -130,6 +155,8 @@ def _show(artifact: Artifact, as_json: bool) -> None:
     if as_json:
         print_json({**report, "emitted": {form: str(path) for form, path in artifact.emitted.items()}})
         return
+    if search := report.get("precision_search"):
+        say(_searched(search))
     for path in artifact.emitted.values():
         say(f"wrote {path}")
     seconds = sum(report["seconds"].values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,44 @@ from optkit.measure.samples import choose_samples
 from optkit.runtime import load
 from optkit.runtime.profile import profile
 from optkit.target import Target
+
+
+@dataclass(frozen=True)
+class TimedCall:
+    """One kernel call of a run: the node it is of, the kernel as its manifest has it, and its seconds."""
+
+    layer: str
+    name: str
+    kernel: Mapping[str, Any]
+    seconds: float
+
+
+def time_calls(
+    path: str | Path,
+    threads: int = 1,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    runs: int = 30,
+    seed: int = 0,
+) -> list[TimedCall]:
+    """Every kernel call of a run of an artifact on random inputs, in order; arguments and errors of `time_kernels`."""
+    with open_artifact(Path(path)) as artifact:
+        artifact.verify()
+        manifest = artifact.manifest
+        if manifest.device != "cpu":
+            raise ArtifactError(f"{path}: kernels of {manifest.device} cannot be timed yet, only those of CPUs")
+        kernels = {k["name"]: k for k in json.loads(artifact.read(KERNELS))}
+    optimum = {str(k): tuple(int(d) for d in v) for k, v in dict(manifest.options.get("opt_shapes", {})).items()}
+    feed = choose_samples(manifest.inputs, None, 1, seed, {**optimum, **(input_shapes or {})})[0]
+    with load(path, threads) as runner:
+        calls = profile(runner, feed, runs)
+    seen: Counter[str] = Counter()
+    found = []
+    for call in calls:
+        kernel = kernels.get(call.kernel, {})
+        names = kernel.get("calls") or [call.kernel]
+        found.append(TimedCall(names[seen[call.kernel] % len(names)], call.kernel, kernel, call.seconds))
+        seen[call.kernel] += 1
+    return found
 
 
 def time_kernels(
@@ -43,43 +81,31 @@ def time_kernels(
         ArtifactError: damaged, or for another machine.
         DataError: the shapes do not fit.
     """
+    calls = time_calls(path, threads, input_shapes, runs, seed)
     with open_artifact(Path(path)) as artifact:
-        artifact.verify()
         manifest = artifact.manifest
-        if manifest.device != "cpu":
-            raise ArtifactError(f"{path}: kernels of {manifest.device} cannot be timed yet, only those of CPUs")
-        kernels = {k["name"]: k for k in json.loads(artifact.read(KERNELS))}
-    optimum = {str(k): tuple(int(d) for d in v) for k, v in dict(manifest.options.get("opt_shapes", {})).items()}
-    feed = choose_samples(manifest.inputs, None, 1, seed, {**optimum, **(input_shapes or {})})[0]
-    with load(path, threads) as runner:
-        calls = profile(runner, feed, runs)
     target = _target(manifest.target)
+    operators = {str(call.kernel["operator"]) for call in calls if call.kernel.get("operator")}
     peaks = {
         compute: measure_peak(target, compute) * threads
-        for compute in sorted({Operator.parse(k["operator"]).compute for k in kernels.values() if k.get("operator")})
+        for compute in sorted({Operator.parse(operator).compute for operator in operators})
     }
     # Of open axes an operator knows only the extents that are fixed.
     known = all(isinstance(extent, int) for spec in manifest.inputs for extent in spec.shape)
     total = sum(call.seconds for call in calls) or 1.0
-    seen: Counter[str] = Counter()
-    layers = []
-    for call in calls:
-        kernel = kernels.get(call.kernel, {})
-        names = kernel.get("calls") or [call.kernel]
-        layer = names[seen[call.kernel] % len(names)]
-        seen[call.kernel] += 1
-        layers.append(
-            {
-                "layer": layer,
-                "kernel": call.kernel,
-                "template": f"{kernel.get('rule', '?')}/{kernel.get('template', '?')}",
-                "params": kernel.get("params", {}),
-                "operator": kernel.get("operator", ""),
-                **_against(kernel if known else {}, target, peaks, call.seconds, threads),
-                "seconds": call.seconds,
-                "share": call.seconds / total,
-            }
-        )
+    layers = [
+        {
+            "layer": call.layer,
+            "kernel": call.name,
+            "template": f"{call.kernel.get('rule', '?')}/{call.kernel.get('template', '?')}",
+            "params": call.kernel.get("params", {}),
+            "operator": call.kernel.get("operator", ""),
+            **_against(call.kernel if known else {}, target, peaks, call.seconds, threads),
+            "seconds": call.seconds,
+            "share": call.seconds / total,
+        }
+        for call in calls
+    ]
     return {"path": str(path), "threads": threads, "peaks": peaks, "seconds": total, "layers": layers}
 
 

@@ -27,8 +27,11 @@ def test_row_holds_medians_and_intervals() -> None:
     rows = [_row("resnet18", "fp32", {}), _row("resnet18", "int8", {"torch": "no"}), _row("unet", "bf16", {})]
     mean = {"geometric_mean": 1.25, "models": 1}
     found = {
-        "rows": [*rows, {**_row("resnet18", "fp32", {}), "threads": 2, "model": "two"}],
-        "means": {"fp32 batch 1, 1 thread(s)": mean, "fp32 batch 1, 2 thread(s)": mean},
+        "rows": [*rows, {**_row("resnet18", "fp32", {}), "threads": 2, "model": "another"}],
+        "means": {
+            "fp32 batch 1, 1 thread(s)": mean | {"untuned_of_tuned": 0.956},
+            "fp32 batch 1, 2 thread(s)": mean | {"geometric_mean": 1.5},
+        },
         "versions": {"onnxruntime": "1.32.0", "torch": "2.13.0+cpu"},
         "environment": {"cpu": "this one"},
     }
@@ -39,7 +42,8 @@ def test_row_holds_medians_and_intervals() -> None:
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
     text = " ".join(lines[4:])
     assert "1.25 in FP32 (1 models)." in text and "torch.compile 2.13.0" in text
-    assert "torch with resnet18 in INT8" in text and "two" not in text
+    assert "torch with resnet18 in INT8" in text and "another" not in text
+    assert "On two threads: 1.50 in FP32" in text and "of its speed, 95.6% in FP32" in text
 
 
 def test_figures_are_replaced_between_the_markers() -> None:

@@ -41,6 +41,17 @@ def test_every_model_is_held_against_its_best_peer(found: dict[str, Any]) -> Non
     assert mean == {"geometric_mean": pytest.approx(1.0), "least": 0.5, "models": 2}
 
 
+def test_optkit_without_records_is_no_rival() -> None:
+    """It is slower or faster than optkit, and never the best peer."""
+    peers = {"optkit, untuned": 5e-3, "openvino": 8e-3}
+    found = summarize([_report("a", "fp32", 4e-3, peers), _report("b", "fp32", 4e-3, {"openvino": 4e-3})])
+    assert [row["best_peer"] for row in found["rows"]] == ["openvino", "openvino"]
+    mean = found["means"]["fp32 batch 1, 1 thread(s)"]
+    assert mean["untuned_of_tuned"] == pytest.approx(0.8)
+    assert mean["untuned_geometric_mean"] == pytest.approx(8 / 5)
+    assert "untuned 1.600, 80.0% of the tuned speed" in to_text(found)
+
+
 def test_shares_of_the_limit(found: dict[str, Any]) -> None:
     """Two operations a multiply-accumulate; none where the machine has no such instruction."""
     assert found["rows"][0]["share_of_limit"] == pytest.approx(2e6 / 4e-3 / 1e9)

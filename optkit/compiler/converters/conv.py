@@ -225,8 +225,8 @@ def _crop(low: Lowering, tiles: Any, width: Any) -> Any:
 
 def _winograd_side(low: Lowering, x: Value, geometry: Window, groups: int, compute: str) -> int:
     """Largest side of Winograd's output tiles that may be chosen; 0 where only direct summation serves."""
-    exact = low.rounded or not isinstance(x.shape[0], int) or not low.target.has("winograd")
-    if exact or groups != 1 or compute not in ("float32", "bfloat16") or not geometry.square3:
+    missing = not isinstance(x.shape[0], int) or not low.target.has("winograd")
+    if missing or groups != 1 or compute not in ("float32", "bfloat16") or not geometry.square3:
         return 0
     # On whole numbers F(2, 3) is exact, as direct sums are: its factors are powers of two. Those of F(4, 3) are not.
     return 2 if low.stepped else 4

@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from optkit.errors import UsageError, nearest
 from optkit.kernel import KernelRule
@@ -37,6 +38,10 @@ class CpuFamily:
     def rules(self, target: Target) -> tuple[KernelRule, ...]:
         """The CPU's kernel rules."""
         return _rules()
+
+    def records(self) -> tuple[Path, ...]:
+        """Records of the machines that models were tuned on, one file a kind."""
+        return tuple(sorted((Path(__file__).parent / "records").glob("*.jsonl")))
 
     def why_not_here(self, target: Target) -> str | None:
         """Whether this CPU has everything the target's code uses."""
