@@ -29,7 +29,8 @@ class Target:
         features: capabilities: "int8_dot" (u8 x s8 dot product into int32), "int8_words" (one of four
             bytes that lie in one int32), "int16_dot", "f16_convert",
             "bf16_pairs" (weights in pairs of bfloat16), "bf16_vector" (one
-            instruction multiplies and adds them), "f16", "tensor_core", "winograd" (it has that template), ...
+            instruction multiplies and adds them), "f16", "tensor_core", "winograd" and "attention" (it has those
+            templates), ...
         isa: what code needs to run: architecture and feature words, compared at load time.
     """
 

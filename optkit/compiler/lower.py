@@ -9,6 +9,7 @@ go through TVM's converters, one node at a time.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -296,9 +297,18 @@ def _constants(low: Lowering, graph: ir.Graph) -> None:
 
 def _lower_nodes(low: Lowering, graph: ir.Graph, convert: Converter) -> None:
     """Every node; what cannot be compiled is collected, so that one error names all such nodes."""
+    from optkit.compiler.converters.attention import find_attention, lower_attention
+
     problems: list[str] = []
     names: list[str] = []
+    attention = find_attention(low, graph)
+    inner = {node for match in attention.values() for node in match.inner}
     for node in graph:
+        if node in inner:
+            continue
+        if node in attention and not problems:
+            _lower_node(low, node, low.opset, functools.partial(lower_attention, attention[node]), [])
+            continue
         if problems and any(v is not None and v not in low.values for v in node.inputs):
             continue
         try:
@@ -311,7 +321,14 @@ def _lower_nodes(low: Lowering, graph: ir.Graph, convert: Converter) -> None:
         raise UnsupportedError("; ".join(problems[:_NAMED]) + more, names)
 
 
-def _lower_node(low: Lowering, node: ir.Node, opset: int, convert: Converter) -> None:
+def _lower_node(
+    low: Lowering, node: ir.Node, opset: int, convert: Converter, inputs: list[Value | None] | None = None
+) -> None:
+    """One node, by a converter.
+
+    Args:
+        inputs: what the converter is given; by default what the node reads.
+    """
     low.label = node.name or node.op_type
     low.node = "".join(c if c.isalnum() else "_" for c in low.label)
     view = Node(
@@ -324,7 +341,8 @@ def _lower_node(low: Lowering, node: ir.Node, opset: int, convert: Converter) ->
         compute_type=node.metadata_props.get("optkit.compute_type", ""),
         source=node,
     )
-    inputs = [None if v is None else low.values[v] for v in node.inputs]
+    if inputs is None:
+        inputs = [None if v is None else low.values[v] for v in node.inputs]
     try:
         result = convert(low, view, inputs)
         if result is None:

@@ -142,7 +142,7 @@ def _activations(low: Lowering, node: Node, a: Value, b: Value) -> Value | None:
     tile = make_tile(operator, low.plan(operator, templates(operator)), lanes)
     low.record(node, compute, _macs(a.shape, columns), "both operands are activations")
     left, right, transposed = a.plain(), b.plain(), False
-    if (straight := _untransposed(low, right)) is not None:
+    if (straight := untransposed(low, right)) is not None:
         right, transposed = straight, True
     if compute == "bfloat16" and low.target.has("bf16_pairs"):
         if a.shape[-1] % 2:
@@ -160,7 +160,7 @@ def _activations(low: Lowering, node: Node, a: Value, b: Value) -> Value | None:
     return low.blocked((*lead, rows, columns), a.dtype, PLAIN, result)
 
 
-def _untransposed(low: Lowering, expr: Any) -> Any:
+def untransposed(low: Lowering, expr: Any) -> Any:
     """(..., N, K) for the (..., K, N) that a transposition made of it, maybe times a number; None for anything else.
 
     Keys come as K^T. To pack them from where their rows lie together saves moving every element on its own before.
@@ -170,7 +170,7 @@ def _untransposed(low: Lowering, expr: Any) -> Any:
         return None
     name = getattr(made.op, "name", "")
     if name == "relax.multiply" and isinstance(made.args[1], GenericConst) and made.args[1].value.numpy().size == 1:
-        inner = _untransposed(low, made.args[0])
+        inner = untransposed(low, made.args[0])
         return None if inner is None else low.bind(relax.op.multiply(inner, made.args[1]))
     axes = [int(axis) for axis in made.attrs.axes or ()] if name == "relax.permute_dims" else []
     if len(axes) < 2 or axes[-2] != len(axes) - 1:

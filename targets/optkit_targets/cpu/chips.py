@@ -40,7 +40,7 @@ class Chip:
     def capabilities(self) -> frozenset[str]:
         """What kernels ask for, derived from the ISA words."""
         words = set(self.isa)
-        found = {"winograd"}
+        found = {"winograd", "attention"}
         if self.arch == "x86_64" and "avx2" in words:
             # vpmaddwd at least: integer products with int32 sums in one instruction
             found |= {"int8_vector", "f16_convert"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from optkit.kernel import KernelRule
+from optkit_targets.cpu.kernels.attention import AttentionRule
 from optkit_targets.cpu.kernels.conv import ConvRule
 from optkit_targets.cpu.kernels.depthwise import DepthwiseRule
 from optkit_targets.cpu.kernels.fallback import FallbackRule
@@ -18,6 +19,7 @@ RULES: tuple[KernelRule, ...] = (
     WinogradRule(),
     DepthwiseRule(),
     OpenConvRule(),
+    AttentionRule(),
     MatmulRule(),
     PoolRule(),
     RowsRule(),

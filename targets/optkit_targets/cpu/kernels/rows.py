@@ -46,23 +46,27 @@ def schedule(view: View, lanes: int) -> Any:
         if stages[id(block)] != "row_map":
             sch.set_scope(block, 0, "local")
     for block in kept:
-        kind = stages[id(block)]
-        loops = sch.get_loops(block)
-        if kind == "row_lanes":
-            v, k = loops[-2:]
-            sch.reorder(k, v)
-            sch.vectorize(v)
-            init = sch.decompose_reduction(block, k)
-            sch.vectorize(sch.get_loops(init)[-1])
-            steps = extent(sch, k) or 0
-            if steps > 1:
-                # The last vector may be partial; the others then need no condition, which would make them scalar.
-                sch.loop_partition(k, [steps - 1, None])
-        elif kind == "row_half":
-            sch.vectorize(loops[-1])
-        elif kind != "row_total":
-            _vectorize_row(sch, loops[-1], lanes)
+        schedule_stage(sch, block, stages[id(block)], lanes)
     return finish(sch)
+
+
+def schedule_stage(sch: Any, block: Any, kind: str, lanes: int) -> None:
+    """Vectors along a row."""
+    loops = sch.get_loops(block)
+    if kind == "row_lanes":
+        v, k = loops[-2:]
+        sch.reorder(k, v)
+        sch.vectorize(v)
+        init = sch.decompose_reduction(block, k)
+        sch.vectorize(sch.get_loops(init)[-1])
+        steps = extent(sch, k) or 0
+        if steps > 1:
+            # The last vector may be partial; the others then need no condition, which would make them scalar.
+            sch.loop_partition(k, [steps - 1, None])
+    elif kind == "row_half":
+        sch.vectorize(loops[-1])
+    elif kind != "row_total":
+        _vectorize_row(sch, loops[-1], lanes)
 
 
 def _vectorize_row(sch: Any, loop: Any, lanes: int) -> None:

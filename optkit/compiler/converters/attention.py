@@ -1,0 +1,186 @@
+"""Attention written out, MatMul, scale, mask, Softmax, MatMul, as one kernel that keeps no matrix of all scores."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from tvm import relax
+
+from optkit.compiler.converters.conv import bits
+from optkit.compiler.converters.matmul import untransposed
+from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.operators.attention import attention as define
+from optkit.compiler.tiling import Tile, kept, tile_step
+from optkit.compiler.values import OPAQUE, PLAIN, Value
+
+LEAST_ROWS = 8
+"""Rows of queries below which packing keys and values is most of the work."""
+_LARGEST_BAND = 32
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One place where a graph computes attention.
+
+    Attributes:
+        inner: the nodes before the last product, which nothing else reads.
+        mask: what is added to the scaled scores, or None.
+    """
+
+    product: ir.Node
+    inner: tuple[ir.Node, ...]
+    query: ir.Value
+    key: ir.Value
+    value: ir.Value
+    mask: ir.Value | None
+    scale: float
+
+
+def find_attention(low: Lowering, graph: ir.Graph) -> dict[ir.Node, Attention]:
+    """Every attention of a graph of known extents, by its last product; none where its kernel may not be used.
+
+    Where something is quantized, softmax has to round as it is written.
+    """
+    if low.rounded or not low.target.has("attention"):
+        return {}
+    found = (_match(low, node) for node in graph if node.op_type == "MatMul" and node.domain == "")
+    return {match.product: match for match in found if match is not None}
+
+
+def _match(low: Lowering, product: ir.Node) -> Attention | None:
+    softmax = _only(product.inputs[0], product)
+    if softmax is None or softmax.op_type != "Softmax":
+        return None
+    axis = softmax.attributes.get("axis")
+    rank = _rank(softmax.inputs[0])
+    last = axis.as_int() if axis is not None else (-1 if low.opset >= 13 else 1)
+    if rank is None or last not in (-1, rank - 1):
+        return None
+    inner, mask, scale, node = [softmax], None, 1.0, _only(softmax.inputs[0], softmax)
+    while node is not None and node.op_type != "MatMul":
+        inner.append(node)
+        step = _step(node)
+        if step is None or (step[1] is not None and (mask is not None or scale != 1.0)):
+            return None
+        source, added, factor = step
+        mask, scale = (added, scale) if added is not None else (mask, scale * factor)
+        node = _only(source, node)
+    if node is None:
+        return None
+    query, key, value = node.inputs[0], node.inputs[1], product.inputs[1]
+    same = node.metadata_props.get("optkit.compute_type") == product.metadata_props.get("optkit.compute_type")
+    if query is None or key is None or value is None or not same:
+        return None
+    match = Attention(product, (node, *reversed(inner)), query, key, value, mask, scale)
+    return match if _fits(low, match) else None
+
+
+def _step(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None, float] | None:
+    """What a node between the product and the softmax does: (its operand, what it adds, what it multiplies by)."""
+    if node.op_type not in ("Mul", "Div", "Add"):
+        return None
+    for place in (0, 1) if node.op_type != "Div" else (0,):
+        source, other = node.inputs[place], node.inputs[1 - place]
+        maker = None if source is None else source.producer()
+        if other is None or maker is None or maker.op_type not in ("MatMul", "Mul", "Div"):
+            continue
+        if node.op_type == "Add":
+            return source, other, 1.0
+        number = None if other.const_value is None else other.const_value.numpy()
+        if number is not None and number.size == 1 and float(number.reshape(())) != 0:
+            value = float(number.reshape(()))
+            return source, None, 1 / value if node.op_type == "Div" else value
+    return None
+
+
+def _only(value: ir.Value | None, user: ir.Node) -> ir.Node | None:
+    """The node that makes a value, where `user` alone reads it."""
+    if value is None or value.is_graph_output() or len(list(value.uses())) != 1:
+        return None
+    maker = value.producer()
+    return maker if maker is not None and maker.domain == "" and maker.graph is user.graph else None
+
+
+def _rank(value: ir.Value | None) -> int | None:
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def _shape(value: ir.Value) -> tuple[int, ...] | None:
+    """Extents of a float32 tensor, None where they or its type are not known."""
+    if value.shape is None or value.dtype != ir.DataType.FLOAT or value.const_value is not None:
+        return None
+    known = tuple(d for d in value.shape if isinstance(d, int))
+    return known if len(known) == len(value.shape) else None
+
+
+def _fits(low: Lowering, match: Attention) -> bool:
+    """Whether the kernel computes exactly this: equal leading axes, whole vectors of values, a mask of one rank."""
+    query, key, value = (_shape(v) for v in (match.query, match.key, match.value))
+    if query is None or key is None or value is None or not 3 <= len(query) == len(key) == len(value):
+        return False
+    pairs = match.product.metadata_props.get("optkit.compute_type") == "bfloat16"
+    if pairs and (not low.target.has("bf16_pairs") or query[-1] % 2):
+        return False
+    scores = (*query[:-1], key[-1])
+    if match.mask is not None:
+        shape = None if match.mask.shape is None else tuple(match.mask.shape)
+        if shape is None or match.mask.dtype != ir.DataType.FLOAT or len(shape) > len(scores):
+            return False
+        if any(d not in (1, e) for d, e in zip(reversed(shape), reversed(scores), strict=False)):
+            return False
+    alike = query[:-2] == key[:-2] == value[:-2] and query[-1] == key[-2] and key[-1] == value[-2]
+    return alike and value[-1] % low.target.lanes == 0 and query[-2] >= LEAST_ROWS
+
+
+def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value | None]) -> Value:
+    """The one kernel; for bfloat16, what it multiplies is rounded before."""
+    query, key, value = (low.values[v] for v in (match.query, match.key, match.value))
+    *lead, rows, depth = query.shape
+    columns, wide = value.shape[-2:]
+    compute, reason = node.compute_type or query.dtype, "both operands are activations"
+    for size in (depth, wide):
+        low.record(node, compute, math.prod(lead) * rows * columns * size, reason)
+    straight = untransposed(low, key.plain())
+    if straight is None:
+        straight = low.bind(relax.op.permute_dims(key.plain(), [*range(len(lead)), len(lead) + 1, len(lead)]))
+    tensors = [query.plain(), straight, value.plain()]
+    if compute == "bfloat16":
+        tensors = [bits(low, tensor) for tensor in tensors]
+    mask = None
+    if match.mask is not None:
+        mask = low.values[match.mask].plain()
+        missing = len(query.shape) - len(match.mask.shape or ())
+        if missing:
+            mask = low.bind(relax.op.expand_dims(mask, list(range(missing))))
+    tiles, band = _tiles(rows, columns, wide, low.target.lanes, low.target.registers)
+    options = mask, match.scale, low.target.lanes, tiles, band, low.target.has("bf16_vector")
+    made = low.emit(define, *tensors, *options, name="attention", kind=OPAQUE)
+    return low.blocked((*lead, rows, wide), query.dtype, PLAIN, made)
+
+
+def _tiles(rows: int, columns: int, wide: int, lanes: int, registers: int) -> tuple[tuple[Tile, Tile], int]:
+    """Register tiles of both products and the band of rows that holds whole ones of either, by modelled cycles."""
+    limit = kept(registers)
+    blocks = -(-columns // lanes)
+
+    def shapes() -> Iterator[tuple[int, int]]:
+        return ((r, c) for c in range(1, 5) for r in range(1, min(rows, limit // c) + 1))
+
+    best: tuple[float, int, tuple[int, int], tuple[int, int]] | None = None
+    second = [(r, c) for r, c in shapes() if (wide // lanes) % c == 0]
+    for first, other in itertools.product(shapes(), second):
+        band = math.lcm(first[0], other[0])
+        if band > _LARGEST_BAND:
+            continue
+        padded = -(-rows // band) * band
+        scores = padded // first[0] * -(-blocks // first[1]) * tile_step(*first)
+        weighted = padded // other[0] * (wide // lanes // other[1]) * tile_step(*other)
+        key = (scores * wide + weighted * columns, band, first, other)
+        best = key if best is None or key < best else best
+    assert best is not None
+    _, band, first, other = best
+    return (Tile(*first, 0), Tile(*other, 0)), band
