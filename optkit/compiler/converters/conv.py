@@ -20,6 +20,7 @@ from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.common import BITS, to_bits
 from optkit.compiler.operators.conv import Window, channel_pairs, channel_words, conv2d, depthwise2d, depthwise2d_words
 from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
+from optkit.compiler.operators.quant import flip_sign
 from optkit.compiler.operators.volume import stack_depths as define_stack
 from optkit.compiler.operators.volume import unstack_depths as define_unstack
 from optkit.compiler.operators.winograd import winograd, winograd_pairs, winograd_weight
@@ -35,6 +36,10 @@ from optkit.compiler.values import (
     QuantizedWeight,
     Value,
 )
+
+SIGN = 128
+"""What signed bytes are less than unsigned ones: where an instruction multiplies only signed ones, data and its zero
+point are moved by it, and the sums stay what they are."""
 
 
 def dot_group(low: Lowering) -> int:
@@ -170,6 +175,8 @@ def images(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | Non
     if not reason:
         assert isinstance(x, Dequantized) and isinstance(weight, QuantizedWeight)
         q, zero = x.affine.q, x.affine.zero
+        if low.target.has("int8_signed") and not depthwise:
+            zero -= SIGN
         low.record(node, "int8", macs)
         acc = _product(low, q, weight.q, geometry, groups, depthwise, zero, "int8")
         sums = weight.q.astype("int64").sum((1, 2, 3))
@@ -263,6 +270,7 @@ def _product(
     out = weight.shape[0]
     oh, ow = output_size(geometry, h, w)
     fixed = isinstance(oh, int) and isinstance(ow, int)
+    signed = compute == "int8" and low.target.has("int8_signed") and not depthwise
     kind = {"int8": "uint8", "bfloat16": "bfloat16"}.get(compute, x.dtype)
     pairs = kind == "bfloat16" and low.target.has("bf16_pairs")
     native = low.target.has("bf16_vector")
@@ -274,6 +282,8 @@ def _product(
         expr = x.form(block) if block > 1 else low.bind(relax.op.expand_dims(x.plain(), [-1]))
         if pairs:
             return bits(low, expr)
+        if signed:
+            return low.emit(flip_sign, expr, "int8", name="flip_sign")
         return low.bind(relax.op.astype(expr, kind)) if kind != x.dtype else expr
 
     if depthwise:

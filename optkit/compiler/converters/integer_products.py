@@ -64,9 +64,13 @@ def one_number(value: Value | None) -> bool:
 def _sums(low: Lowering, found: Accumulated, x_zero: Value | None, added: int, sums: np.ndarray) -> Value:
     """The int32 tensor behind an accumulator of products with a zero point of 0."""
     raw = low.blocked(found.shape, "int32", found.acc_block, found.acc).plain()
+    axis = 1 if found.acc_block else len(found.shape) - 1
+    own = found.bias.reshape(-1)[: sums.size]
+    if own.any():  # of data that was moved to signed bytes
+        column = [-1 if a == axis else 1 for a in range(len(found.shape))]
+        raw = low.bind(relax.op.add(raw, relax.const(own.reshape(column).astype("int32"))))
     if x_zero is None and not added:
         return low.blocked(found.shape, "int32", PLAIN, raw)
-    axis = 1 if found.acc_block else len(found.shape) - 1
     zero = None if x_zero is None else x_zero.plain()
     expr = low.emit(define.shift, raw, relax.const(sums.astype("int32")), zero, added, axis, name="shift")
     return low.blocked(found.shape, "int32", PLAIN, expr)

@@ -12,11 +12,12 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from optkit.compiler import packing
-from optkit.compiler.converters.conv import bits, dot_group, integer_bias
+from optkit.compiler.converters.conv import SIGN, bits, dot_group, integer_bias
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operator import BATCH_MATMUL, MATMUL, Operator
 from optkit.compiler.operators import matmul as define
 from optkit.compiler.operators.common import BITS
+from optkit.compiler.operators.quant import flip_sign
 from optkit.compiler.planning import make_tile, templates
 from optkit.compiler.tiling import Tile
 from optkit.compiler.values import OUT_FUSABLE, PLAIN, Accumulated, Dequantized, QuantizedWeight, Value
@@ -90,11 +91,14 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         missing = -weight.shape[0] % g
         if missing:
             data = low.bind(relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, missing]))
+        zero = a.affine.zero
+        if target.has("int8_signed"):
+            data, zero = low.emit(flip_sign, data, "int8", name="flip_sign"), zero - SIGN
         packed = relax.const(packing.matmul_weight(weight, target.lanes, g))
         acc = low.emit(define.matmul, data, packed, columns, tile("int8"), name="matmul", kind=OUT_FUSABLE)
         scale = np.broadcast_to(b.scale.astype("float64") * a.affine.scale, (columns,))
         flat = None if bias is None else _flat_bias(low, bias, columns)
-        offset = integer_bias(flat, scale) - a.affine.zero * weight.astype("int64").sum(0)
+        offset = integer_bias(flat, scale) - zero * weight.astype("int64").sum(0)
         offset = np.broadcast_to(offset, (columns,)).astype("int32")
         return Accumulated(low, out_shape, acc, PLAIN, offset, scale)
     compute = node.compute_type or a.dtype

@@ -46,6 +46,9 @@ class Chip:
             found |= {"int8_vector", "f16_convert"}
         if ("avx512_vnni" in words and self.lanes == 16) or ("avx_vnni" in words and self.lanes == 8):
             found |= {"int8_dot", "int8_words"}
+        if "asimddp" in words:
+            # sdot multiplies signed bytes only, usdot unsigned by signed ones.
+            found |= {"int8_vector", "int8_dot"} | (set() if "i8mm" in words else {"int8_signed"})
         if "avx512_bf16" in words and self.lanes == 16:
             found |= {"bf16_pairs", "bf16_vector"}
         if "avx512_fp16" in words or "asimdhp" in words:
@@ -76,5 +79,5 @@ CHIPS: dict[str, Chip] = {
     "cortex-a72": _arm("Arm Cortex-A72 (Raspberry Pi 4)", "cortex-a72", (), 32, 512),
     "cortex-a76": _arm("Arm Cortex-A76 (Raspberry Pi 5)", "cortex-a76", ("asimddp", "asimdhp"), 64, 512),
     "neoverse-n1": _arm("Arm Neoverse N1 (Graviton 2)", "neoverse-n1", ("asimddp", "asimdhp"), 64, 1024),
-    "neoverse-v1": _arm("Arm Neoverse V1 (Graviton 3)", "neoverse-v1", ("asimddp", "asimdhp"), 64, 1024),
+    "neoverse-v1": _arm("Arm Neoverse V1 (Graviton 3)", "neoverse-v1", ("asimddp", "asimdhp", "i8mm"), 64, 1024),
 }

@@ -1,7 +1,7 @@
 """The main templates as 64-bit Arm code, really executed: held to the sums that the code for x86 is held to.
 
-Those of whole numbers are exact, so both compute the same bits. The second CPU has dot products of int8, which the
-kernels do not use yet; the first has none, and the emulator would refuse them.
+Those of whole numbers are exact, so both compute the same bits. The second CPU has dot products of signed bytes, the
+third of unsigned by signed ones; the first has none, and the emulator would refuse them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMS = [("float32", [*DIRECT, "batch_matmul"]), ("float32", ["winograd2x3"]), (
 
 @needs_emulator
 @pytest.mark.parametrize(("compute", "kinds"), FORMS, ids=lambda value: value if isinstance(value, str) else value[0])
-@pytest.mark.parametrize("target", ["cortex-a72", "cortex-a76"])
+@pytest.mark.parametrize("target", ["cortex-a72", "cortex-a76", "neoverse-v1"])
 def test_any_plan_of_any_geometry(target: str, compute: str, kinds: list[str], tmp_path: Path) -> None:
     machine = find_target(target)
 

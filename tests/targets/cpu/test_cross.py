@@ -24,7 +24,8 @@ INTEGER = {
     "sapphirerapids": r"\bvpdpbusd\b.*%zmm",
     "znver5": r"\bvpdpbusd\b.*%zmm",
     "cortex-a72": r"\b[su]?ml[as]l2?\b|\bmla\b",
-    "cortex-a76": r"\b[su]?ml[as]l2?\b|\bmla\b",
+    "cortex-a76": r"\bsdot\s+v\d+\.4s",
+    "neoverse-v1": r"\busdot\s+v\d+\.4s",
 }
 REAL = {"aarch64": r"\bfmla\b.*4s", "x86_64": r"\bvfmadd\d+ps\b"}
 
@@ -66,7 +67,7 @@ def test_a_small_network_builds(name: str) -> None:
         assert "%zmm" not in text
 
 
-@pytest.mark.parametrize("name", ["cortex-a76", "sapphirerapids", "x86-64-v3"])
+@pytest.mark.parametrize("name", ["cortex-a76", "neoverse-v1", "sapphirerapids", "x86-64-v3"])
 def test_the_host_variant_computes_the_same(name: str) -> None:
     """Another CPU's layouts and packing, run here: right, and every schedule of it."""
     variant = host_variant(find_target(name))

@@ -7,6 +7,8 @@ compute C[lane] += sum_k A[k] * B[lane, k], of unsigned A and signed B exactly i
 * vpmaddwd (AVX2, AVX-512BW): two products a lane, from operands widened to int16; the 8-bit vpmaddubsw would
   saturate its 16-bit sums (Intel SDM, VPMADDUBSW).
 
+* sdot, usdot (Arm's dot products, and its i8mm extension): four products a lane, of signed or of unsigned A.
+
 and of bfloat16 A and B in float32:
 
 * vdpbf16ps (AVX512-BF16): two products a lane, denormals as zero (Intel SDM, VDPBF16PS). TVM would widen its operands
@@ -23,10 +25,10 @@ from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
 
-def _description(lanes: int, group: int) -> Any:
+def _description(lanes: int, group: int, dtype: str) -> Any:
     @T.prim_func(s_tir=True)
     def dot(
-        A: T.Buffer((group,), "uint8", offset_factor=1),
+        A: T.Buffer((group,), dtype, offset_factor=1),
         B: T.Buffer((lanes, group), "int8", offset_factor=1),
         C: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
     ) -> None:
@@ -92,11 +94,41 @@ def _madd(lanes: int) -> Any:
     return dot
 
 
+def _neon(dtype: str) -> Any:
+    name = {"int8": "llvm.aarch64.neon.sdot", "uint8": "llvm.aarch64.neon.usdot"}[dtype]
+    intrinsic = tvm.target.codegen.llvm_lookup_intrinsic_id(name)
+
+    @T.prim_func(s_tir=True)
+    def dot(
+        A: T.Buffer((4,), dtype, offset_factor=1),
+        B: T.Buffer((4, 4), "int8", offset_factor=1),
+        C: T.Buffer((4,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(C[0:4], A[0:4], B[0:4, 0:4])
+            T.writes(C[0:4])
+            word = T.reinterpret(A.vload([0], f"{dtype}x4"), dtype="int32")
+            C[T.ramp(T.int32(0), 1, 4)] = T.call_llvm_pure_intrin(
+                T.int32(intrinsic),
+                C.vload([0], dtype="int32x4"),
+                T.reinterpret(T.broadcast(word, 4), dtype="int8x16"),
+                B.vload([0, 0], dtype="int8x16"),
+                dtype="int32x4",
+            )
+
+    return dot
+
+
 @functools.cache
-def dot_product(lanes: int, group: int) -> str:
-    """Register (once) and name the intrinsic for `lanes` int32 sums of `group` products."""
-    name = f"optkit.dot_u8s8s32_{lanes}x{group}"
-    TensorIntrin.register(name, _description(lanes, group), _vnni(lanes) if group == 4 else _madd(lanes))
+def dot_product(lanes: int, group: int, dtype: str) -> str:
+    """Register (once) and name the intrinsic for `lanes` int32 sums of `group` products.
+
+    Args:
+        dtype: of the data that all lanes share, "uint8" or "int8"; weights are int8.
+    """
+    name = f"optkit.dot_{dtype}_{lanes}x{group}"
+    made = _neon(dtype) if lanes == 4 else _vnni(lanes) if group == 4 else _madd(lanes)
+    TensorIntrin.register(name, _description(lanes, group, dtype), made)
     return name
 
 

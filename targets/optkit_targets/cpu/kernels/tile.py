@@ -63,4 +63,4 @@ def register_tile(
     elif words:
         sch.tensorize(vector, word_product(lanes, broadcast=True))
     elif dot:
-        sch.tensorize(vector, dot_product(lanes, extent(sch, reduce[-1]) or 0))
+        sch.tensorize(vector, dot_product(lanes, extent(sch, reduce[-1]) or 0, dtype))
