@@ -10,12 +10,15 @@ OPERATOR = "optkit.operator"
 """Block annotation: the text of the operator that a kernel computes."""
 
 CONV, DEPTHWISE, MATMUL, BATCH_MATMUL = "conv2d", "depthwise", "matmul", "batch_matmul"
+ATTENTION = "attention"
 SIZES = {
     # b: channels of an input block, fewer than a vector where a network's first layer reads planes
     CONV: ("n", "c", "h", "w", "o", "kh", "kw", "sh", "sw", "dh", "dw", "pt", "pl", "pb", "pr", "groups", "b"),
     DEPTHWISE: ("n", "c", "h", "w", "kh", "kw", "sh", "sw", "dh", "dw", "pt", "pl", "pb", "pr"),
     MATMUL: ("m", "k", "n"),
     BATCH_MATMUL: ("batch", "m", "k", "n"),
+    # rows and columns of the scores, depth of either product's other side; not tuned
+    ATTENTION: ("batch", "m", "n", "k", "d"),
 }
 """Extents by kind of operator, in the order of the text form."""
 
@@ -75,6 +78,8 @@ class Operator:
         s = self.named()
         if self.kind in (MATMUL, BATCH_MATMUL):
             return math.prod(self.sizes)
+        if self.kind == ATTENTION:
+            return s["batch"] * s["m"] * s["n"] * (s["k"] + s["d"])
         window = s["kh"] * s["kw"] * math.prod(self.output()) * s["n"]
         return window * (s["c"] if self.kind == DEPTHWISE else s["o"] * s["c"] // s["groups"])
 

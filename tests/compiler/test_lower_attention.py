@@ -69,6 +69,9 @@ def test_no_buffer_holds_all_scores() -> None:
     b.case(attention(b, (1, 2), (300, 310, 32, 32)), "long")
     built = b.check()
     assert used(built) == 1
+    assert [k.operator for k in built.kernels if k.template == "attention"] == [
+        "attention float32 batch=2 m=300 n=310 k=32 d=32"
+    ]
     assert "300, 310" not in built.relax_text and "300, 310" not in built.tir_text
     assert [str(m) for m in check_kernels(b.model(), find_target("cpu"))] == []
 

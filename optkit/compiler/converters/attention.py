@@ -13,6 +13,7 @@ from tvm import relax
 from optkit.compiler.converters.conv import bits
 from optkit.compiler.converters.matmul import untransposed
 from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.operator import ATTENTION, Operator
 from optkit.compiler.operators.attention import attention as define
 from optkit.compiler.tiling import Tile, kept, tile_step
 from optkit.compiler.values import OPAQUE, PLAIN, Value
@@ -157,7 +158,8 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
         if missing:
             mask = low.bind(relax.op.expand_dims(mask, list(range(missing))))
     tiles, band = _tiles(rows, columns, wide, low.target.lanes, low.target.registers)
-    options = mask, match.scale, low.target.lanes, tiles, band, low.target.has("bf16_vector")
+    operator = Operator(ATTENTION, compute, (math.prod(lead), rows, columns, depth, wide))
+    options = mask, match.scale, low.target.lanes, tiles, band, str(operator), low.target.has("bf16_vector")
     made = low.emit(define, *tensors, *options, name="attention", kind=OPAQUE)
     return low.blocked((*lead, rows, wide), query.dtype, PLAIN, made)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tvm import te, tirx
 
+from optkit.compiler.operator import OPERATOR
 from optkit.compiler.operators.common import BITS, OP, const, factor, rounded_bits, static
 from optkit.compiler.operators.rows import or_nan, partial, raised, total_of
 from optkit.compiler.tiling import Tile
@@ -26,6 +27,7 @@ def attention(
     b: int,
     tiles: tuple[Tile, Tile],
     band: int,
+    operator: str,
     native: bool = False,
 ) -> te.Tensor:
     """(..., M, K), (..., N, K), (..., N, D) -> (..., M, D) float32; bits of bfloat16 are multiplied in pairs.
@@ -35,6 +37,7 @@ def attention(
         mask: added to the scaled scores, of their rank; axes of 1 are repeated.
         tiles: register tiles of the two products; of the first, keys are filled up to whole blocks of it.
         band: rows that are worked on together, a multiple of those of both tiles.
+        operator: its text form.
         native: the target rounds to bfloat16 by an instruction.
     """
     *lead, rows, depth = static(query.shape)
@@ -83,7 +86,7 @@ def attention(
         (*lead, rows, wide),
         lambda *i: summed(*i[:-1], i[-1] // b, i[-1] % b) * inverse(*i[:-1]),
         name="attention",
-        attrs={OP: "attention", "optkit.band": band},
+        attrs={OP: "attention", "optkit.band": band, OPERATOR: operator},
     )
 
 

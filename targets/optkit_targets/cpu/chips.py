@@ -69,6 +69,9 @@ CHIPS: dict[str, Chip] = {
     "x86-64-v3": Chip("any x86 with AVX2 and FMA (Haswell, Zen and later)", "x86-64-v3", isa=V3),
     "x86-64-v4": _zmm("any x86 with AVX-512 F, BW, CD, DQ, VL", "x86-64-v4", V4, 32, 1024),
     "haswell": Chip("Intel Haswell, AVX2", "haswell", isa=V3, cache=(32 * KB, 256 * KB)),
+    "alderlake": Chip(
+        "Intel Alder Lake and later clients, AVX-VNNI", "alderlake", isa=(*V3, "avx_vnni"), cache=(48 * KB, 1280 * KB)
+    ),
     "skylake-avx512": _zmm("Intel Skylake server, AVX-512", "skylake-avx512", V4, 32, 1024),
     "cascadelake": _zmm("Intel Cascade Lake, AVX512-VNNI", "cascadelake", VNNI, 32, 1024),
     "icelake-server": _zmm("Intel Ice Lake server, AVX512-VNNI", "icelake-server", VNNI, 48, 1280),

@@ -37,6 +37,7 @@ def host_chip() -> Chip:
         "icelake-server",
         "cascadelake",
         "x86-64-v4",
+        "alderlake",
         "x86-64-v3",
         "cortex-a76",
         "cortex-a72",

@@ -18,6 +18,7 @@ from tests.compiler.test_lower_integer import UNSIGNED, bias, conv, pair, quanti
 
 INTEGER = {
     "x86-64-v3": r"\bvpmaddwd\b.*%ymm",
+    "alderlake": r"\bvpdpbusd\b.*%ymm",
     "x86-64-v4": r"\bvpmaddwd\b.*%zmm",
     "skylake-avx512": r"\bvpmaddwd\b.*%zmm",
     "cascadelake": r"\bvpdpbusd\b.*%zmm",

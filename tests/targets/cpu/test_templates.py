@@ -1,7 +1,7 @@
 """Every template in every arithmetic, by any of its plans, against exact sums: random geometry, on each level of x86.
 
-What distinguishes the levels: vectors of 8 or 16 lanes, for int8 pairs of products or fours of them (VNNI), for
-bfloat16 plain arithmetic or an instruction for pairs.
+What distinguishes the levels: vectors of 8 or 16 lanes, for int8 pairs of products or fours of them (VNNI, of either
+width), for bfloat16 plain arithmetic or an instruction for pairs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.targets.cpu.products import (
 )
 from tests.targets.cpu.test_scheduled_models import runnable
 
-TARGETS = ["x86-64-v3", "x86-64-v4", "cpu"]
+TARGETS = ["x86-64-v3", "alderlake", "x86-64-v4", "cpu"]
 CASES = 4
 DIRECT = ["direct", "pointwise", "depthwise", "packed"]
 TILES = ["winograd2x3", "winograd4x3"]
