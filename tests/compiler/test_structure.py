@@ -176,9 +176,9 @@ def test_the_comparison_finds_a_wrong_schedule(monkeypatch: pytest.MonkeyPatch) 
     """Wrong on purpose: an intrinsic that subtracts what it is described to add."""
     from optkit_targets.cpu.kernels import intrinsics, tile
 
-    def wrong(lanes: int, group: int) -> str:
+    def wrong(lanes: int, group: int, dtype: str) -> str:
         name = f"tests.wrong_{lanes}x{group}"
-        described = intrinsics._description(lanes, group)
+        described = intrinsics._description(lanes, group, dtype)
         text = described.script()
         assert "C[vi] + T.Cast" in text
         subtracts = tvm.script.from_source(text.replace("C[vi] + T.Cast", "C[vi] - T.Cast"))
