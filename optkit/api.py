@@ -146,7 +146,7 @@ def compile(
     check_fallback(fallback, opt_shapes)
     machine = choose_target(target, threads)
     pipeline = choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types))
-    check_search(precision_search, pipeline, machine)
+    check_search(precision_search, pipeline, machine, fallback)
     triple = foreign_triple(machine)
     find_linker(cc, triple)
     tuned = choose_records(tuning_db, machine)
@@ -279,6 +279,8 @@ def dry_run(
     exclude_op_types: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int | None = None,
+    fallback: str | None = None,
+    precision_search: str | None = None,
     cc: str | None = None,
 ) -> dict[str, Any]:
     """What `compile` would do with these arguments, and every issue of the preflight; writes nothing.
@@ -289,6 +291,7 @@ def dry_run(
 
     machine = choose_target(target, threads)
     pipeline = choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types))
+    check_search(precision_search, pipeline, machine, fallback)
     linker = find_linker(cc, foreign_triple(machine))
     with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
         source = open_source(model, input_shapes, Path(folder))

@@ -108,14 +108,17 @@ def _dry_run(
         calib_method=options["calib_method"],
         input_shapes=shapes,
         threads=options["threads"],
+        fallback=options["fallback"],
+        precision_search=options["precision_search"],
         cc=options["cc"],
         **excluded,
     )
-    plan = {"output": str(path), **plan, "fallback": options["fallback"]}
+    names = ("fallback", "precision_search")
+    plan = {"output": str(path), **plan, **{name: options[name] for name in names}}
     if as_json:
         print_json(plan)
     else:
-        for key in ("output", "target", "runs_here", "pipeline", "linker", "fallback"):
+        for key in ("output", "target", "runs_here", "pipeline", "linker", *names):
             click.echo(f"{key + ':':12}{plan[key]}")
         counts = Counter(issue["status"] for issue in plan["preflight"])
         click.echo(f"{'nodes:':12}{', '.join(f'{n} {status}' for status, n in counts.items())}")
@@ -130,7 +133,7 @@ def _searched(search: Mapping[str, Any]) -> str:
     """What the search for precisions came to, on one line."""
     kept, layers = search["kept_back"], search["layers"]
     if not layers:
-        return "precision search: no layer can be quantized"
+        return "precision search: there is no layer whose precision is open"
     seconds = {len(made["kept_back"]): made["seconds"] for made in reversed(search["assignments"])}
     whole, none = seconds[0], seconds[len(layers)]
     chosen = next(made["seconds"] for made in search["assignments"] if made["kept_back"] == kept)

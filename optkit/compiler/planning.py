@@ -148,7 +148,8 @@ def instruction_terms(compute: str, target: Target) -> int:
     """Terms that one instruction adds to a sum."""
     if compute == "int8":
         return 4 if target.has("int8_dot") else 2
-    return 2 if compute == "bfloat16" and target.has("bf16_vector") else 1
+    # Not "bf16_vector": what stands in for a target where it cannot run has its plans.
+    return 2 if compute == "bfloat16" and target.has("bf16_pairs") else 1
 
 
 def predicted_seconds(operator: Operator, plan: Plan, target: Target, peak: float) -> float:

@@ -55,6 +55,11 @@ def _horner(o: Arithmetic, x: T, coefficients: Sequence[float]) -> T:
     return total
 
 
+def _between(o: Arithmetic, value: T, low: float, high: float) -> T:
+    """The value, but at least `low` and at most `high`; in this order of operands a NaN stays one."""
+    return o.larger(o.const(low), o.smaller(o.const(high), value))
+
+
 def exp(o: Arithmetic, value: T) -> T:
     """2^n * e^r with |r| <= ln 2 / 2; relative error below 3e-7 (Cody and Waite, 1980, chapter 6)."""
 
@@ -70,8 +75,7 @@ def exp(o: Arithmetic, value: T) -> T:
 
         return o.let(o.rint(o.mul(x, o.const(math.log2(math.e)))), rest, "n")
 
-    clipped = o.larger(o.smaller(value, o.const(88.3762626647949)), o.const(-87.3365478515625))
-    return o.let(clipped, reduced, "x")
+    return o.let(_between(o, value, -87.3365478515625, 88.3762626647949), reduced, "x")
 
 
 def sigmoid(o: Arithmetic, value: T) -> T:
@@ -123,10 +127,10 @@ def erf(o: Arithmetic, value: T) -> T:
 
     def of(x: T) -> T:
         k = o.add(o.mul(o.mul(x, x), o.const(2 / _ERF_LIMIT**2)), o.const(-1.0))
-        return o.let(k, lambda k: o.mul(x, _horner(o, k, _ERF)), "k")
+        # Rounded, the polynomial may be a little more than 1.
+        return o.let(k, lambda k: _between(o, o.mul(x, _horner(o, k, _ERF)), -1.0, 1.0), "k")
 
-    bounded = o.larger(o.const(-_ERF_LIMIT), o.smaller(o.const(_ERF_LIMIT), value))
-    return o.let(bounded, of, "x")
+    return o.let(_between(o, value, -_ERF_LIMIT, _ERF_LIMIT), of, "x")
 
 
 def gelu(o: Arithmetic, value: T) -> T:

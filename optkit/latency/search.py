@@ -9,6 +9,7 @@ whole, all timed in turn, is taken.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -46,10 +47,12 @@ _NOISE = 0.02
 _TURNS = 15
 
 
-def check_search(objective: str | None, pipeline: Pipeline, target: Target) -> None:
+def check_search(objective: str | None, pipeline: Pipeline, target: Target, fallback: str | None = None) -> None:
     """UsageError where a search is asked for that cannot be made."""
     if objective is None:
         return
+    if fallback is not None:
+        raise UsageError("--precision-search and --fallback exclude each other: what is left to others is not timed")
     if objective not in OBJECTIVES:
         raise UsageError(f"--precision-search {objective!r}: there is {', '.join(OBJECTIVES)}")
     if "quantize" not in pipeline.pass_names():
@@ -103,6 +106,7 @@ class _Assignment:
     Attributes:
         kept: layers that stay float.
         seconds: of every layer, what runs on its account included.
+        integers: layers that compute in int8.
         total: seconds of one run, timed in turn with the others; 0 before.
     """
 
@@ -110,6 +114,7 @@ class _Assignment:
     model: ir.Model
     path: Path
     seconds: dict[str, float]
+    integers: frozenset[str]
     total: float = 0.0
 
 
@@ -144,6 +149,13 @@ class _Search:
         if not layers:
             return frozenset(), {"kept_back": [], "layers": [], "assignments": [], "conversion": {}}
         none = self._try(frozenset(layers), layers)
+        # What is in integers of its own, as in a model that came quantized, is not ours to change.
+        layers = [name for name in layers if name not in none.integers]
+        if not layers:
+            return frozenset(), {"kept_back": [], "layers": [], "assignments": [], "conversion": {}}
+        for made in (whole, none):
+            made.seconds = self._times(made, layers)
+        none.kept = frozenset(layers)
         price = self._conversion()
         account = regions(none.model.graph, layers)
         tensors = crossings(none.model.graph, account)
@@ -174,7 +186,7 @@ class _Search:
         if any(not isinstance(extent, int) for spec in built.inputs for extent in spec.shape):
             raise UsageError("--precision-search times one shape: fix the open axes with --input-shape")
         names = [record.node for record in built.nodes if record.compute == "int8" and record.node]
-        made = _Assignment(kept, model, path, {})
+        made = _Assignment(kept, model, path, {}, frozenset(names))
         made.seconds = self._times(made, layers or dict.fromkeys(names))
         self.assignments.append(made)
         return made
@@ -220,8 +232,8 @@ class _Search:
 
     def _fastest(self) -> _Assignment:
         """All assignments timed in turn; one that was found later has to be faster by more than noise."""
-        runners = [load(made.path, self.target.cores) for made in self.assignments]
-        try:
+        with contextlib.ExitStack() as stack:
+            runners = [stack.enter_context(load(made.path, self.target.cores)) for made in self.assignments]
             feed = choose_samples(runners[0].inputs, None, 1, self.seed, {})[0]
             times: list[list[float]] = [[] for _ in runners]
             for turn in range(_TURNS):
@@ -229,9 +241,6 @@ class _Search:
                 order = range(len(runners)) if turn % 2 else reversed(range(len(runners)))
                 for place in order:
                     times[place].append(_once(runners[place], feed))
-        finally:
-            for runner in runners:
-                runner.close()
         for made, seconds in zip(self.assignments, times, strict=True):
             made.total = float(np.median(seconds))
         best = self.assignments[0]

@@ -88,6 +88,7 @@ def test_bfloat16() -> None:
     built = build(model, target)
     assert used(built) == (2 if target.has("bf16_pairs") else 0)
     assert [record.compute for record in built.nodes] == ["bfloat16"] * 4
+    assert len({record.node for record in built.nodes}) == 4
     found = run(built, [b.feeds[i.name] for i in built.inputs])
     for label, expected, y in zip(b.labels.values(), b.reference(), found, strict=True):
         assert 1e-6 < relative(expected, y) < 1e-2, label
@@ -136,6 +137,17 @@ def test_where_it_is_not_used() -> None:
     assert used(one().check()) == 1
     for change in ("rows", "vector", "axis", "read", "output", "twice"):
         assert used(one(change).check()) == 0, change
+    ranks = Bundle()
+    scores = ranks.op("MatMul", ranks.input(2, 9, 8), ranks.input(2, 8, 16))
+    soft = ranks.op("Softmax", ranks.op("Mul", scores, ranks.const(np.full((1, 1, 1, 1), 0.5, np.float32))), axis=-1)
+    ranks.case(ranks.op("MatMul", soft, ranks.input(2, 16, 16)), "a number that adds an axis")
+    assert used(ranks.check()) == 0
+    made = Bundle()
+    scores = made.op("MatMul", made.input(1, 9, 8), made.input(1, 8, 16))
+    mask = made.op("Mul", made.input(1, 9, 16), made.const(np.float32(-3)))
+    soft = made.op("Softmax", made.op("Add", mask, scores), axis=-1)
+    made.case(made.op("MatMul", soft, made.input(1, 16, 16)), "a mask that is a product, in front")
+    assert used(made.check()) == 1
     quantized = one()
     x = quantized.input(1, 8)
     made = quantized.op("QuantizeLinear", x, quantized.const(np.float32(0.1)), quantized.const(np.uint8(3)))

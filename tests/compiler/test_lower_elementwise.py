@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.compiler.bundle import Bundle
+from tests.compiler.bundle import Bundle, run
 from tests.compiler.test_lower_conv import conv
 
 ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [
@@ -67,6 +67,37 @@ def test_extremes() -> None:
     for name in ("Sigmoid", "Tanh", "Erf", "Relu", "HardSigmoid"):
         b.case(b.op(name, x), name)
     b.case(b.op("Exp", b.op("Clip", x, b.const(np.float32(-80)), b.const(np.float32(80)))), "Exp")
+    b.check()
+
+
+def test_erf_ends_at_one() -> None:
+    """And not beside it: roots of 1 - erf are numbers, GELU ends at zero, and a NaN goes through."""
+    b = Bundle()
+    ends = np.array([[3.4, 3.69, 3.7, 3.71, 6, 1e6, 3e38, -3.7, -6, -100, -1e6, np.nan]], "float32")
+    x = b.input(1, 12, values=ends)
+    erf = b.op("Erf", x)
+    b.case(erf, "erf")
+    b.case(b.op("Sqrt", b.op("Sub", b.const(np.float32(1)), b.op("Abs", erf))), "root")
+    half = b.op("Mul", x, b.const(np.float32(0.5)))
+    b.case(b.op("Mul", half, b.op("Add", erf, b.const(np.float32(1)))), "gelu")
+    b.case(b.op("Exp", b.input(1, 3, values=np.array([[np.nan, -3e38, 1]], "float32"))), "exp")
+    row = np.linspace(-1, 1, 40)
+    row[7] = np.nan
+    b.case(b.op("Softmax", b.input(1, 40, values=row[None].astype("float32"))), "softmax of a row with a NaN")
+    built = b.build()
+    found = dict(zip(b.labels.values(), run(built, [b.feeds[i.name] for i in built.inputs]), strict=True))
+    assert np.isnan(found["erf"][0, -1]) and np.abs(found["erf"][0, :-1]).max() == 1.0
+    assert np.isnan(found["root"]).sum() == 1
+    assert np.abs(found["gelu"][0, 7:11]).max() <= 1e-6 and (found["gelu"][0, 8:11] == 0).all()
+    assert np.isnan(found["exp"]).tolist() == [[True, False, False]]
+    assert np.isnan(found["softmax of a row with a NaN"]).all()
+
+
+def test_a_number_of_higher_rank_adds_axes() -> None:
+    b = Bundle()
+    x = b.input(2, 8, 8)
+    for name in ("Mul", "Add", "Sub", "Div"):
+        b.case(b.op(name, x, b.const(np.full((1, 1, 1, 1), 2, np.float32))), name)
     b.check()
 
 

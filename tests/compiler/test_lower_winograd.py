@@ -127,6 +127,20 @@ def test_where_it_is_chosen(target: str) -> None:
         assert templates(one(channels=256), machine, "bfloat16") == ["winograd2x3"]
 
 
+def test_whole_numbers_stay_whole_in_bfloat16() -> None:
+    """Direct sums of what bfloat16 holds are exact; tiles of it would not be."""
+    numbers = np.random.default_rng(0)
+    b = Bundle()
+    x = b.input(1, 256, 14, 14, values=numbers.integers(0, 256, (1, 256, 14, 14)).astype("float32"))
+    weight = numbers.integers(-8, 9, (256, 256, 3, 3)).astype("float32")
+    b.case(b.op("Floor", b.op("Conv", x, b.const(weight), pads=[1, 1, 1, 1])), "floor")
+    model = b.model()
+    for node in model.graph:
+        node.metadata_props["optkit.compute_type"] = "bfloat16"
+    (found,) = run_model(build(model, find_target("cpu")), [b.feeds[x]])
+    np.testing.assert_array_equal(found, reference(b.feeds[x], weight, (1, 1, 1, 1)))
+
+
 def test_bfloat16_is_multiplied_only_in_small_tiles() -> None:
     """F(2, 3) of bfloat16 as accurate as its products, F(4, 3) in float32, and the records say which."""
     machine = find_target("cpu")

@@ -73,9 +73,11 @@ def test_wrong_requests_are_one_line(optkit: Optkit, model: Path, tmp_path: Path
     for options, word in (
         (search, "add --int8"),
         (("--int8", "--target", "cortex-a76", *search), "measures on the target itself"),
+        (("--int8", "--fallback", "onnxruntime", *search), "exclude each other"),
     ):
-        done = optkit("compile", model, *options)
-        assert done.code != 0 and word in done.err and len(done.err.strip().splitlines()) == 1
+        for more in ((), ("--dry-run",)):
+            done = optkit("compile", model, *options, *more)
+            assert done.code != 0 and word in done.err and len(done.err.strip().splitlines()) == 1
     made = proto("y = MatMul (x, w)", inputs="float[n,16] x", outputs="float[n,16] y", w=weights(16, 16))
     onnx.save(made, tmp_path / "open.onnx")
     done = optkit("compile", tmp_path / "open.onnx", "--int8", *search)
@@ -83,7 +85,13 @@ def test_wrong_requests_are_one_line(optkit: Optkit, model: Path, tmp_path: Path
     assert not list(tmp_path.glob("*.optk"))
 
 
+def test_layers_that_came_in_integers_are_not_its_to_change(optkit: Optkit, model: Path) -> None:
+    assert optkit("quantize", model, "-o", "q.onnx").code == 0
+    done = optkit("compile", "q.onnx", "--int8", "--precision-search", "latency", "--no-verify")
+    assert done.code == 0 and "no layer whose precision is open" in done.out + done.err
+
+
 def test_a_model_without_such_layers_is_left_alone(optkit: Optkit, tmp_path: Path) -> None:
     onnx.save(proto("y = Relu (x)", inputs="float[1,8] x", outputs="float[1,8] y"), tmp_path / "r.onnx")
     done = optkit("compile", tmp_path / "r.onnx", "--int8", "--precision-search", "latency")
-    assert done.code == 0 and "no layer can be quantized" in done.out + done.err
+    assert done.code == 0 and "no layer whose precision is open" in done.out + done.err

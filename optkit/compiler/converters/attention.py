@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 from tvm import relax
@@ -86,16 +86,26 @@ def _step(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None, float] | Non
         return None
     for place in (0, 1) if node.op_type != "Div" else (0,):
         source, other = node.inputs[place], node.inputs[1 - place]
-        maker = None if source is None else source.producer()
-        if other is None or maker is None or maker.op_type not in ("MatMul", "Mul", "Div"):
+        if other is None or not _from_product(source):
             continue
         if node.op_type == "Add":
             return source, other, 1.0
         number = None if other.const_value is None else other.const_value.numpy()
-        if number is not None and number.size == 1 and float(number.reshape(())) != 0:
+        if number is None or number.ndim > (_rank(source) or 0):
+            continue
+        if number.size == 1 and float(number.reshape(())) != 0:
             value = float(number.reshape(()))
             return source, None, 1 / value if node.op_type == "Div" else value
     return None
+
+
+def _from_product(value: ir.Value | None) -> bool:
+    """Whether a value is a product of matrices, maybe times numbers."""
+    maker = None if value is None else value.producer()
+    while maker is not None and maker.op_type in ("Mul", "Div"):
+        sources = [v for v in maker.inputs if v is not None and v.const_value is None]
+        maker = sources[0].producer() if len(sources) == 1 else None
+    return maker is not None and maker.op_type == "MatMul"
 
 
 def _only(value: ir.Value | None, user: ir.Node) -> ir.Node | None:
@@ -143,8 +153,8 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
     *lead, rows, depth = query.shape
     columns, wide = value.shape[-2:]
     compute, reason = node.compute_type or query.dtype, "both operands are activations"
-    for size in (depth, wide):
-        low.record(node, compute, math.prod(lead) * rows * columns * size, reason)
+    for name, size in ((match.inner[0].name or "", depth), (node.name, wide)):
+        low.record(replace(node, name=name), compute, math.prod(lead) * rows * columns * size, reason)
     straight = untransposed(low, key.plain())
     if straight is None:
         straight = low.bind(relax.op.permute_dims(key.plain(), [*range(len(lead)), len(lead) + 1, len(lead)]))

@@ -235,8 +235,9 @@ def _winograd_side(low: Lowering, x: Value, geometry: Window, groups: int, compu
     missing = not isinstance(x.shape[0], int) or not low.target.has("winograd")
     if missing or groups != 1 or compute not in ("float32", "bfloat16") or not geometry.square3:
         return 0
-    # On whole numbers F(2, 3) is exact, as direct sums are: its factors are powers of two. Those of F(4, 3) are not.
-    return 2 if low.stepped else 4
+    # On whole numbers F(2, 3) is exact, as direct sums are: its factors are powers of two. Those of F(4, 3) are not,
+    # and bfloat16 has no room for the sums of tiles.
+    return 4 if not low.stepped else 2 if compute == "float32" else 0
 
 
 def _operator(

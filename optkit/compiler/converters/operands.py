@@ -66,7 +66,8 @@ def apply(low: Lowering, formula: Formula, values: Sequence[Value]) -> Value:
         result = op.astype(result, dtype)
     expr = low.bind(result)
     if block == PLAIN:
-        return low.wrap(expr)
+        missing = rank - expr.ty.ndim  # a single number is read as a scalar, whatever its rank
+        return low.wrap(low.bind(op.expand_dims(expr, list(range(missing)))) if missing > 0 else expr)
     shapes = [(*[1] * (rank - len(v.shape)), *v.shape) for v in values]
     shape = tuple(next((s[i] for s in shapes if not (isinstance(s[i], int) and s[i] == 1)), 1) for i in range(rank))
     return low.blocked(shape, dtype, block, expr)
