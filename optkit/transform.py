@@ -42,12 +42,15 @@ class PassContext:
         target: what the model is compiled for, or None where that is not decided.
         calibration: opens a fresh iterator over samples, or None; it may be called several times.
         reference: the source model before any pass, for passes that measure against it.
+        unquantized: the float model as the last quantization found it, or None. Values and nodes that both hold have
+            the same names there, so passes after `quantize` compare with it.
         progress: called as progress(description, done, total); total is None where it is unknown.
     """
 
     target: Target | None = None
     calibration: Callable[[], Iterator[Sample]] | None = None
     reference: ir.Model | None = None
+    unquantized: ir.Model | None = None
     progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None
     seed: int = 0
 

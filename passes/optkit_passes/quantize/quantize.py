@@ -1,9 +1,9 @@
-"""Static INT8: QuantizeLinear and DequantizeLinear around what is worth it, ranges from calibration data."""
+"""Static quantization: QuantizeLinear and DequantizeLinear around what is worth it, ranges from calibration data."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,21 +17,23 @@ from optkit_passes.quantize.anchors import Anchor, make_anchor
 from optkit_passes.quantize.calibrators import METHODS, make_calibrator
 from optkit_passes.quantize.collect import collect
 from optkit_passes.quantize.data_free import made_up_samples
+from optkit_passes.quantize.ends import CHOICES, ends
 from optkit_passes.quantize.params import Params, params_of_range
 from optkit_passes.quantize.placement import Placement, place
 from optkit_passes.quantize.reproducible import spell_out
 from optkit_passes.quantize.rewrite import rewrite
 from optkit_passes.quantize.roles import ANCHORS, OP_TYPES
-from optkit_passes.quantize.weights import QuantizedWeight, quantize_weight
+from optkit_passes.quantize.weights import RANGES, QuantizedWeight, quantize_weight
 
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Static INT8 quantization: int8 weights, uint8 activations, ranges from calibration data.
+    """Static quantization: weights of 8 bits or fewer, uint8 activations, ranges from calibration data.
 
     The result is a standard ONNX model with Q/DQ nodes (see `rewrite`) that ONNX Runtime runs. Where the
     context holds no calibration data, ranges come from made-up inputs, with a warning. A model that holds
-    Q/DQ nodes already is left alone.
+    Q/DQ nodes already is left alone. Weights of fewer than 8 bits are int8 there, in a smaller range; an artifact
+    stores them packed. The float model stays in `context.unquantized`, for passes that repair what was lost.
 
     Findings: every convolution and matrix product left in float with its reason, and the share of
     multiply-accumulates that became int8.
@@ -47,6 +49,11 @@ class Quantize(Pass):
     method: str = option("minmax", f"how ranges are chosen: {', '.join(METHODS)}")
     percentile: float = option(99.99, "share of values, in percent, that method=percentile keeps")
     per_channel: bool = option(True, "one weight scale an output channel; false: one a tensor")
+    weight_bits: int = option(8, "bits of a weight, 2 to 8")
+    weight_range: str = option("max", f"what of a channel's weights to keep: {', '.join(RANGES)} (Choukroun 2019)")
+    first_last: str = option(
+        "same", "the first and last layers: 'same' as the others, 'int8' (weights of 8 bits) or 'float'"
+    )
     symmetric_activations: bool = option(False, "int8 activations with zero point 0, as TensorRT wants them")
     exact: bool = option(
         True,
@@ -70,23 +77,29 @@ class Quantize(Pass):
             raise PassError(f"quantize needs opset 13 or newer, the model has {opset}; convert it first")
         infer_shapes(model)
         anchors, findings = self._anchors(model)
+        outer = set() if self.first_last == "same" else ends(model.graph, {a.node for a in anchors})
+        if self.first_last == "float":
+            left = [a.node for a in anchors if a.node in outer]
+            findings += [Finding("skipped", _where(n), f"{n.op_type} stays float: it is first or last") for n in left]
+            anchors = [a for a in anchors if a.node not in outer]
         macs = _macs(model)
         params: dict[ir.Value, Params] = {}
         weights: list[tuple[Anchor, QuantizedWeight]] = []
         placement = self._place(model, anchors)
         if anchors:
             findings += self._calibrate(model, context, placement, params)
-            weights, overflowing = self._weights(anchors, params)
+            weights, overflowing = self._weights(anchors, params, outer)
             if overflowing:
                 # without them other tensors may no longer be quantized; the ranges stay what they are
                 findings += [Finding("skipped", _where(a.node), _OVERFLOW) for a in overflowing]
                 anchors = [a for a in anchors if a not in overflowing]
                 placement = self._place(model, anchors)
             findings += [_widened(a, w) for a, w in weights if w.widened]
+            context.unquantized = model.clone()
             rewrite(model.graph, placement, params, weights)
             if self.exact:
                 findings += spell_out(model)
-        findings.append(Finding("note", "", _share(macs, {a.node for a in anchors})))
+        findings.append(Finding("note", "", _share(macs, {a.node for a in anchors}, self.weight_bits)))
         return Result(model, bool(anchors), findings)
 
     def _check_options(self, model: ir.Model) -> None:
@@ -94,6 +107,14 @@ class Quantize(Pass):
             raise UsageError(f"quantize: unknown method {self.method!r}; {nearest(self.method, METHODS)}")
         if not 50 < self.percentile <= 100:
             raise UsageError(f"quantize: percentile={self.percentile} is not between 50 and 100")
+        if not 2 <= self.weight_bits <= 8:
+            raise UsageError(f"quantize: weight_bits={self.weight_bits} is not between 2 and 8")
+        if self.weight_range not in RANGES:
+            raise UsageError(
+                f"quantize: unknown weight_range {self.weight_range!r}; {nearest(self.weight_range, RANGES)}"
+            )
+        if self.first_last not in CHOICES:
+            raise UsageError(f"quantize: unknown first_last {self.first_last!r}; {nearest(self.first_last, CHOICES)}")
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"quantize: samples={self.samples} is not at least 1")
         for op_type in (*self.op_types, *self.exclude_op_types):
@@ -158,7 +179,7 @@ class Quantize(Pass):
         return [Finding("warning", "", text)]
 
     def _weights(
-        self, anchors: Iterable[Anchor], params: Mapping[ir.Value, Params]
+        self, anchors: Iterable[Anchor], params: Mapping[ir.Value, Params], outer: Collection[ir.Node]
     ) -> tuple[list[tuple[Anchor, QuantizedWeight]], list[Anchor]]:
         weights, overflowing = [], []
         for anchor in anchors:
@@ -166,7 +187,15 @@ class Quantize(Pass):
             if anchor.weight is None or source is None:
                 continue
             axis = anchor.axis if self.per_channel and anchor.per_channel else None
-            quantized = quantize_weight(anchor.weight, axis, anchor.bias, float(params[source].scale), self.exact)
+            quantized = quantize_weight(
+                anchor.weight,
+                axis,
+                anchor.bias,
+                float(params[source].scale),
+                exact=self.exact,
+                bits=8 if anchor.node in outer else self.weight_bits,
+                method=self.weight_range,
+            )
             if quantized.accumulator_fits(anchor.axis):
                 weights.append((anchor, quantized))
             else:
@@ -198,10 +227,11 @@ def _macs(model: ir.Model) -> dict[ir.Node, int]:
     return {n: c.macs for n, c in counted if c is not None and c.macs is not None}
 
 
-def _share(macs: Mapping[ir.Node, int], quantized: set[ir.Node]) -> str:
+def _share(macs: Mapping[ir.Node, int], quantized: set[ir.Node], bits: int) -> str:
     total = sum(macs.values())
     inside = sum(m for n, m in macs.items() if n in quantized)
     kinds = Counter(n.op_type for n in quantized)
     text = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
     share = 100 * inside / total if total else 0.0
-    return f"{share:.1f} % of convolution and matmul MACs in int8 ({text})"
+    narrow = "" if bits == 8 else f", weights of {bits} bits"
+    return f"{share:.1f} % of convolution and matmul MACs in int8 ({text}{narrow})"

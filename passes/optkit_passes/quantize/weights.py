@@ -1,4 +1,4 @@
-"""Weights as int8 and biases as int32, symmetric, per channel or per tensor."""
+"""Weights as integers of at most 8 bits and biases as int32, symmetric, per channel or per tensor."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from optkit_passes.quantize.params import EXACT_WEIGHT_BITS, exact_weight_scale
 SMALLEST_SCALE = 2.0**-80
 """A weight's smallest scale: times the smallest activation scale it is still a normal float32."""
 
+RANGES = ("max", "mse")
+"""How a weight's range is chosen."""
+
 BIAS_LIMIT = 2**30
 """Largest bias magnitude, half of int32: the other half is for the products it is added to."""
 
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """int8 in [-127, 127]; w = q * scale.
+    """w = q * scale.
 
     Attributes:
-        q: int8, the weight's shape.
+        q: int8, the weight's shape; of b bits it lies in [-(2^(b-1) - 1), 2^(b-1) - 1].
         scale: float32, one a channel along `axis`, or a scalar.
         axis: channel axis, None per tensor.
         bias: int32 (channels,), b = bias * input scale * scale; None where there is none.
@@ -48,10 +51,12 @@ def quantize_weight(
     bias: np.ndarray | None = None,
     input_scale: float = 1.0,
     exact: bool = False,
+    bits: int = 8,
+    method: str = "max",
 ) -> QuantizedWeight:
-    """Symmetric int8: scale = max|w| / 127 per channel, q = round half to even.
+    """Symmetric integers: scale = range / (2^(bits-1) - 1) per channel, q = round half to even.
 
-    A channel of zeros takes the largest scale of the others (1/127 where all are zero). Where a bias
+    A channel of zeros takes the largest scale of the others (1/127 where all are zero, for 8 bits). Where a bias
     would not fit int32 at scale input_scale * scale, its channel's scale is raised until it does: the
     weights then matter so little beside the bias that nothing is lost.
 
@@ -61,12 +66,17 @@ def quantize_weight(
         bias: float (channels,) or None.
         input_scale: scale of the activation that the weight multiplies.
         exact: round scales up to few significant bits, see params.exact_weight_scale.
+        bits: 2 to 8.
+        method: the range, one of RANGES: "max" keeps all, "mse" clips what costs less than it gains.
     """
+    top = 2 ** (bits - 1) - 1
     w = weight.astype(np.float64)
     others = tuple(a for a in range(w.ndim) if a != axis) if axis is not None else None
     largest = np.abs(w).max(axis=others, initial=0.0)
-    scale = np.asarray(largest / 127)
-    scale = np.where(largest > 0, np.maximum(scale, SMALLEST_SCALE), scale.max() if scale.any() else 1 / 127)
+    scale = np.asarray(largest / top)
+    scale = np.where(largest > 0, np.maximum(scale, SMALLEST_SCALE), scale.max() if scale.any() else 1 / top)
+    if method == "mse":
+        scale = _least_error(w, scale, axis, top)
     widened: tuple[int, ...] = ()
     if bias is not None:
         need = np.abs(bias.astype(np.float64)) / (input_scale * BIAS_LIMIT)
@@ -79,12 +89,33 @@ def quantize_weight(
     if exact:
         scale = exact_weight_scale(scale, exact_bits(w / scale.reshape(shape), axis))
     scale = scale.astype(np.float32)
-    q = np.clip(np.rint(w / scale.astype(np.float64).reshape(shape)), -127, 127).astype(np.int8)
+    q = np.clip(np.rint(w / scale.astype(np.float64).reshape(shape)), -top, top).astype(np.int8)
     quantized = None
     if bias is not None:
         steps = bias.astype(np.float64) / bias_scale(scale, input_scale).astype(np.float64)
         quantized = np.clip(np.rint(steps), -(2**31) + 1, 2**31 - 1).astype(np.int32)
     return QuantizedWeight(q, scale, axis, quantized, widened)
+
+
+_SHARES = np.linspace(0.3, 1.0, 71)
+"""Of the largest scale, those that are tried: a 3-bit weight's best range is about half its largest value."""
+
+
+def _least_error(w: np.ndarray, scale: np.ndarray, axis: int | None, top: int) -> np.ndarray:
+    """The scale, per channel, with the smallest squared error of the weights, clipping included.
+
+    Choukroun et al., "Low-bit Quantization of Neural Networks for Efficient Inference" (2019), section 3.2.
+    """
+    rows = w.reshape(1, -1) if axis is None else np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
+    scales = scale.reshape(-1)
+    best, least = scales.copy(), np.full(scales.shape, np.inf)
+    for share in _SHARES:
+        step = (scales * share)[:, None]
+        error = np.square(rows - np.clip(np.rint(rows / step), -top, top) * step).sum(axis=1)
+        better = error < least
+        best[better], least[better] = scales[better] * share, error[better]
+    kept: np.ndarray = np.maximum(best, SMALLEST_SCALE).reshape(scale.shape)
+    return kept
 
 
 def exact_bits(q: np.ndarray, axis: int | None) -> np.ndarray:
