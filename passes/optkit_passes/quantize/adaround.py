@@ -35,7 +35,7 @@ class AdaRound(Pass):
 
     name: ClassVar[str] = "adaround"
 
-    steps: int = option(1000, "steps of the relaxation; 0: only refine what rounding to nearest gives")
+    steps: int = option(200, "steps of the relaxation; 0: only refine what rounding to nearest gives")
     refine: int = option(8, "rounds of coordinate descent after it")
     refit: int = option(0, "times the scales are fitted to the integers and the integers to them")
     samples: int | None = option(None, "use at most so many calibration samples, the first")
