@@ -13,7 +13,7 @@ from optkit.transform import Finding, Pass, PassContext, Result, option
 from optkit_passes.quantize.bias_correct import correct_bias
 from optkit_passes.quantize.columns import from_rows, rows
 from optkit_passes.quantize.layers import QuantizedLayer, levels, quantized_layers
-from optkit_passes.quantize.moments import Moments, observe
+from optkit_passes.quantize.moments import Moments, Observer
 from optkit_passes.quantize.params import exact_weight_scale
 from optkit_passes.quantize.rounding import descend, fit_scale, objective, relax
 from optkit_passes.quantize.weights import exact_bits
@@ -55,14 +55,15 @@ class AdaRound(Pass):
         layers = [x for x in layers if _columned(x)]
         assert context.unquantized is not None
         done, moved, total = 0, 0, 0
-        for level in levels(model.graph, layers):
-            moments = {layer.name: Moments() for layer in level}
-            observe(model, context.unquantized, level, context.calibration, moments, self.samples)
-            for layer in level:
-                context.progress("adaround", done, len(layers))
-                before = layer.q
-                self._round(layer, moments[layer.name])
-                done, moved, total = done + 1, moved + int((before != layer.q).sum()), total + before.size
+        with Observer(model, context.unquantized, context.calibration, self.samples) as observer:
+            for level in levels(model.graph, layers):
+                moments = {layer.name: Moments() for layer in level}
+                observer.observe(level, moments)
+                for layer in level:
+                    context.progress("adaround", done, len(layers))
+                    before = layer.q
+                    self._round(layer, moments[layer.name])
+                    done, moved, total = done + 1, moved + int((before != layer.q).sum()), total + before.size
         if layers:
             text = f"{100 * moved / total:.0f} % of the weights of {len(layers)} layers not rounded to nearest"
             findings.append(Finding("changed", "", text))

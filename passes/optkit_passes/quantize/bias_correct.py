@@ -12,7 +12,7 @@ from optkit.errors import PassError, UsageError, nearest
 from optkit.transform import Finding, Pass, PassContext, Result, option
 from optkit_passes.quantize.columns import rows
 from optkit_passes.quantize.layers import QuantizedLayer, levels, quantized_layers
-from optkit_passes.quantize.moments import Means, observe
+from optkit_passes.quantize.moments import Means, Observer
 
 METHODS = ("empirical", "fast")
 
@@ -51,13 +51,14 @@ class BiasCorrect(Pass):
         groups = levels(model.graph, layers) if self.method == "empirical" else [layers] if layers else []
         source = model if self.method == "empirical" else context.unquantized
         done = changed = 0
-        for group in groups:
-            means = {layer.name: Means() for layer in group}
-            observe(source, context.unquantized, group, context.calibration, means, self.samples)
-            for layer in group:
-                context.progress("bias correction", done, len(layers))
-                changed += correct_bias(layer, means[layer.name])
-                done += 1
+        with Observer(source, context.unquantized, context.calibration, self.samples) as observer:
+            for group in groups:
+                means = {layer.name: Means() for layer in group}
+                observer.observe(group, means)
+                for layer in group:
+                    context.progress("bias correction", done, len(layers))
+                    changed += correct_bias(layer, means[layer.name])
+                    done += 1
         findings.append(Finding("changed" if changed else "note", "", f"{changed} of {len(layers)} biases corrected"))
         return Result(model, changed > 0, findings)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,11 +136,6 @@ def levels(graph: ir.Graph, layers: Iterable[QuantizedLayer]) -> list[list[Quant
             here += 1
         depth.update(dict.fromkeys(node.outputs, here))
     return [found[key] for key in sorted(found)]
-
-
-def float_inputs(layers: Iterable[QuantizedLayer]) -> Mapping[str, ir.Value]:
-    """By layer, the tensor it reads in the float model."""
-    return {layer.name: value for layer in layers if (value := layer.anchor.node.inputs[0]) is not None}
 
 
 def _dequantized(value: ir.Value | None, dtype: type) -> ir.Node | None:

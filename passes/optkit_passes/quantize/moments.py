@@ -7,18 +7,19 @@ quantized one. Sums are kept centred, because the means go into the bias.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import onnx_ir as ir
 
-from optkit.errors import DataError
 from optkit.transform import Sample
 from optkit_passes.quantize.columns import columns
 from optkit_passes.quantize.layers import QuantizedLayer
-from optkit_passes.quantize.partial import run_until
+from optkit_passes.quantize.stepwise import Stepwise
 
 
 @dataclass
@@ -92,46 +93,58 @@ class Moments(Means):
         return gram, cross
 
 
-def observe(
-    model: ir.Model,
-    reference: ir.Model,
-    layers: Sequence[QuantizedLayer],
-    open_samples: Callable[[], Iterator[Sample]],
-    into: Mapping[str, Means],
-    samples: int | None = None,
-) -> int:
-    """Run both models on the samples as far as `layers`, and add what these read to `into`, by layer name.
+class Observer:
+    """Runs the quantized and the float model side by side, level by level.
 
-    With the float model as both, the layers are taken to read what they read there.
+    Use as a context manager: tensors between two levels lie in a temporary folder.
 
-    Returns:
-        The number of samples.
-
-    Raises:
-        DataError: no samples, or some that the models do not take.
+    Args:
+        model: the quantized model; integers of layers that no level has reached yet may be changed in between.
+        reference: the float model.
+        open_samples: opened once a level.
+        samples: use at most so many.
     """
-    same = model is reference
-    ours = [_read(layer.anchor.node if same else layer.node) for layer in layers]
-    theirs = [_read(layer.anchor.node) for layer in layers]
-    count = 0
-    with (
-        run_until(model, list(dict.fromkeys(ours))) as quantized,
-        run_until(reference, list(dict.fromkeys(theirs))) as real,
-    ):
-        for sample in islice(open_samples(), samples):
-            then = real(sample)
-            now = then if same else quantized(sample)
+
+    def __init__(
+        self,
+        model: ir.Model,
+        reference: ir.Model,
+        open_samples: Callable[[], Iterator[Sample]],
+        samples: int | None = None,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="optkit-")
+        folder = Path(self._folder.name)
+        self._same = model is reference
+        self._meant = Stepwise(reference, folder / "float", open_samples, samples)
+        self._seen = self._meant if self._same else Stepwise(model, folder / "quantized", open_samples, samples)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def observe(self, layers: Sequence[QuantizedLayer], into: Mapping[str, Means]) -> None:
+        """Run on as far as `layers`, and add what these read to `into`, by layer name.
+
+        Where both models are the float one, the layers are taken to read what they read there.
+
+        Raises:
+            DataError: no samples, or some that the models do not take.
+        """
+        theirs = [_read(layer.anchor.node) for layer in layers]
+        ours = theirs if self._same else [_read(layer.node) for layer in layers]
+        meant = self._meant.advance(set(theirs))
+        pairs = (
+            ((then, then) for then in meant) if self._same else zip(self._seen.advance(set(ours)), meant, strict=True)
+        )
+        for now, then in pairs:
             for layer, a, b in zip(layers, ours, theirs, strict=True):
                 kernel = layer.q.shape[2:]
-                seen, meant = (
-                    columns(layer.node, arrays[str(value.name)], kernel) for arrays, value in ((now, a), (then, b))
-                )
-                if seen is not None and meant is not None:
-                    into[layer.name].add(seen, meant, now[str(a.name)].shape[0])
-            count += 1
-    if count == 0:
-        raise DataError("calibration data is empty")
-    return count
+                seen = columns(layer.node, now[a], kernel)
+                real = seen if self._same else columns(layer.node, then[b], kernel)
+                if seen is not None and real is not None:
+                    into[layer.name].add(seen, real, now[a].shape[0])
 
 
 def _read(node: ir.Node) -> ir.Value:
