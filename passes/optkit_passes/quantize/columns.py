@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 
 
-def columns(node: ir.Node, x: np.ndarray, kernel: tuple[int, ...]) -> np.ndarray | None:
+def columns(node: ir.Node, x: np.ndarray, kernel: tuple[int, ...], start: int = 0, stride: int = 1) -> np.ndarray:
     """(groups, positions, depth) of `x`, such that a group's outputs are its columns times its weight's rows.
 
     Args:
         node: Conv, Gemm or MatMul.
         x: its first input.
         kernel: spatial extents of its weight, () for a matrix product.
-
-    Returns:
-        A view or a copy; None for what is no such product (ConvTranspose).
+        start, stride: of the positions of each sample (of all rows of a matrix product), those to take.
     """
-    if node.op_type in ("MatMul", "Gemm"):
-        return np.asarray(x.reshape(1, -1, x.shape[-1]))
     if node.op_type != "Conv":
-        return None
+        return np.asarray(x.reshape(1, -1, x.shape[-1])[:, start::stride])
+    view, rank = _windows(node, x, kernel), len(kernel)
+    batch, groups, inside, *out = view.shape[: 3 + rank]
+    places = np.unravel_index(np.arange(start, int(np.prod(out)), stride), out)
+    index: tuple[Any, ...] = (slice(None), slice(None), slice(None), *places)
+    taken = view[index]
+    moved = taken.transpose(1, 0, 3, 2, *range(4, 4 + rank))
+    return np.asarray(moved.reshape(groups, batch * taken.shape[3], inside * int(np.prod(kernel))))
+
+
+def column_sums(node: ir.Node, x: np.ndarray, kernel: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """(groups, depth) float64 sums over all columns, and how many there are."""
+    if node.op_type != "Conv":
+        flat = x.reshape(1, -1, x.shape[-1])
+        return np.asarray(flat.sum(axis=1, dtype=np.float64)), flat.shape[1]
+    view, rank = _windows(node, x, kernel), len(kernel)
+    count = view.shape[0] * int(np.prod(view.shape[3 : 3 + rank]))
+    total = view.sum(axis=(0, *range(3, 3 + rank)), dtype=np.float64)
+    return total.reshape(view.shape[1], -1), count
+
+
+def _windows(node: ir.Node, x: np.ndarray, kernel: tuple[int, ...]) -> np.ndarray:
+    """A view (batch, groups, channels of a group, *outputs, *kernel)."""
     rank = len(kernel)
     strides = _ints(node, "strides", rank, 1)
     dilations = _ints(node, "dilations", rank, 1)
@@ -29,15 +49,11 @@ def columns(node: ir.Node, x: np.ndarray, kernel: tuple[int, ...]) -> np.ndarray
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     pads = _pads(node, x.shape[2:], reach, strides)
     padded = np.pad(x, [(0, 0), (0, 0), *pads])
-    windows = sliding_window_view(padded, reach, axis=tuple(range(2, 2 + rank)))
+    split = padded.reshape(x.shape[0], groups, x.shape[1] // groups, *padded.shape[2:])
+    windows = sliding_window_view(split, reach, axis=tuple(range(3, 3 + rank)))
     outer = tuple(slice(None, None, s) for s in strides)
     inner = tuple(slice(None, None, d) for d in dilations)
-    windows = windows[(slice(None), slice(None), *outer, *inner)]
-    batch, channels, *out = windows.shape[: 2 + rank]
-    split = windows.reshape(batch, groups, channels // groups, *out, *kernel)
-    space = range(3, 3 + rank)
-    order = (1, 0, *space, 2, *range(3 + rank, 3 + 2 * rank))
-    return np.asarray(split.transpose(order).reshape(groups, batch * int(np.prod(out)), -1))
+    return windows[(slice(None), slice(None), slice(None), *outer, *inner)]
 
 
 def rows(weight: np.ndarray, node: ir.Node, axis: int) -> np.ndarray:

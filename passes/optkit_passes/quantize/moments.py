@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from optkit.transform import Sample
-from optkit_passes.quantize.columns import columns
+from optkit_passes.quantize.columns import column_sums, columns
 from optkit_passes.quantize.layers import QuantizedLayer
 from optkit_passes.quantize.stepwise import Stepwise
 
@@ -36,13 +36,13 @@ class Means:
     seen: np.ndarray = field(default_factory=lambda: np.zeros(0))
     meant: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def add(self, seen: np.ndarray, meant: np.ndarray, batch: int = 1) -> None:
-        """Take in (g, positions, k) columns of both models, of `batch` samples."""
-        if not self.count:
-            self.seen, self.meant = (np.zeros((x.shape[0], x.shape[2])) for x in (seen, meant))
-        self.count += seen.shape[1]
-        self.seen += seen.sum(axis=1, dtype=np.float64)
-        self.meant += meant.sum(axis=1, dtype=np.float64)
+    def add(self, node: ir.Node, kernel: tuple[int, ...], seen: np.ndarray, meant: np.ndarray) -> None:
+        """Take in what the layer `node` reads in both models."""
+        sums, count = column_sums(node, seen, kernel)
+        others = sums if seen is meant else column_sums(node, meant, kernel)[0]
+        first = not self.count
+        self.count += count
+        self.seen, self.meant = (sums, others) if first else (self.seen + sums, self.meant + others)
 
     def means(self) -> tuple[np.ndarray, np.ndarray]:
         """(g, k) mean column of the quantized and of the float model."""
@@ -53,6 +53,9 @@ POSITIONS = 128
 """Columns of a sample that second moments are taken of, spread over its places; neighbours say much the same."""
 
 
+_TOGETHER = 4096
+
+
 @dataclass
 class Moments(Means):
     """Second moments besides, of some of the columns.
@@ -60,34 +63,49 @@ class Moments(Means):
     Attributes:
         gram: (g, k, k), of the quantized model's columns with themselves.
         cross: (g, k, k), of the quantized model's with the float model's.
-        sampled: sums over the columns that these are of.
-        calls: pieces taken in.
+        sampled: sums over the columns that these are of, and how many.
+        pieces: taken in.
+        waiting: columns that are not in the sums yet.
     """
 
     gram: np.ndarray = field(default_factory=lambda: np.zeros(0))
     cross: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    sampled: Means = field(default_factory=Means)
-    calls: int = 0
+    sampled: tuple[np.ndarray, np.ndarray, int] = field(default_factory=lambda: (np.zeros(0), np.zeros(0), 0))
+    pieces: int = 0
+    waiting: list[tuple[np.ndarray, ...]] = field(default_factory=list)
 
-    def add(self, seen: np.ndarray, meant: np.ndarray, batch: int = 1) -> None:
-        """Take in (g, positions, k) columns of both models."""
-        if not self.count:
-            groups, _, depth = seen.shape
-            self.gram, self.cross = np.zeros((groups, depth, depth)), np.zeros((groups, depth, depth))
-        super().add(seen, meant)
-        stride = max(seen.shape[1] // (POSITIONS * batch), 1)
+    def add(self, node: ir.Node, kernel: tuple[int, ...], seen: np.ndarray, meant: np.ndarray) -> None:
+        """Take in what the layer `node` reads in both models."""
+        before = self.count
+        super().add(node, kernel, seen, meant)
+        stride = max((self.count - before) // (POSITIONS * seen.shape[0]), 1)
         # 7 is prime to what images are wide, so that in time every place has its turn
-        start = 7 * self.calls % stride
-        self.calls += 1
-        seen, meant = (np.ascontiguousarray(x[:, start::stride]) for x in (seen, meant))
-        self.sampled.add(seen, meant)
-        flipped = np.ascontiguousarray(seen.transpose(0, 2, 1))
-        self.gram += flipped @ seen
-        self.cross += flipped @ meant
+        start = 7 * self.pieces % stride
+        self.pieces += 1
+        self.waiting.append(tuple(columns(node, x, kernel, start, stride) for x in (seen, meant)))
+        if sum(a.shape[1] for a, _ in self.waiting) >= _TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Work off the columns that wait: a few large products are faster than many small ones."""
+        a, b = (np.concatenate(parts, axis=1) for parts in zip(*self.waiting, strict=True))
+        self.waiting.clear()
+        flipped = np.ascontiguousarray(a.transpose(0, 2, 1))
+        gram, cross = flipped @ a, flipped @ b
+        sums = (a.sum(axis=1, dtype=np.float64), b.sum(axis=1, dtype=np.float64), a.shape[1])
+        if not self.sampled[2]:
+            self.gram, self.cross, self.sampled = gram.astype(np.float64), cross.astype(np.float64), sums
+            return
+        self.gram += gram
+        self.cross += cross
+        self.sampled = (self.sampled[0] + sums[0], self.sampled[1] + sums[1], self.sampled[2] + sums[2])
 
     def centred(self) -> tuple[np.ndarray, np.ndarray]:
         """(g, k, k) covariances: quantized with quantized, quantized with float."""
-        (seen, meant), count = self.sampled.means(), self.sampled.count
+        if self.waiting:
+            self._flush()
+        count = self.sampled[2]
+        seen, meant = self.sampled[0] / count, self.sampled[1] / count
         gram = self.gram / count - seen[:, :, None] * seen[:, None, :]
         cross = self.cross / count - seen[:, :, None] * meant[:, None, :]
         return gram, cross
@@ -140,11 +158,7 @@ class Observer:
         )
         for now, then in pairs:
             for layer, a, b in zip(layers, ours, theirs, strict=True):
-                kernel = layer.q.shape[2:]
-                seen = columns(layer.node, now[a], kernel)
-                real = seen if self._same else columns(layer.node, then[b], kernel)
-                if seen is not None and real is not None:
-                    into[layer.name].add(seen, real, now[a].shape[0])
+                into[layer.name].add(layer.node, layer.q.shape[2:], now[a], then[b])
 
 
 def _read(node: ir.Node) -> ir.Value:

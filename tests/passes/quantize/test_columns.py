@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optkit_passes.quantize.columns import columns, from_rows, rows
+from optkit_passes.quantize.columns import column_sums, columns, from_rows, rows
 
 from tests.graphs import build, session, weights
 
@@ -63,6 +63,16 @@ def test_a_matrix_product_of_any_rank() -> None:
     np.testing.assert_array_equal(from_rows(split, weight.shape, node, 1), weight)
 
 
-def test_transposed_convolutions_have_none() -> None:
-    model = build("y = ConvTranspose(x, w)", "float[1,3,4,4] x", "float[a,b,c,d] y", w=weights(3, 2, 2, 2))
-    assert columns(next(iter(model.graph)), weights(1, 3, 4, 4), (2, 2)) is None
+@settings(deadline=None, max_examples=30)
+@given(convolutions(), st.integers(0, 3), st.integers(1, 4))
+def test_sums_and_some_of_the_columns(case: tuple[ir.Model, np.ndarray], start: int, stride: int) -> None:
+    model, x = case
+    node = next(iter(model.graph))
+    kernel = tuple(node.inputs[1].shape)[2:]
+    every = columns(node, x, kernel)
+    sums, count = column_sums(node, x, kernel)
+    assert count == every.shape[1]
+    np.testing.assert_allclose(sums, every.sum(axis=1, dtype=np.float64), rtol=1e-6, atol=1e-5)
+    each = every.reshape(every.shape[0], x.shape[0], -1, every.shape[2])[:, :, start::stride]
+    some = columns(node, x, kernel, start, stride)
+    np.testing.assert_array_equal(some, each.reshape(every.shape[0], -1, every.shape[2]))
