@@ -87,6 +87,7 @@ def compile(
     preprocess: str | None = None,
     calib_method: str | None = None,
     calib_samples: int | None = None,
+    calib_cache: str | os.PathLike[str] | None = None,
     exclude_nodes: Sequence[str] = (),
     exclude_op_types: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -116,6 +117,8 @@ def compile(
         preprocess: how images become inputs, in text form.
         calib_method, exclude_nodes, exclude_op_types: replace the pipeline's own options of that meaning.
         calib_samples: use at most so many.
+        calib_cache: file that keeps what calibration measures of the model's tensors; used where model, passes and
+            data are the same (without data: the model and passes), else made again with a warning.
         input_shapes: fixes open axes, by input.
         min_shapes, max_shapes: the range of open axes; a run outside it is an error.
         opt_shapes: the shapes the artifact is to be fastest at; it then holds code of its own for them.
@@ -163,13 +166,13 @@ def compile(
             def run(candidate: Pipeline) -> ir.Model:
                 fresh = replace(source, model=source.model.clone())
                 data = calib_data, preprocess, calib_samples
-                return run_passes(fresh, candidate, machine, *data, seed, silent)[0].model
+                return run_passes(fresh, candidate, machine, *data, seed, silent, calib_cache)[0].model
 
             with clock("precision search"):
                 pipeline, searched = search_precisions(pipeline, run, machine, scratch, tuned, seed, progress)
         with clock("passes"):
             outcome, samples = run_passes(
-                source, pipeline, machine, calib_data, preprocess, calib_samples, seed, progress
+                source, pipeline, machine, calib_data, preprocess, calib_samples, seed, progress, calib_cache
             )
         precision = precision_of(outcome.model)
         with clock("build"):
@@ -189,7 +192,7 @@ def compile(
                 "seed": seed,
                 "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
                 "opt_shapes": {name: list(shape) for name, shape in ranges.optimum.items()},
-                "calibrated": calib_data is not None,
+                "calibrated": calib_data is not None or calib_cache is not None,
                 **({} if fallback is None else {"fallback": fallback}),
                 "macs": compute_shares(built)["by_compute"],
             },
@@ -226,6 +229,7 @@ def quantize(
     preprocess: str | None = None,
     calib_method: str | None = None,
     calib_samples: int | None = None,
+    calib_cache: str | os.PathLike[str] | None = None,
     exclude_nodes: Sequence[str] = (),
     exclude_op_types: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -243,6 +247,7 @@ def quantize(
         calib_data=calib_data,
         preprocess=preprocess,
         calib_samples=calib_samples,
+        calib_cache=calib_cache,
         input_shapes=input_shapes,
         seed=seed,
         progress=progress,
@@ -257,6 +262,7 @@ def transform(
     calib_data: object = None,
     preprocess: str | None = None,
     calib_samples: int | None = None,
+    calib_cache: str | os.PathLike[str] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -265,7 +271,8 @@ def transform(
     with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
         source = open_source(model, input_shapes, Path(folder))
         machine = None if target is None else choose_target(target, None)
-        result, _ = run_passes(source, pipeline, machine, calib_data, preprocess, calib_samples, seed, progress)
+        data = calib_data, preprocess, calib_samples
+        result, _ = run_passes(source, pipeline, machine, *data, seed, progress, calib_cache)
     return result
 
 

@@ -122,9 +122,11 @@ class Pipeline(Pass):
         reports: list[PassReport] = []
         interface = _interface(model)
         name_nodes(model)  # findings and options speak of nodes by name
+        ran = context.ran
         for number, p in enumerate(self.passes):
             context.progress(f"pass {p.name}", number, len(self.passes))
             text = _item_text(p)
+            context.ran = (*ran, *(r.text for r in reports))
             start = time.perf_counter()
             try:
                 result = p.run(model, context)
@@ -133,6 +135,8 @@ class Pipeline(Pass):
                     _check(result.model, interface)
             except Exception as error:
                 raise _named(error, text, [r.text for r in reports]) from error
+            finally:
+                context.ran = ran
             model = result.model
             if isinstance(result, PipelineResult):
                 reports.extend(result.reports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,11 @@ from typing import TYPE_CHECKING
 from optkit import registry
 from optkit.artifact.payload import Payload, describe_target
 from optkit.artifact.spec import TensorSpec, Variant
+from optkit.calibration_cache import CalibrationCache
 from optkit.data import Samples, open_calibration
 from optkit.errors import UsageError, nearest
+from optkit.files import check_writable
+from optkit.fingerprint import fingerprint
 from optkit.pipeline import Pipeline, PipelineResult
 from optkit.shape_ranges import ShapeRanges
 from optkit.shapes import bind_shapes
@@ -87,6 +91,7 @@ def run_passes(
     calib_samples: int | None,
     seed: int,
     progress: Progress,
+    calib_cache: str | os.PathLike[str] | None = None,
 ) -> tuple[PipelineResult, Samples | None]:
     """Run the pipeline on the source's model; also returns what opens the calibration samples."""
     if calib_data is None and (preprocess is not None or calib_samples is not None):
@@ -94,8 +99,23 @@ def run_passes(
     samples = None
     if calib_data is not None:
         samples = open_calibration(calib_data, source.model.graph.inputs, preprocess=preprocess, samples=calib_samples)
+    cache = None
+    if calib_cache is not None:
+        data = None
+        if samples is not None:
+            data = {
+                "fingerprint": fingerprint(calib_data, samples, calib_samples),
+                "preprocess": preprocess,
+                "samples": calib_samples,
+            }
+        cache = CalibrationCache(check_writable(calib_cache), source.sha256, data)
     context = PassContext(
-        target=target, calibration=samples, reference=source.model.clone(), progress=progress, seed=seed
+        target=target,
+        calibration=samples,
+        reference=source.model.clone(),
+        progress=progress,
+        seed=seed,
+        calibration_cache=cache,
     )
     return pipeline.run(source.model, context), samples
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 if TYPE_CHECKING:
+    from optkit.calibration_cache import CalibrationCache
     from optkit.target import Target
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ class PassContext:
         reference: the source model before any pass, for passes that measure against it.
         unquantized: the float model as the last quantization found it, or None. Values and nodes that both hold have
             the same names there, so passes after `quantize` compare with it.
+        calibration_cache: file that keeps what calibration measures, or None.
+        ran: texts of the passes that have run before, nested pipelines unfolded; the pipeline keeps it.
         progress: called as progress(description, done, total); total is None where it is unknown.
     """
 
@@ -53,6 +56,8 @@ class PassContext:
     unquantized: ir.Model | None = None
     progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None
     seed: int = 0
+    calibration_cache: CalibrationCache | None = None
+    ran: tuple[str, ...] = ()
 
 
 class Result(ir.passes.PassResult):

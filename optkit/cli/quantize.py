@@ -50,6 +50,7 @@ def command(model: str, output: str | None, passes: str | None, as_json: bool, *
             calib_data=options["calib_data"],
             preprocess=options["preprocess"],
             calib_samples=options["calib_samples"],
+            calib_cache=options["calib_cache"],
             input_shapes=parse_shapes(options["input_shapes"]),
             seed=options["seed"],
             progress=report,

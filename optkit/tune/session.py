@@ -59,6 +59,7 @@ def tune(
     preprocess: str | None = None,
     calib_method: str | None = None,
     calib_samples: int | None = None,
+    calib_cache: str | os.PathLike[str] | None = None,
     exclude_nodes: Sequence[str] = (),
     exclude_op_types: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -94,7 +95,8 @@ def tune(
     try:
         with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
             source = open_source(model, input_shapes, Path(folder))
-            outcome, _ = run_passes(source, pipeline, machine, calib_data, preprocess, calib_samples, seed, progress)
+            data = calib_data, preprocess, calib_samples
+            outcome, _ = run_passes(source, pipeline, machine, *data, seed, progress, calib_cache)
             operators = lower(outcome.model, machine).operators
         jobs = [Job(operator, sites.templates, len(sites.nodes)) for operator, sites in operators.items()]
         if not resume:

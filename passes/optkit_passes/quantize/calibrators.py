@@ -1,183 +1,156 @@
-"""From a tensor's values, streamed, to the range that quantization keeps: min-max, percentile, entropy, MSE."""
+"""From a tensor's values, streamed, to the range that quantization keeps."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 
+from optkit_passes.quantize.auto import candidates, choose
 from optkit_passes.quantize.histogram import Histogram
+from optkit_passes.quantize.rules import entropy_range, mse_range, percentile_range
 
-METHODS = ("minmax", "percentile", "entropy", "mse")
-
-
-class Calibrator(Protocol):
-    """Sees every value of a tensor once, in pieces; memory does not depend on how many there are."""
-
-    def observe(self, values: np.ndarray) -> None:
-        """Take in finite values of any shape."""
-        ...
-
-    def range(self) -> tuple[float, float]:
-        """(low, high) to keep; (0, 0) where nothing was seen."""
-        ...
+METHODS = ("minmax", "moving_average", "percentile", "entropy", "mse", "auto")
 
 
-def make_calibrator(method: str, percentile: float = 99.99, symmetric: bool = False) -> Calibrator:
-    """The calibrator of that name, one of METHODS.
+class Statistic(Protocol):
+    """What is known of a tensor's values; memory does not depend on how many were seen.
 
-    Args:
-        percentile: share of values, in percent, that the percentile method keeps.
-        symmetric: whether the range will be made symmetric around zero (int8 with zero point 0).
+    Attributes:
+        kind: the word for it in a calibration cache.
+        low, high: smallest and largest value seen, or the averages of these; (inf, -inf) before the first.
     """
-    match method:
-        case "minmax":
-            return MinMax()
-        case "percentile":
-            return Percentile(percentile, symmetric)
-        case "entropy":
-            return Entropy(symmetric)
-        case "mse":
-            return Mse(symmetric)
-        case _:
-            raise ValueError(f"unknown calibration method {method!r}")
+
+    kind: ClassVar[str]
+    low: float
+    high: float
+
+    def add(self, values: np.ndarray) -> tuple[float, float]:
+        """Take in what the tensor holds in one run; returns its smallest and largest value, NaN where one is."""
+        ...
 
 
-class MinMax:
+class Extremes:
     """The smallest and largest value seen."""
+
+    kind: ClassVar[str] = "extremes"
 
     def __init__(self) -> None:
         self.low, self.high = math.inf, -math.inf
 
-    def observe(self, values: np.ndarray) -> None:
-        """Take in finite values of any shape."""
-        if values.size:
-            self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-
-    def range(self) -> tuple[float, float]:
-        """(low, high); (0, 0) where nothing was seen."""
-        return (self.low, self.high) if self.low <= self.high else (0.0, 0.0)
+    def add(self, values: np.ndarray) -> tuple[float, float]:
+        """Take in the tensor of one run."""
+        low, high = _extremes(values)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        return low, high
 
 
-class _Histogram(ABC):
-    def __init__(self, symmetric: bool) -> None:
-        self.symmetric = symmetric
-        self.histogram = Histogram()
+class MovingExtremes:
+    """Exponential moving averages of each run's smallest and largest value (Jacob et al. 2018, "Quantization and
+    Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", section 3.1).
 
-    def observe(self, values: np.ndarray) -> None:
-        """Take in finite values of any shape."""
-        self.histogram.add(values)
+    It depends on the order of the samples, by its nature.
 
-    def range(self) -> tuple[float, float]:
-        """(low, high) to keep; (0, 0) where nothing was seen."""
-        if not len(self.histogram.counts):
-            return 0.0, 0.0
-        return self._range()
-
-    @abstractmethod
-    def _range(self) -> tuple[float, float]:
-        """The range to keep of a histogram that is not empty."""
-
-    def _magnitudes(self) -> np.ndarray:
-        """Counts of |x| in bins of the same width, from zero up."""
-        h = self.histogram
-        index = np.arange(len(h.counts)) + h.first
-        index = np.where(index < 0, -1 - index, index)
-        folded = np.zeros(int(index.max()) + 1)
-        np.add.at(folded, index, h.counts)
-        return folded
-
-    def _within(self, limit: float) -> tuple[float, float]:
-        return max(self.histogram.low, -limit), min(self.histogram.high, limit)
-
-
-class Percentile(_Histogram):
-    """Cuts (100 - percentile) / 2 percent at either end; of |x|, all at the upper end, where symmetric."""
-
-    def __init__(self, percentile: float, symmetric: bool) -> None:
-        super().__init__(symmetric)
-        self.percentile = percentile
-
-    def _range(self) -> tuple[float, float]:
-        if self.symmetric:
-            total = np.cumsum(self._magnitudes())
-            at = int(np.searchsorted(total, total[-1] * self.percentile / 100))
-            return self._within((at + 1) * self.histogram.width)
-        cut = (100 - self.percentile) / 200
-        return self.histogram.quantile(cut), self.histogram.quantile(1 - cut)
-
-
-class Entropy(_Histogram):
-    """The threshold on |x| that loses least information: smallest Kullback-Leibler divergence between the
-    clipped distribution and its quantized self (Migacz, "8-bit inference with TensorRT", GTC 2017).
+    Args:
+        momentum: weight of the average so far, at least 0 and below 1; the first run's values begin it.
     """
 
-    BINS = 2048
-    STEPS = 128
+    kind: ClassVar[str] = "moving_extremes"
 
-    def _range(self) -> tuple[float, float]:
-        folded = self._magnitudes()
-        merge = -(-len(folded) // self.BINS)
-        folded = np.add.reduceat(folded, np.arange(0, len(folded), merge))
-        # zeros are represented exactly whatever the threshold; a ReLU's mass there would drown the rest
-        folded[0] = folded[1] if len(folded) > 1 else folded[0]
-        levels = 128 if self.symmetric or self.histogram.low < 0 else 256
-        if len(folded) <= levels or not folded.any():
-            return self.histogram.low, self.histogram.high
-        ends = np.unique(np.linspace(levels, len(folded), self.STEPS).round().astype(int))
-        losses = [_divergence(folded, int(end), levels) for end in ends]
-        return self._within(int(ends[int(np.argmin(losses))]) * merge * self.histogram.width)
+    def __init__(self, momentum: float) -> None:
+        self.momentum = momentum
+        self.low, self.high = math.inf, -math.inf
 
-
-def _divergence(counts: np.ndarray, end: int, levels: int) -> float:
-    """KL(P || Q), P = counts[:end] with everything beyond added to its last bin, Q = counts[:end] on `levels`."""
-    inside = counts[:end]
-    p = inside.copy()
-    p[-1] += counts[end:].sum()
-    starts = (np.arange(levels) * end) // levels
-    level = np.searchsorted(starts, np.arange(end), side="right") - 1
-    filled = inside > 0
-    mass = np.add.reduceat(inside, starts)
-    spread = np.add.reduceat(filled.astype(np.float64), starts)
-    q = np.where(filled, (mass / np.maximum(spread, 1))[level], 0.0)
-    p, q = p / p.sum(), q / max(q.sum(), 1e-300)
-    used = p > 0
-    return float((p[used] * np.log(p[used] / np.maximum(q[used], 1e-10))).sum())
+    def add(self, values: np.ndarray) -> tuple[float, float]:
+        """Take in the tensor of one run."""
+        low, high = _extremes(values)
+        if not values.size:
+            return low, high
+        if self.low > self.high:
+            self.low, self.high = low, high
+        else:
+            self.low = self.momentum * self.low + (1 - self.momentum) * low
+            self.high = self.momentum * self.high + (1 - self.momentum) * high
+        return low, high
 
 
-class Mse(_Histogram):
-    """The range with the smallest mean squared error: step^2 / 12 for what is kept, (x - end)^2 for what is cut."""
+class Distribution(Histogram):
+    """A histogram of the values seen."""
 
-    STEPS = 128
-
-    def _range(self) -> tuple[float, float]:
-        h = self.histogram
-        x, counts = h.centers(), h.counts.astype(np.float64)
-        zero = h.zero_bin()
-        if zero is not None:
-            counts[zero] = 0.0  # zeros are exact whatever the step
-        low, high = min(h.low, 0.0), max(h.high, 0.0)
-        shares = np.linspace(1 / self.STEPS, 1, self.STEPS)
-        if self.symmetric:
-            limits = max(-low, high) * shares
-            loss = counts.sum() * (limits / 127) ** 2 / 12
-            loss += _cut(x, counts, limits) + _cut(-x[::-1], counts[::-1], limits)
-            return self._within(float(limits[int(np.argmin(loss))]))
-        tops = high * shares if high > 0 else np.zeros(1)
-        bottoms = -low * shares if low < 0 else np.zeros(1)
-        steps = (tops[None, :] + bottoms[:, None]) / 255
-        loss = counts.sum() * steps**2 / 12
-        loss = loss + _cut(x, counts, tops)[None, :] + _cut(-x[::-1], counts[::-1], bottoms)[:, None]
-        bottom, top = np.unravel_index(int(np.argmin(loss)), loss.shape)
-        return max(h.low, -float(bottoms[bottom])), min(h.high, float(tops[top]))
+    kind: ClassVar[str] = "histogram"
 
 
-def _cut(x: np.ndarray, counts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Sum of counts * (x - end)^2 over x > end, for every end; x ascends."""
-    suffix = [np.append(np.cumsum((counts * x**k)[::-1])[::-1], 0.0) for k in range(3)]
-    at = np.searchsorted(x, ends, side="right")
-    zeroth, first, second = (s[at] for s in suffix)
-    cut: np.ndarray = np.maximum(second - 2 * ends * first + ends**2 * zeroth, 0.0)
-    return cut
+def _extremes(values: np.ndarray) -> tuple[float, float]:
+    return (float(values.min()), float(values.max())) if values.size else (math.inf, -math.inf)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The range [low, high] of a tensor that quantization keeps, and the method that found it."""
+
+    low: float
+    high: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """How ranges are found, with what it takes to find them.
+
+    Attributes:
+        name: one of METHODS.
+        percentile: share of values, in percent, that the percentile method keeps.
+        momentum: see MovingExtremes.
+        symmetric: whether the range will be made symmetric around zero (int8 with zero point 0).
+        exact: whether its scale will be rounded to a power of two; `auto` judges by the rounded scale.
+    """
+
+    name: str
+    percentile: float = 99.99
+    momentum: float = 0.9
+    symmetric: bool = False
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in METHODS:
+            raise ValueError(f"unknown calibration method {self.name!r}")
+
+    def statistic(self) -> Statistic:
+        """An empty statistic of the kind this method needs."""
+        match self.name:
+            case "minmax":
+                return Extremes()
+            case "moving_average":
+                return MovingExtremes(self.momentum)
+            case _:
+                return Distribution()
+
+    def accepts(self, kind: str) -> bool:
+        """Whether a statistic of that kind tells what this method asks; a histogram knows its extremes too."""
+        return kind == self.statistic().kind or (self.name == "minmax" and kind == Distribution.kind)
+
+    def range(self, *statistics: Statistic) -> Kept:
+        """The range to keep of all that the statistics have seen; (0, 0) where that is nothing."""
+        low = min((s.low for s in statistics), default=math.inf)
+        high = max((s.high for s in statistics), default=-math.inf)
+        if low > high:
+            return Kept(0.0, 0.0, self.name)
+        if self.name in ("minmax", "moving_average"):
+            return Kept(low, high, self.name)
+        whole = Histogram()
+        for statistic in statistics:
+            assert isinstance(statistic, Histogram)
+            whole.absorb(statistic)
+        match self.name:
+            case "percentile":
+                return Kept(*percentile_range(whole, self.percentile, self.symmetric), self.name)
+            case "entropy":
+                return Kept(*entropy_range(whole, self.symmetric), self.name)
+            case "mse":
+                return Kept(*mse_range(whole, self.symmetric), self.name)
+            case _:
+                ranges = candidates(whole, self.percentile, self.symmetric)
+                taken = choose(whole, ranges, self.symmetric, self.exact)
+                return Kept(*ranges[taken], taken)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,17 @@ import onnx_ir as ir
 from optkit.errors import DataError
 from optkit.transform import Sample
 
-Observe = Callable[[np.ndarray], None]
+Observe = Callable[[np.ndarray], tuple[float, float] | None]
+"""Takes in a tensor of one run. It may return the smallest and largest value, which saves looking for NaN and Inf;
+each tensor has an observer of its own, for those of one run are called at the same time in several threads."""
 
 GROUP_BYTES = 256 << 20
 """Tensors are exposed in groups whose values of one sample take no more than this."""
 
 _INLINE_LIMIT = 1_000_000_000
+_THREADS = 8
+_WORTH_THREADS = 1 << 20
+"""Bytes of one run's tensors from which it pays to look at them in several threads."""
 
 
 def collect(
@@ -37,7 +44,7 @@ def collect(
     Memory: the model, one sample's tensors of interest, and the observers.
 
     Args:
-        observers: by float32 tensor of the main graph.
+        observers: by float32 tensor of the main graph, in graph order.
         open_samples: opened once, or once a group of tensors where they are many.
         samples: use at most so many.
 
@@ -46,18 +53,38 @@ def collect(
     """
     count = 0
     groups = _groups(model, list(observers), open_samples)
-    for number, group in enumerate(groups):
-        what = "calibrating" if len(groups) == 1 else f"calibrating, part {number + 1} of {len(groups)}"
-        with exposed_session(model, group) as session:
-            count = 0
-            for sample in islice(open_samples(), samples):
-                for value, array in _run(session, group, sample, count).items():
-                    observers[value](array)
-                count += 1
-                progress(what, count, samples)
-        if count == 0:
-            raise DataError("calibration data is empty")
+    with ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0)))) as pool:
+        for number, group in enumerate(groups):
+            what = "calibrating" if len(groups) == 1 else f"calibrating, part {number + 1} of {len(groups)}"
+            with exposed_session(model, group) as session:
+                count = 0
+                for sample in islice(open_samples(), samples):
+                    _show(_run(session, group, sample, count), observers, count, pool)
+                    count += 1
+                    progress(what, count, samples)
+            if count == 0:
+                raise DataError("calibration data is empty")
     return count
+
+
+def _show(
+    arrays: Mapping[ir.Value, np.ndarray], observers: Mapping[ir.Value, Observe], index: int, pool: ThreadPoolExecutor
+) -> None:
+    """Every array to its observer; of those that hold NaN or Inf, the first is named."""
+
+    def look(item: tuple[ir.Value, np.ndarray]) -> bool:
+        value, array = item
+        if array.size == 0:
+            return True
+        ends = observers[value](array) or (float(array.min()), float(array.max()))
+        return math.isfinite(ends[0]) and math.isfinite(ends[1])  # NaN is both the least and the largest to numpy
+
+    worth = sum(a.nbytes for a in arrays.values()) >= _WORTH_THREADS
+    finite = (pool.map if worth else map)(look, arrays.items())
+    for (value, array), fine in zip(arrays.items(), finite, strict=True):
+        if not fine:
+            bad = "NaN" if np.isnan(array).any() else "Inf"
+            raise DataError(f"calibration sample {index}: tensor {value.name!r} holds {bad}")
 
 
 def _groups(
@@ -97,6 +124,8 @@ def exposed_session(model: ir.Model, values: Sequence[ir.Value]) -> Iterator[Any
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, in one line
+    # between runs the cores look at the tensors; ONNX Runtime's threads would keep them busy waiting
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     outputs = model.graph.outputs
     extra = [v for v in values if not v.is_graph_output() and not v.is_graph_input()]
     before = len(outputs)
@@ -125,11 +154,4 @@ def _run(session: Any, values: Sequence[ir.Value], sample: Sample, index: int) -
     except Exception as error:  # ONNX Runtime's own exceptions share no base
         text = " ".join(str(error).split())[:300]
         raise DataError(f"calibration sample {index}: the model does not take it: {text}") from error
-    arrays: dict[ir.Value, np.ndarray] = {}
-    for value in values:
-        array = np.asarray(sample[value.name or ""]) if value.is_graph_input() else found[value.name]
-        if array.size and not (math.isfinite(array.min()) and math.isfinite(array.max())):
-            bad = "NaN" if np.isnan(array).any() else "Inf"
-            raise DataError(f"calibration sample {index}: tensor {value.name!r} holds {bad}")
-        arrays[value] = array
-    return arrays
+    return {v: np.asarray(sample[v.name or ""]) if v.is_graph_input() else found[v.name] for v in values}

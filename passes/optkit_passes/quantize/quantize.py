@@ -14,7 +14,8 @@ from optkit.macs import node_macs
 from optkit.tidy import infer_shapes
 from optkit.transform import Finding, Pass, PassContext, Result, option
 from optkit_passes.quantize.anchors import Anchor, make_anchor
-from optkit_passes.quantize.calibrators import METHODS, make_calibrator
+from optkit_passes.quantize.cached import measured_or_cached
+from optkit_passes.quantize.calibrators import METHODS, Method, Statistic
 from optkit_passes.quantize.collect import collect
 from optkit_passes.quantize.data_free import made_up_samples
 from optkit_passes.quantize.ends import CHOICES, ends
@@ -48,6 +49,7 @@ class Quantize(Pass):
 
     method: str = option("minmax", f"how ranges are chosen: {', '.join(METHODS)}")
     percentile: float = option(99.99, "share of values, in percent, that method=percentile keeps")
+    momentum: float = option(0.9, "weight of the samples so far with method=moving_average, 0 to below 1")
     per_channel: bool = option(True, "one weight scale an output channel; false: one a tensor")
     weight_bits: int = option(8, "bits of a weight, 2 to 8")
     weight_range: str = option("max", f"what of a channel's weights to keep: {', '.join(RANGES)} (Choukroun 2019)")
@@ -107,6 +109,8 @@ class Quantize(Pass):
             raise UsageError(f"quantize: unknown method {self.method!r}; {nearest(self.method, METHODS)}")
         if not 50 < self.percentile <= 100:
             raise UsageError(f"quantize: percentile={self.percentile} is not between 50 and 100")
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"quantize: momentum={self.momentum} is not at least 0 and below 1")
         if not 2 <= self.weight_bits <= 8:
             raise UsageError(f"quantize: weight_bits={self.weight_bits} is not between 2 and 8")
         if self.weight_range not in RANGES:
@@ -157,26 +161,40 @@ class Quantize(Pass):
     def _calibrate(
         self, model: ir.Model, context: PassContext, placement: Placement, params: dict[ir.Value, Params]
     ) -> list[Finding]:
-        """Fills `params`; tensors of a group share one calibrator and one result."""
-        calibrators = {
-            group: make_calibrator(self.method, self.percentile, self.symmetric_activations)
-            for group in placement.groups
-        }
-        observers = {v: c.observe for group, c in calibrators.items() for v in group.sources}
-        made_up = context.calibration is None
-        open_samples = context.calibration or made_up_samples(model, context.seed)
+        """Fills `params`; tensors of a group share one result."""
+        method = Method(self.method, self.percentile, self.momentum, self.symmetric_activations, self.exact)
         order = {v: i for i, v in enumerate(v for n in model.graph for v in n.outputs)}
-        observers = dict(sorted(observers.items(), key=lambda item: order.get(item[0], -1)))
-        count = collect(
-            model, observers, open_samples, samples=self.samples, progress=context.progress
-        )  # in graph order, so that the first tensor to hold a NaN is the one named
-        for group, calibrator in calibrators.items():
-            shared = params_of_range(*calibrator.range(), symmetric=self.symmetric_activations, exact=self.exact)
+        # in graph order, so that the first tensor to hold a NaN is the one named
+        sources = sorted((v for g in placement.groups for v in g.sources), key=lambda v: order.get(v, -1))
+        made_up = context.calibration is None and context.calibration_cache is None
+
+        def measure() -> tuple[dict[ir.Value, Statistic], int]:
+            empty = {v: method.statistic() for v in sources}
+            observers = {v: s.add for v, s in empty.items()}
+            data = context.calibration or made_up_samples(model, context.seed)
+            return empty, collect(model, observers, data, samples=self.samples, progress=context.progress)
+
+        if context.calibration_cache is None:
+            (statistics, count), noted = measure(), list[Finding]()
+        else:
+            statistics, count, noted = measured_or_cached(
+                context.calibration_cache, model, ",".join(context.ran), method, self.samples, sources, measure
+            )
+        taken: Counter[str] = Counter()
+        for group in placement.groups:
+            kept = method.range(*(statistics[v] for v in group.sources))
+            taken[kept.method] += 1
+            shared = params_of_range(kept.low, kept.high, symmetric=self.symmetric_activations, exact=self.exact)
             params.update(dict.fromkeys(group.tensors, shared))
-        if not made_up:
-            return [Finding("note", "", f"ranges by {self.method} from {count} calibration samples")]
-        text = "no calibration data: ranges come from made-up inputs, accuracy may suffer; give real samples"
-        return [Finding("warning", "", text)]
+        findings = [Finding("note", "", f"ranges by {self.method} from {count} calibration samples")]
+        if made_up:
+            text = "no calibration data: ranges come from made-up inputs, accuracy may suffer; give real samples"
+            findings = [Finding("warning", "", text)]
+        findings += noted
+        if self.method == "auto":
+            text = ", ".join(f"{name} {taken[name]}" for name in METHODS if taken[name])
+            findings.append(Finding("note", "", f"auto, ranges with the least squared error: {text}"))
+        return findings
 
     def _weights(
         self, anchors: Iterable[Anchor], params: Mapping[ir.Value, Params], outer: Collection[ir.Node]

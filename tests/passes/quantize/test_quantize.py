@@ -91,7 +91,8 @@ def test_int8_is_close_to_float(method: str, symmetric: bool) -> None:
     model = network()
     result = quantize(model, Quantize(method=method, symmetric_activations=symmetric))
     assert result.modified
-    assert sqnr(model, result.model) > 26
+    # averages of 32 runs' ends cut what any single run exceeds them by
+    assert sqnr(model, result.model) > (20 if method == "moving_average" else 26)
     zeros = {n.inputs[2].dtype for n in result.model.graph if n.op_type == "QuantizeLinear"}
     assert zeros == {ir.DataType.INT8 if symmetric else ir.DataType.UINT8}
 
