@@ -72,9 +72,7 @@ class Histogram:
         if not len(other.counts):
             return
         self._cover(min(self.low, other.low), max(self.high, other.high), other.width)
-        used = np.flatnonzero(other.counts)
-        merge = round(self.width / other.width)
-        np.add.at(self.counts, (used + other.first) // merge - self.first, other.counts[used])
+        _add_counts(self.counts, self.first, other.counts, other.first, self.width / other.width)
 
     def centers(self) -> np.ndarray:
         """float64 middle of every bin, kept within the values seen."""
@@ -123,17 +121,23 @@ class Histogram:
             return
         counts = np.zeros(last - first + 1, np.int64)
         if self.width:
-            merge = round(width / self.width)
-            old = np.flatnonzero(self.counts)
-            np.add.at(counts, (old + self.first) // merge - first, self.counts[old])
+            _add_counts(counts, first, self.counts, self.first, width / self.width)
         self.counts, self.first, self.width = counts, first, width
+
+
+def _add_counts(counts: np.ndarray, first: int, more: np.ndarray, more_first: int, ratio: float) -> None:
+    """Add `more`, whose bins are 1 / `ratio` as wide, a power of two, to `counts`."""
+    used = np.flatnonzero(more)
+    # beyond any bin's index the ratio makes no difference, and integers have an end
+    merge = int(min(ratio, 2.0**40))
+    np.add.at(counts, (used + more_first) // merge - first, more[used])
 
 
 def _smallest_width(low: float, high: float, bins: int) -> float:
     """The smallest power of two with which [low, high] takes at most `bins` bins."""
     extent = max(high - low, abs(low), abs(high))
     # a floor well above the denormals: everything below it is zero to any quantizer
-    width = 2.0 ** max(math.frexp(extent)[1] - math.frexp(bins)[1] - 1, -100)
+    width = 2.0 ** max(math.frexp(extent)[1] - math.frexp(bins)[1] - 1, -100) if extent else 2.0**-100
     while math.floor(high / width) - math.floor(low / width) >= bins:
         width *= 2
     return width

@@ -1,4 +1,4 @@
-"""Calibrators against numpy on known distributions, and in flat memory."""
+"""Methods against numpy on the whole data, and in flat memory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from optkit_passes.quantize.calibrators import METHODS, make_calibrator
-from optkit_passes.quantize.histogram import BINS, Histogram
-from optkit_passes.quantize.params import params_of_range
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from optkit_passes.quantize.auto import candidates, choose, quantization_error
+from optkit_passes.quantize.calibrators import METHODS, Distribution, Method
+from optkit_passes.quantize.histogram import BINS, CHUNK, Histogram
+from optkit_passes.quantize.params import Params, params_of_range
 
 
 def normal(count: int = 200_000, seed: int = 0) -> np.ndarray:
@@ -23,10 +27,12 @@ def pieces(values: np.ndarray, count: int = 7) -> Iterator[np.ndarray]:
 def calibrated(
     method: str, values: np.ndarray, symmetric: bool = False, percentile: float = 99.99
 ) -> tuple[float, float]:
-    calibrator = make_calibrator(method, percentile, symmetric)
+    chosen = Method(method, percentile=percentile, symmetric=symmetric)
+    statistic = chosen.statistic()
     for piece in pieces(values):
-        calibrator.observe(piece)
-    return calibrator.range()
+        statistic.add(piece)
+    kept = chosen.range(statistic)
+    return kept.low, kept.high
 
 
 def test_histogram_is_numpys() -> None:
@@ -55,6 +61,62 @@ def test_histogram_does_not_depend_on_the_order() -> None:
     assert one.counts.sum() == 3000
 
 
+def counted(*parts: np.ndarray) -> Histogram:
+    histogram = Histogram()
+    for part in parts:
+        histogram.add(part)
+    return histogram
+
+
+def same(one: Histogram, other: Histogram) -> None:
+    np.testing.assert_array_equal(one.counts, other.counts)
+    assert (one.first, one.width, one.low, one.high) == (other.first, other.width, other.low, other.high)
+
+
+floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
+arrays = hnp.arrays(np.float32, st.integers(1, 40), elements=floats)
+
+
+@settings(deadline=None)
+@given(st.lists(arrays, min_size=1, max_size=5), st.randoms())
+def test_counts_are_those_of_exact_division_in_any_order_and_merged(parts: list[np.ndarray], random: object) -> None:
+    histogram = counted(*parts)
+    whole = np.concatenate(parts).astype(np.float64)
+    bins = np.floor(whole / histogram.width).astype(np.int64) - histogram.first
+    np.testing.assert_array_equal(histogram.counts, np.bincount(bins, minlength=len(histogram.counts)))
+    assert (histogram.low, histogram.high) == (whole.min(), whole.max())
+    shuffled = list(parts)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    same(counted(*shuffled), histogram)
+    merged = Histogram()
+    for part in shuffled:
+        merged.absorb(counted(part))
+    same(merged, histogram)
+
+
+@pytest.mark.parametrize("offset", [0.0, 7.0, -100.0])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_chunks_count_what_one_piece_does(offset: float, scale: float) -> None:
+    # the range grows from chunk to chunk
+    values = normal(3 * CHUNK + 5) * np.linspace(0.1, 4, 3 * CHUNK + 5, dtype=np.float32) * np.float32(scale) + offset
+    values = values.astype(np.float32)
+    histogram = counted(values.reshape(-1, 1))
+    assert counted(values[::-1]).counts.sum() == values.size
+    same(histogram, counted(*np.array_split(values, 50)))
+    bins = np.floor(values.astype(np.float64) / histogram.width).astype(np.int64) - histogram.first
+    np.testing.assert_array_equal(histogram.counts, np.bincount(bins, minlength=len(histogram.counts)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("method", METHODS)
+def test_values_that_are_not_finite_show_in_the_ends(method: str, bad: float) -> None:
+    values = normal(2 * CHUNK)
+    values[CHUNK + 7] = bad
+    ends = Method(method).statistic().add(values)
+    assert not np.isfinite(ends).all()
+    assert np.isfinite(Method(method).statistic().add(normal())).all()
+
+
 @pytest.mark.parametrize("scale", [1e-20, 1e-3, 1.0, 1e6, 1e30])
 @pytest.mark.parametrize("percentile", [90.0, 99.0, 99.99])
 def test_percentile_is_numpys(scale: float, percentile: float) -> None:
@@ -79,11 +141,84 @@ def test_minmax_is_exact() -> None:
     assert calibrated("minmax", values) == (float(values.min()), float(values.max()))
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_moving_average_is_that_of_every_runs_ends(momentum: float) -> None:
+    runs = [normal(1000, seed) * (1 + seed) for seed in range(6)]
+    method = Method("moving_average", momentum=momentum)
+    statistic = method.statistic()
+    low, high = float(runs[0].min()), float(runs[0].max())
+    for run in runs:
+        low = momentum * low + (1 - momentum) * float(run.min())
+        high = momentum * high + (1 - momentum) * float(run.max())
+        statistic.add(run)
+    kept = method.range(statistic)
+    assert (kept.low, kept.high) == (pytest.approx(low, rel=1e-12), pytest.approx(high, rel=1e-12))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tensors_of_a_group_are_seen_as_one(method: str) -> None:
+    """Except by moving averages: there the group's range is what covers those of its tensors."""
+    chosen = Method(method)
+    one, other, both = (chosen.statistic() for _ in range(3))
+    a, b = normal(), normal(100_000, 1) * 2 + 3
+    one.add(a)
+    other.add(b)
+    both.add(np.concatenate([a, b]))
+    assert chosen.range(one, other) == chosen.range(both)
+
+
+def distributions() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    return {
+        "normal": normal(50_000),
+        "relu": np.maximum(normal(50_000), 0),
+        "outlier": np.concatenate([normal(50_000), np.float32([40, -9])]),
+        "laplace": rng.laplace(size=50_000).astype(np.float32),
+        "lognormal": rng.lognormal(sigma=1.5, size=50_000).astype(np.float32),
+        "hardswish": normal(50_000) * np.clip(normal(50_000) / 6 + 0.5, 0, 1),
+        "offset": normal(50_000) + 30,
+        "uniform": rng.uniform(-1, 3, 50_000).astype(np.float32),
+        "two values": rng.choice(np.float32([-1, 5]), 50_000),
+    }
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("name", distributions())
+def test_auto_takes_the_range_with_the_least_error(name: str, symmetric: bool, exact: bool) -> None:
+    values = distributions()[name]
+    histogram = Distribution()
+    histogram.add(values)
+    ranges = candidates(histogram, 99.99, symmetric)
+    taken = choose(histogram, ranges, symmetric, exact)
+    params = {n: params_of_range(*kept, symmetric=symmetric, exact=exact) for n, kept in ranges.items()}
+    least = quantization_error(histogram, params[taken])
+    assert least == min(quantization_error(histogram, p) for p in params.values())
+    kept = Method("auto", symmetric=symmetric, exact=exact).range(histogram)
+    assert (kept.low, kept.high, kept.method) == (*ranges[taken], taken)
+    # by the values themselves too, but for what lies between values and their bins
+    truth = {n: error_with(values, p) for n, p in params.items()}
+    assert truth[taken] <= 1.02 * min(truth.values()) + 1e-12
+
+
+@pytest.mark.parametrize("name", distributions())
+@pytest.mark.parametrize("params", [Params(np.float32(0.05), np.uint8(100)), Params(np.float32(0.25), np.int8(0))])
+def test_error_of_a_histogram_is_that_of_its_values(name: str, params: Params) -> None:
+    values = distributions()[name]
+    histogram = counted(values)
+    # two values sit at the ends of their bins, where the histogram can only guess
+    tolerance = histogram.width**2 if name == "two values" else 1e-9
+    assert quantization_error(histogram, params) == pytest.approx(error_with(values, params), rel=0.02, abs=tolerance)
+
+
 def error(values: np.ndarray, low: float, high: float) -> float:
     """Mean squared error of really quantizing."""
-    params = params_of_range(low, high)
-    zero = int(params.zero_point)
-    q = np.clip(np.rint(values.astype(np.float64) / float(params.scale)) + zero, 0, 255)
+    return error_with(values, params_of_range(low, high))
+
+
+def error_with(values: np.ndarray, params: Params) -> float:
+    info, zero = np.iinfo(params.zero_point.dtype), int(params.zero_point)
+    q = np.clip(np.rint(values.astype(np.float64) / float(params.scale)) + zero, info.min, info.max)
     return float((((q - zero) * float(params.scale) - values) ** 2).mean())
 
 
@@ -134,22 +269,24 @@ def test_constant_tensors_are_safe(method: str, symmetric: bool, value: float) -
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_seen_is_an_empty_range(method: str) -> None:
-    calibrator = make_calibrator(method)
-    calibrator.observe(np.zeros((0, 3), np.float32))
-    assert calibrator.range() == (0.0, 0.0)
+    chosen = Method(method)
+    statistic = chosen.statistic()
+    statistic.add(np.zeros((0, 3), np.float32))
+    for kept in (chosen.range(statistic), chosen.range()):
+        assert (kept.low, kept.high) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_memory_is_flat(method: str) -> None:
-    calibrator = make_calibrator(method)
+    statistic = Method(method).statistic()
     batch = normal(4096)
-    calibrator.observe(batch)
+    statistic.add(batch)
     tracemalloc.start()
     for index in range(20):
-        calibrator.observe(batch + index)
+        statistic.add(batch + index)
     early = tracemalloc.get_traced_memory()[0]
     for index in range(1000):
-        calibrator.observe(batch + index / 10)
+        statistic.add(batch + index / 10)
     late = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert late - early < 64 * 1024
