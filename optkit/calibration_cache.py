@@ -31,6 +31,7 @@ _WHAT = {
     "data.fingerprint": "other calibration data",
     "data.preprocess": "another preprocessing",
     "data.samples": "another number of samples to use",
+    "data.seed": "another seed of the images' augmentation",
 }
 
 
@@ -41,7 +42,7 @@ class CalibrationCache:
     Attributes:
         path: the file; it need not exist yet.
         model: sha256 of the source model.
-        data: of the calibration data, "fingerprint", "preprocess" and "samples"; None where none is given. Then
+        data: of the calibration data, "fingerprint", "preprocess", "samples" and "seed"; None where none is given. Then
             whatever data the file was made from will do.
     """
 

@@ -30,7 +30,12 @@ Samples = Callable[[], Iterator[Sample]]
 
 
 def open_calibration(
-    spec: object, model_inputs: Iterable[Any], *, preprocess: str | None = None, samples: int | None = None
+    spec: object,
+    model_inputs: Iterable[Any],
+    *,
+    preprocess: str | None = None,
+    samples: int | None = None,
+    seed: int = 0,
 ) -> Samples:
     """A function that opens a fresh iterator over calibration samples.
 
@@ -38,12 +43,13 @@ def open_calibration(
         spec: a path of an .npz (one array an input, samples along the first axis), an .npy (models with one
             input), a folder or .zip of images; "module:callable"; or an object: an array, a mapping of
             arrays, a sequence or re-iterable loader of samples, or a function that returns an iterator.
-            A sample is a mapping, an array (one input) or a tuple in the order of the inputs; of a
-            (data, label) pair the data counts where the model has one input.
+            A sample is a mapping (names that are no input are left out), an array (one input) or a tuple in the
+            order of the inputs, which a label may follow; or a (sample, label) pair of any of these.
         model_inputs: `model.graph.inputs`.
         preprocess: text form for images, see `optkit.preprocess.Preprocess.parse`.
         samples: use at most so many; spread evenly where the source can be indexed, else the first (of a
             loader: its first batches).
+        seed: of the images' augmentation.
 
     Samples are one row each, or B rows where the model fixes its first axis at B; a remainder of fewer than
     B rows is left out.
@@ -59,7 +65,7 @@ def open_calibration(
     if samples is not None and samples < 1:
         raise UsageError(f"calibration needs at least one sample, not {samples}")
     if isinstance(spec, (str, os.PathLike)):
-        source, images = _from_text(os.fspath(spec), specs, preprocess, samples)
+        source, images = _from_text(os.fspath(spec), specs, preprocess, samples, seed)
     else:
         source, images = _from_object(spec, specs, samples, "calibration data"), False
     if preprocess is not None and not images:
@@ -68,11 +74,11 @@ def open_calibration(
 
 
 def _from_text(
-    text: str, specs: Sequence[InputSpec], preprocess: str | None, samples: int | None
+    text: str, specs: Sequence[InputSpec], preprocess: str | None, samples: int | None, seed: int
 ) -> tuple[Samples, bool]:
     path = Path(text).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
-        return _from_images(path, specs, preprocess, samples), True
+        return _from_images(path, specs, preprocess, samples, seed), True
     if path.suffix.lower() in (".npz", ".npy"):
         if not path.is_file():
             raise DataError(f"{path}: no such file")
@@ -139,12 +145,14 @@ def _from_arrays(
     return read
 
 
-def _from_images(path: Path, specs: Sequence[InputSpec], preprocess: str | None, samples: int | None) -> Samples:
+def _from_images(
+    path: Path, specs: Sequence[InputSpec], preprocess: str | None, samples: int | None, seed: int
+) -> Samples:
     spec = _only(specs, f"{path}: a folder of images")
     try:
         if samples is not None:
             samples *= spec.batch
-        images = open_images(path, spec, preprocess, samples)
+        images = open_images(path, spec, preprocess, samples, seed)
         if spec.batch > len(image_names(path)):
             raise DataError(f"{path}: fewer images than the model's fixed batch of {spec.batch}")
     except (zipfile.BadZipFile, OSError) as error:
@@ -182,12 +190,20 @@ def _from_items(
     make: Callable[[], Iterable[Any]], specs: Sequence[InputSpec], samples: int | None, where: str
 ) -> Samples:
     def read() -> Iterator[Sample]:
-        index = -1
+        index, made, rest = -1, False, dict[str, np.ndarray]()
         for index, item in enumerate(islice(_guarded(make, where), samples)):
             at = f"{where}: sample {index}"
-            yield from _split(_named(item, specs, at), specs, at)
+            arrays = _named(item, specs, at)
+            if rest and all(arrays[name].shape[1:] == rows.shape[1:] for name, rows in rest.items()):
+                arrays = {name: np.concatenate([rows, arrays[name]]) for name, rows in rest.items()}
+            whole, rest = _split(arrays, specs, at)
+            made = made or bool(whole)
+            yield from whole
         if index < 0:
             raise DataError(f"{where}: is empty")
+        if not made:
+            rows = len(next(iter(rest.values())))
+            raise DataError(f"{where}: has {rows} rows, the model's batch is fixed at {specs[0].batch}")
 
     return read
 
@@ -201,10 +217,15 @@ def _guarded(make: Callable[[], Iterable[Any]], where: str) -> Iterator[Any]:
 
 
 def _named(item: Any, specs: Sequence[InputSpec], where: str) -> dict[str, np.ndarray]:
+    if isinstance(item, (tuple, list)) and len(item) == 2 and _is_sample(item[0], specs):
+        item = item[0]  # of a (sample, label) pair
     if isinstance(item, Mapping):
+        names = [s.name for s in specs]
+        if all(name in item for name in names):
+            item = {name: item[name] for name in names}  # a loader's labels and the like are no concern of the model
         arrays = {str(name): _array(value, f"{where}, input {name!r}") for name, value in item.items()}
     elif isinstance(item, (tuple, list)):
-        if len(specs) > 1 and len(item) != len(specs):
+        if len(specs) > 1 and len(item) not in (len(specs), len(specs) + 1):
             raise DataError(f"{where}: has {len(item)} arrays, the model takes {len(specs)}")
         if not item:
             raise DataError(f"{where}: is empty")
@@ -215,19 +236,38 @@ def _named(item: Any, specs: Sequence[InputSpec], where: str) -> dict[str, np.nd
     return arrays
 
 
-def _split(arrays: dict[str, np.ndarray], specs: Sequence[InputSpec], where: str) -> Iterator[Sample]:
-    """A sample without a batch axis gets one; a loader's batch is cut where the model's is smaller."""
+def _is_sample(item: Any, specs: Sequence[InputSpec]) -> bool:
+    """Whether the first of two is a whole sample by itself, and the second its label."""
+    if isinstance(item, Mapping):
+        return True
+    # numbers in lists are an array
+    return (
+        isinstance(item, (tuple, list))
+        and len(item) == len(specs)
+        and all(hasattr(v, "shape") and len(v.shape) for v in item)
+    )
+
+
+def _split(
+    arrays: dict[str, np.ndarray], specs: Sequence[InputSpec], where: str
+) -> tuple[list[Sample], dict[str, np.ndarray]]:
+    """Samples, and rows that are too few for another. One without a batch axis gets one; a loader's batch is cut
+    where the model's is smaller, and waits for the next where it is larger.
+    """
     for s in specs:
         if arrays[s.name].ndim == len(s.shape) - 1:
             arrays[s.name] = arrays[s.name][None]
     rows = {arrays[s.name].shape[0] if s.shape and arrays[s.name].ndim else 1 for s in specs}
     batch = {s.batch for s in specs if s.shape and isinstance(s.shape[0], int)}
-    if len(rows) == len(batch) == 1 and (count := rows.pop()) > (size := batch.pop()) and count % size == 0:
-        for start in range(0, count, size):
-            part = {name: array[start : start + size] for name, array in arrays.items()}
-            yield {s.name: s.check(part[s.name], f"{where}, row {start}, input {s.name!r}") for s in specs}
-        return
-    yield {s.name: s.check(arrays[s.name], f"{where}, input {s.name!r}") for s in specs}
+    if len(rows) != 1 or len(batch) != 1 or rows == batch or any(arrays[s.name].ndim != len(s.shape) for s in specs):
+        return [{s.name: s.check(arrays[s.name], f"{where}, input {s.name!r}") for s in specs}], {}
+    count, size = rows.pop(), batch.pop()
+    samples = [
+        {s.name: s.check(arrays[s.name][at : at + size], f"{where}, row {at}, input {s.name!r}") for s in specs}
+        for at in range(0, count - size + 1, size)
+    ]
+    left = count % size
+    return samples, {name: array[count - left :] for name, array in arrays.items()} if left else {}
 
 
 def _check_names(given: Iterable[str], specs: Sequence[InputSpec], where: str) -> None:

@@ -33,12 +33,12 @@ def image_names(path: Path) -> list[str]:
 
 
 def open_images(
-    path: Path, spec: InputSpec, preprocess: str | None, samples: int | None
+    path: Path, spec: InputSpec, preprocess: str | None, samples: int | None, seed: int = 0
 ) -> Callable[[], Iterator[np.ndarray]]:
     """A source of float32 arrays with a batch axis of 1, one an image.
 
     Where `samples` is less than there are, the images taken are spread evenly over the sorted list, so
-    that class folders are all visited.
+    that class folders are all visited. `seed` decides what augmentation does to each image.
 
     Raises:
         DataError: no image, an unreadable one (named), or one that does not fit the model.
@@ -58,8 +58,9 @@ def open_images(
     chosen = [names[i] for i in spread(len(names), samples)]
 
     def images() -> Iterator[np.ndarray]:
-        for name, data in _contents(path, chosen):
-            yield _decode(f"{path}: {name}", data, steps, (height, width, channels))
+        for index, (name, data) in enumerate(_contents(path, chosen)):
+            rng = np.random.default_rng([seed, index])  # of its own: the same however often the source is opened
+            yield _decode(f"{path}: {name}", data, steps, (height, width, channels), rng)
 
     return images
 
@@ -87,7 +88,13 @@ def _contents(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
                 raise DataError(f"{path}: {name} cannot be read: {error}") from error
 
 
-def _decode(where: str, data: bytes, steps: Preprocess, size: tuple[int | None, int | None, int | None]) -> np.ndarray:
+def _decode(
+    where: str,
+    data: bytes,
+    steps: Preprocess,
+    size: tuple[int | None, int | None, int | None],
+    rng: np.random.Generator,
+) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -99,6 +106,6 @@ def _decode(where: str, data: bytes, steps: Preprocess, size: tuple[int | None, 
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{where}: cannot be decoded: {error}") from error
     try:
-        return steps.apply(decoded, *size)
+        return steps.apply(decoded, *size, rng)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error

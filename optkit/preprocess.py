@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _COLORS = {"rgb": 3, "bgr": 3, "gray": 1}
-_KEYS = ("resize", "crop", "mean", "std", "scale", "color", "layout")
+_KEYS = ("resize", "crop", "mean", "std", "scale", "color", "layout", "augment")
+_AUGMENTS = ("flip", "crop")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Preprocess:
         mean, std: (pixel * scale - mean) / std, one number or one a channel, in the order of `color`.
         color: "rgb", "bgr" or "gray"; None: gray for a model with one channel, else rgb.
         layout: "nchw" or "nhwc".
+        flip: mirror every second image, on average, left to right.
+        part: of each side, the least that a random crop before all other steps leaves; 1 leaves all.
     """
 
     resize: int | tuple[int, int] | None = None
@@ -36,13 +39,17 @@ class Preprocess:
     std: tuple[float, ...] = (1.0,)
     color: str | None = None
     layout: str = "nchw"
+    flip: bool = False
+    part: float = 1.0
 
     @classmethod
     def parse(cls, text: str | None) -> Preprocess:
         """Reads 'resize=256,crop=224,mean=[0.485,0.456,0.406],std=[0.229,0.224,0.225],color=rgb'.
 
         `resize=256` is the shorter side, `resize=240x320` an exact height and width; `scale=1` keeps
-        pixels in 0..255, e.g. 'scale=1,mean=[127],std=[128]'. Raises UsageError with the offending word.
+        pixels in 0..255, e.g. 'scale=1,mean=[127],std=[128]'. `augment=flip`, `augment=crop:0.8` and
+        `augment=[flip,crop:0.8]` vary the images, the same way for the same seed: each may be mirrored, or cut to at
+        least 0.8 of its width and height anywhere. Raises UsageError with the offending word.
         """
         found: dict[str, str] = {}
         for word in _split(text or ""):
@@ -59,6 +66,7 @@ class Preprocess:
             raise UsageError("preprocess: std holds a zero; every value divides a channel")
         resize = _size("resize", found["resize"]) if "resize" in found else None
         crop = _size("crop", found["crop"]) if "crop" in found else None
+        flip, part = _augment(found.get("augment", ""))
         return cls(
             resize=resize,
             crop=(crop, crop) if isinstance(crop, int) else crop,
@@ -67,14 +75,24 @@ class Preprocess:
             std=std,
             color=_one_of("color", found["color"], tuple(_COLORS)) if "color" in found else None,
             layout=_one_of("layout", found.get("layout", "nchw"), ("nchw", "nhwc")),
+            flip=flip,
+            part=part,
         )
 
-    def apply(self, image: Image, height: int | None, width: int | None, channels: int | None) -> np.ndarray:
+    def apply(
+        self,
+        image: Image,
+        height: int | None,
+        width: int | None,
+        channels: int | None,
+        rng: np.random.Generator | None = None,
+    ) -> np.ndarray:
         """float32 array (1, C, H, W), or (1, H, W, C) for nhwc.
 
         Args:
             image: as decoded by Pillow.
             height, width, channels: what the model wants; None where the model leaves it open.
+            rng: decides about flips and random crops; without it there are none.
 
         Raises:
             DataError: the image is smaller than the crop, or channels do not fit the model.
@@ -85,7 +103,8 @@ class Preprocess:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, _COLORS[color]):
                 raise DataError(f"{name} has {len(values)} values for {_COLORS[color]} channel(s)")
-        image = self._fit(image.convert("L" if color == "gray" else "RGB"), height, width)
+        image = image.convert("L" if color == "gray" else "RGB")
+        image = self._fit(image if rng is None else self._varied(image, rng), height, width)
         pixels = np.asarray(image, dtype=np.float32)
         pixels = pixels[:, :, None] if color == "gray" else pixels
         pixels = pixels[:, :, ::-1] if color == "bgr" else pixels
@@ -94,6 +113,19 @@ class Preprocess:
         if self.layout == "nchw":
             pixels = pixels.transpose(2, 0, 1)
         return np.ascontiguousarray(pixels[None])
+
+    def _varied(self, image: Image, rng: np.random.Generator) -> Image:
+        from PIL.Image import Transpose
+
+        if self.flip and rng.random() < 0.5:
+            image = image.transpose(Transpose.FLIP_LEFT_RIGHT)
+        if self.part < 1:
+            share = rng.uniform(self.part, 1)  # one for both sides: the aspect stays
+            width, height = (max(1, round(side * share)) for side in image.size)
+            left = int(rng.integers(0, image.width - width + 1))
+            top = int(rng.integers(0, image.height - height + 1))
+            image = image.crop((left, top, left + width, top + height))
+        return image
 
     def _fit(self, image: Image, height: int | None, width: int | None) -> Image:
         crop = self.crop or (height or 0, width or 0)
@@ -157,6 +189,24 @@ def _size(key: str, text: str) -> int | tuple[int, int]:
     if len(sides) > 2 or not all(side.strip().isdigit() and int(side) > 0 for side in sides):
         raise UsageError(f"preprocess: {key}={text}: a size is one whole number or HEIGHTxWIDTH")
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def _augment(text: str) -> tuple[bool, float]:
+    """(flip, part) of 'flip', 'crop:0.8' or '[flip,crop:0.8]'."""
+    flip, part = False, 1.0
+    for word in filter(None, (w.strip() for w in text.strip("[] ").split(","))):
+        name, colon, value = word.partition(":")
+        if name not in _AUGMENTS:
+            raise UsageError(f"preprocess: augment={word}; {nearest(name, _AUGMENTS)}")
+        if name == "flip":
+            if colon:
+                raise UsageError(f"preprocess: augment={word}: flip takes no value")
+            flip = True
+        else:
+            part = _number("augment=crop", value) if value else 0.0
+            if not 0 < part <= 1:
+                raise UsageError(f"preprocess: augment={word}: crop takes a share above 0 and up to 1, as in crop:0.8")
+    return flip, part
 
 
 def _one_of(key: str, text: str, known: tuple[str, ...]) -> str:

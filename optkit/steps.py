@@ -98,7 +98,9 @@ def run_passes(
         raise UsageError("--preprocess and --calib-samples need --calib-data")
     samples = None
     if calib_data is not None:
-        samples = open_calibration(calib_data, source.model.graph.inputs, preprocess=preprocess, samples=calib_samples)
+        samples = open_calibration(
+            calib_data, source.model.graph.inputs, preprocess=preprocess, samples=calib_samples, seed=seed
+        )
     cache = None
     if calib_cache is not None:
         data = None
@@ -107,6 +109,7 @@ def run_passes(
                 "fingerprint": fingerprint(calib_data, samples, calib_samples),
                 "preprocess": preprocess,
                 "samples": calib_samples,
+                "seed": seed if "augment" in (preprocess or "") else None,
             }
         cache = CalibrationCache(check_writable(calib_cache), source.sha256, data)
     context = PassContext(

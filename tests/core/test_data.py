@@ -160,6 +160,53 @@ def test_loader_batches_pass_or_are_cut() -> None:
     assert [float(s["x"].mean()) for s in cut()] == [0, 0, 2, 2]
 
 
+def test_dicts_and_tuples_of_torchs_loader_with_an_odd_last_batch() -> None:
+    torch = pytest.importorskip("torch")
+    from torch.utils.data import DataLoader, TensorDataset
+
+    a, b, label = torch.arange(40.0).reshape(10, 4), torch.arange(20).reshape(10, 2), torch.zeros(10)
+    named = [{"a": x, "b": y, "labels": z} for x, y, z in zip(a, b, label, strict=True)]
+    pairs = [((x, y), z) for x, y, z in zip(a, b, label, strict=True)]
+    dicts = [({"b": y, "a": x}, z) for x, y, z in zip(a, b, label, strict=True)]
+    loaders = [
+        DataLoader(d, batch_size=4) for d in (TensorDataset(a, b), TensorDataset(a, b, label), named, pairs, dicts)
+    ]
+    for loader in loaders:
+        got = list(open_calibration(loader, TWO)())
+        assert [len(s["a"]) for s in got] == [4, 4, 2]
+        np.testing.assert_array_equal(np.concatenate([s["a"] for s in got]), a.numpy())
+        np.testing.assert_array_equal(np.concatenate([s["b"] for s in got]), b.numpy())
+        for fixed, count in ((1, 10), (3, 3), (5, 2), (10, 1)):  # of batches that are cut, joined, and left over
+            specs = [InputSpec("a", F32, (fixed, 4)), InputSpec("b", np.dtype(np.int64), (fixed, 2))]
+            got = list(open_calibration(loader, specs)())
+            assert {s["a"].shape for s in got} == {(fixed, 4)} and len(got) == count
+            np.testing.assert_array_equal(np.concatenate([s["a"] for s in got]), a.numpy()[: fixed * count])
+    assert "has 10 rows, the model's batch is fixed at 11" in bad(
+        loaders[0], [InputSpec("a", F32, (11, 4)), InputSpec("b", np.dtype(np.int64), (11, 2))]
+    )
+    assert "nothing for input 'b'" in bad([{"a": a}], TWO)
+    assert "has 4 arrays, the model takes 2" in bad([(a, b, label, label)], TWO)
+
+
+def test_augmentation_varies_images_and_repeats_with_the_seed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / f"{i}.png")
+
+    def read(text: str, seed: int = 0) -> np.ndarray:
+        return np.concatenate([s["x"] for s in open_calibration(tmp_path, IMAGE, preprocess=text, seed=seed)()])
+
+    whole, flipped = read("resize=8x8"), read("resize=8x8,augment=flip")
+    turned = [not np.array_equal(a, b) for a, b in zip(whole, flipped, strict=True)]
+    assert 0 < sum(turned) < len(turned)
+    for a, b, turn in zip(whole, flipped, turned, strict=True):
+        np.testing.assert_array_equal(a[..., ::-1] if turn else a, b)
+    both = "resize=8x8,augment=[flip,crop:0.5]"
+    np.testing.assert_array_equal(read(both), read(both))
+    assert (read(both) != read(both, 1)).any() and (read(both) != flipped).any()
+    np.testing.assert_array_equal(read("resize=8x8,augment=crop:1"), whole)
+
+
 def test_module_and_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_calibration.py").write_text(
         "import numpy as np\n"
@@ -249,6 +296,10 @@ def test_unreadable_image_is_named(tmp_path: Path) -> None:
         ("crop=4,crop=5", "twice"),
         ("color=gray", "1 channels, the model wants 3"),
         ("mean=[1,2]", "mean has 2 values"),
+        ("augment=flop", "did you mean 'flip'"),
+        ("augment=crop:2", "a share above 0"),
+        ("augment=[crop]", "a share above 0"),
+        ("augment=flip:3", "flip takes no value"),
         ("resize=4,crop=8", "smaller than 8x8"),
         ("crop=4", "[1, 3, 4, 4], the model takes [batch, 3, 8, 8]"),
     ],
