@@ -14,9 +14,10 @@ from optkit.macs import node_macs
 from optkit.tidy import infer_shapes
 from optkit.transform import Finding, Pass, PassContext, Result, option
 from optkit_passes.quantize.anchors import Anchor, make_anchor
+from optkit_passes.quantize.bn_statistics import measure_by_batch_norms
 from optkit_passes.quantize.cached import measured_or_cached
 from optkit_passes.quantize.calibrators import METHODS, Method, Statistic
-from optkit_passes.quantize.collect import collect
+from optkit_passes.quantize.collect import Observe, collect
 from optkit_passes.quantize.data_free import made_up_samples
 from optkit_passes.quantize.ends import CHOICES, ends
 from optkit_passes.quantize.params import Params, params_of_range
@@ -168,10 +169,16 @@ class Quantize(Pass):
         sources = sorted((v for g in placement.groups for v in g.sources), key=lambda v: order.get(v, -1))
         made_up = context.calibration is None and context.calibration_cache is None
 
+        normed: set[ir.Value] = set()
+
         def measure() -> tuple[dict[ir.Value, Statistic], int]:
             empty = {v: method.statistic() for v in sources}
-            observers = {v: s.add for v, s in empty.items()}
-            data = context.calibration or made_up_samples(model, context.seed)
+            observers: dict[ir.Value, Observe] = {v: s.add for v, s in empty.items()}
+            data = context.calibration
+            if data is None:
+                data = made_up_samples(model, context.seed)
+                normed.update(measure_by_batch_norms(model, context.reference, observers, data))
+                observers = {v: o for v, o in observers.items() if v not in normed}
             return empty, collect(model, observers, data, samples=self.samples, progress=context.progress)
 
         if context.calibration_cache is None:
@@ -189,6 +196,8 @@ class Quantize(Pass):
         findings = [Finding("note", "", f"ranges by {self.method} from {count} calibration samples")]
         if made_up:
             text = "no calibration data: ranges come from made-up inputs, accuracy may suffer; give real samples"
+            if normed:
+                text += f" (those of {len(normed)} of {len(sources)} tensors fit what the batch norms have kept)"
             findings = [Finding("warning", "", text)]
         findings += noted
         if self.method == "auto":
