@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optkit.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from optkit.artifact.manifest import WeightEntry
 
 
 def inspect_file(path: str | Path, target: str | None = None) -> dict[str, Any]:
@@ -115,10 +119,28 @@ def inspect_artifact(path: Path) -> dict[str, Any]:
             for part in manifest.partitions
         ],
         "weights": len(manifest.weights),
+        "weight_storage": _storage(manifest.weights),
         "macs": computed.total(),
         "macs_by_compute": dict(computed.most_common()),
         "kernels": kernels,
     }
+
+
+def _storage(weights: Iterable[WeightEntry]) -> list[dict[str, Any]]:
+    """Weights by element type and bits a byte takes in the file: how many, bytes loaded, bytes stored."""
+    groups: dict[tuple[str, int], list[WeightEntry]] = {}
+    for entry in weights:
+        groups.setdefault((entry.dtype, entry.bits), []).append(entry)
+    return [
+        {
+            "dtype": dtype,
+            "bits": bits,
+            "arrays": len(entries),
+            "bytes": sum(e.nbytes for e in entries),
+            "stored": sum(e.stored for e in entries),
+        }
+        for (dtype, bits), entries in sorted(groups.items())
+    ]
 
 
 def _value(value: Any) -> dict[str, Any]:

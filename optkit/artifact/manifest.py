@@ -1,4 +1,4 @@
-"""manifest.json: what an artifact holds, for what machine, from what, made with what; schema version 1."""
+"""manifest.json: what an artifact holds, for what machine, from what, made with what; schema version 2."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from optkit.artifact.palette import MOST_BITS, PLAIN_BITS, stored_bytes
 from optkit.artifact.spec import Partition, TensorSpec, Variant, numpy_dtype
 from optkit.errors import ArtifactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: weights of fewer than 8 bits are packed."""
 WHOLE, PARTITIONED = "vm", "vm+onnxruntime"
 """Flavours: what runs an artifact."""
 ALIGNMENT = 64
@@ -29,13 +31,23 @@ class Member:
 
 @dataclass(frozen=True)
 class WeightEntry:
-    """Where one weight lies in weights.bin; `offset` and `nbytes` are bytes, C order, little endian."""
+    """Where one weight lies in weights.bin, and how; C order, little endian.
+
+    Attributes:
+        offset: in bytes, of what is stored.
+        nbytes: of the array once it is loaded.
+        bits: of the code that stands for each byte of the array, after a palette (see `optkit.artifact.palette`);
+            8: the bytes are stored as they are.
+        stored: bytes it takes in the file.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    bits: int
+    stored: int
 
 
 @dataclass(frozen=True)
@@ -178,10 +190,13 @@ def _member(raw: Mapping[str, Any]) -> Member:
 
 
 def _weight(raw: Mapping[str, Any]) -> WeightEntry:
-    entry = WeightEntry(str(raw["name"]), raw["dtype"], tuple(raw["shape"]), raw["offset"], raw["nbytes"])
-    numbers = (*entry.shape, entry.offset, entry.nbytes)
+    sizes = raw["offset"], raw["nbytes"], raw["bits"], raw["stored"]
+    entry = WeightEntry(str(raw["name"]), raw["dtype"], tuple(raw["shape"]), *sizes)
+    numbers = (*entry.shape, *sizes)
     _need(all(isinstance(n, int) and n >= 0 for n in numbers), f"weight {entry.name}")
     _need(entry.offset % ALIGNMENT == 0, f"the offset of weight {entry.name}")
     size = math.prod(entry.shape) * numpy_dtype(entry.dtype).itemsize
     _need(size == entry.nbytes, f"the size of weight {entry.name}")
+    _need(entry.bits == PLAIN_BITS or 1 <= entry.bits <= MOST_BITS, f"the bits of weight {entry.name}")
+    _need(stored_bytes(size, entry.bits) == entry.stored, f"the stored size of weight {entry.name}")
     return entry

@@ -80,7 +80,7 @@ class ArtifactFile:
                 self._hash(name, None)
 
     def map_weights(self) -> memoryview:
-        """The weights, mapped from the file (private, so that nothing written ever reaches it), hash checked.
+        """The weights as they are stored, mapped from the file (private, so that nothing written ever reaches it), hash checked.
 
         The first byte is 64-byte aligned. Pages are read from disk when touched.
         """
@@ -138,7 +138,7 @@ class ArtifactFile:
                     f"its manifest states {member.nbytes}; the artifact is damaged"
                 )
         for weight in self.manifest.weights:
-            if weight.offset + weight.nbytes > listed[WEIGHTS].nbytes:
+            if weight.offset + weight.stored > listed[WEIGHTS].nbytes:
                 raise ArtifactError(f"{self.path}: weight {weight.name} lies outside weights.bin")
 
     def _hash(self, name: str, keep: list[bytes] | None) -> None:

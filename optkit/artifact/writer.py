@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from optkit.artifact.libraries import elf_machine, runtime_libraries
 from optkit.artifact.manifest import ALIGNMENT, PARTITIONED, WHOLE, Manifest, Member, WeightEntry
+from optkit.artifact.palette import PLAIN_BITS, fewest_bits, pack
 from optkit.artifact.payload import BuildInfo, Payload
 from optkit.artifact.spec import numpy_dtype
 from optkit.artifact.versions import collect_versions
@@ -48,10 +49,10 @@ def write_artifact(
     deflated |= {RUNTIME_FOLDER + name: file.read_bytes() for name, file in libraries.items()}
     deflated |= payload.members
     arrays = [_portable(name, array) for name, array in payload.weights]
-    entries = _layout(payload, arrays)
-    size = entries[-1].offset + entries[-1].nbytes if entries else 0
+    entries, blobs = _layout(payload, arrays)
+    size = entries[-1].offset + entries[-1].stored if entries else 0
     digest = hashlib.sha256()
-    for chunk in _chunks(entries, arrays):
+    for chunk in _chunks(entries, blobs):
         digest.update(chunk)
     members = {name: Member(hashlib.sha256(data).hexdigest(), len(data)) for name, data in deflated.items()}
     members[WEIGHTS] = Member(digest.hexdigest(), size)
@@ -83,7 +84,7 @@ def write_artifact(
         archive.comment = manifest_seal(text)
         add = add_deflated if compress else add_stored
         add(archive, MANIFEST, text)
-        add_aligned(archive, WEIGHTS, size, _chunks(entries, arrays))
+        add_aligned(archive, WEIGHTS, size, _chunks(entries, blobs))
         for name in sorted(deflated):
             add(archive, name, deflated[name])
     return manifest
@@ -103,22 +104,27 @@ def _portable(name: str, array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).astype(dtype.newbyteorder("<"), copy=False).reshape(array.shape)
 
 
-def _layout(payload: Payload, arrays: list[np.ndarray]) -> tuple[WeightEntry, ...]:
-    entries = []
+def _layout(payload: Payload, arrays: list[np.ndarray]) -> tuple[tuple[WeightEntry, ...], list[bytes | memoryview]]:
+    """Every weight's entry, and what is stored of it: its bytes, packed where that saves a line of the cache."""
+    entries, blobs = [], []
     offset = 0
     for (name, _), array in zip(payload.weights, arrays, strict=True):
         offset += -offset % ALIGNMENT
-        entries.append(WeightEntry(name, array.dtype.name, tuple(array.shape), offset, array.nbytes))
-        offset += array.nbytes
-    return tuple(entries)
+        data = array.reshape(-1).view(np.uint8)
+        bits = fewest_bits(data, ALIGNMENT)
+        blob = data.data if bits == PLAIN_BITS else pack(data, bits)
+        entries.append(WeightEntry(name, array.dtype.name, array.shape, offset, array.nbytes, bits, len(blob)))
+        blobs.append(blob)
+        offset += len(blob)
+    return tuple(entries), blobs
 
 
-def _chunks(entries: tuple[WeightEntry, ...], arrays: list[np.ndarray]) -> Iterator[bytes | memoryview]:
+def _chunks(entries: Iterable[WeightEntry], blobs: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
     position = 0
-    for entry, array in zip(entries, arrays, strict=True):
+    for entry, blob in zip(entries, blobs, strict=True):
         yield bytes(entry.offset - position)
-        yield array.reshape(-1).view(np.uint8).data if array.nbytes else b""
-        position = entry.offset + entry.nbytes
+        yield blob
+        position = entry.offset + entry.stored
 
 
 def _json_only(value: Any, what: str) -> Any:

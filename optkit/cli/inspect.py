@@ -102,9 +102,24 @@ def _print_artifact(found: dict[str, Any]) -> None:
         if part["nodes"]:
             out.print(f"{'left:':14}{', '.join(part['nodes'])} ({part['runner']}, {part['entry']})", markup=False)
     _print_tensors(found)
+    _print_weights(found)
     share = ", ".join(f"{name or '?'} {count_text(n)}" for name, n in found["macs_by_compute"].items())
     out.print(f"{len(found['kernels'])} kernels, {count_text(found['macs'])} MACs ({share or 'none'})")
     out.print(table(["kernel", "template", "parameters", "type", "layout", ">calls"], map(_row, found["kernels"])))
+
+
+def _print_weights(found: dict[str, Any]) -> None:
+    kinds = found["weight_storage"]
+    loaded, stored = (sum(kind[key] for kind in kinds) for key in ("bytes", "stored"))
+    text = f"{found['weights']} weights, {size_text(loaded)}"
+    if stored != loaded:
+        text += f", stored in {size_text(stored)}: {8 * stored / loaded:.2f} bits a byte"
+    console().print(text, markup=False)
+    rows = [
+        (kind["dtype"], kind["bits"], kind["arrays"], size_text(kind["bytes"]), size_text(kind["stored"]))
+        for kind in kinds
+    ]
+    console().print(table(["weights", ">bits a byte", ">arrays", ">loaded", ">stored"], rows))
 
 
 def _print_kernels(found: dict[str, Any]) -> None:

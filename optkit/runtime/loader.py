@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from optkit.artifact.manifest import PARTITIONED, WHOLE
+from optkit.artifact.manifest import PARTITIONED, WHOLE, WeightEntry
+from optkit.artifact.palette import PLAIN_BITS, unpack
 from optkit.artifact.reader import ArtifactFile
 from optkit.artifact.spec import numpy_dtype
 from optkit.artifact.writer import WEIGHTS
@@ -17,7 +18,7 @@ from optkit.runtime.isa import check_isa
 from optkit.runtime.native import import_tvm_ffi, load_executable
 from optkit.runtime.parts import Parts, open_sessions
 from optkit.runtime.runner import Runner
-from optkit.runtime.tensors import TensorBridge
+from optkit.runtime.tensors import TensorBridge, aligned_empty
 
 _POOLED = 2  # AllocatorType::kPooled
 _FLAVOURS = (WHOLE, PARTITIONED)
@@ -56,9 +57,17 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
         allocators += [ffi.device("cpu", 0).dlpack_device_type(), 0, _POOLED]
     vm["vm_initialization"](*allocators)
     bridge = TensorBridge(ffi, device)
-    weights = []
-    for entry in manifest.weights:
-        raw = np.frombuffer(memory, np.uint8, entry.nbytes, entry.offset) if entry.nbytes else np.empty(0, np.uint8)
-        weights.append(bridge.to_device(bridge.from_array(raw.view(numpy_dtype(entry.dtype)).reshape(entry.shape))))
+    weights = [bridge.to_device(bridge.from_array(_array(memory, entry, where))) for entry in manifest.weights]
     parts = Parts(manifest, ffi, vm, bridge, weights, sessions) if manifest.partitions else None
     return Runner(manifest, ffi, vm, bridge, weights, threads, parts)
+
+
+def _array(memory: memoryview, entry: WeightEntry, where: str) -> np.ndarray:
+    """A weight: where the file is mapped if it is stored as it is, else unpacked, once, into memory of its own."""
+    dtype = numpy_dtype(entry.dtype)
+    raw = np.frombuffer(memory, np.uint8, entry.stored, entry.offset) if entry.stored else np.empty(0, np.uint8)
+    if entry.bits == PLAIN_BITS:
+        return raw.view(dtype).reshape(entry.shape)
+    array = aligned_empty(entry.shape, dtype)
+    unpack(raw, entry.bits, array.reshape(-1).view(np.uint8), f"{where}: weight {entry.name}")
+    return array

@@ -225,7 +225,7 @@ def test_other_zip(tmp_path: Path) -> None:
 
 def test_unknown_schema(mlp_artifact: Path, tmp_path: Path) -> None:
     remanifest(mlp_artifact, tmp_path / "t.optk", schema=999)
-    with pytest.raises(ArtifactError, match="schema version 999, this optkit reads 1"):
+    with pytest.raises(ArtifactError, match="schema version 999, this optkit reads 2"):
         open_artifact(tmp_path / "t.optk")
 
 
