@@ -80,7 +80,7 @@ class ArtifactFile:
                 self._hash(name, None)
 
     def map_weights(self) -> memoryview:
-        """The weights as they are stored, mapped from the file (private, so that nothing written ever reaches it), hash checked.
+        """The weights as they are stored, mapped from the file, hash checked; nothing written reaches the file.
 
         The first byte is 64-byte aligned. Pages are read from disk when touched.
         """

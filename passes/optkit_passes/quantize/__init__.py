@@ -1,5 +1,6 @@
 """Post-training quantization to INT8, written as standard ONNX with Q/DQ nodes."""
 
+from optkit_passes.quantize.binarize import Binarize
 from optkit_passes.quantize.quantize import Quantize
 
-__all__ = ["Quantize"]
+__all__ = ["Binarize", "Quantize"]

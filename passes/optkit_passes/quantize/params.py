@@ -57,6 +57,18 @@ def exact_weight_scale(scale: np.ndarray, bits: np.ndarray | int = EXACT_WEIGHT_
     return rounded
 
 
+def nearest_weight_scale(scale: np.ndarray, bits: np.ndarray | int = EXACT_WEIGHT_BITS) -> np.ndarray:
+    """`scale` rounded to so many significant bits, for weights of one magnitude, of which a smaller scale clips none.
+
+    >>> nearest_weight_scale(np.array([0.1, 0.11]), np.array([6, 2])).tolist()
+    [0.1015625, 0.125]
+    """
+    mantissa, exponent = np.frexp(scale)
+    steps = 2.0 ** np.asarray(bits)
+    rounded: np.ndarray = np.ldexp(np.rint(mantissa * steps) / steps, exponent)
+    return rounded
+
+
 def params_of_range(low: float, high: float, symmetric: bool = False, exact: bool = False) -> Params:
     """Parameters that represent [low, high], widened to hold zero, and zero itself exactly.
 

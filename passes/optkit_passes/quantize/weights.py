@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optkit_passes.quantize.params import EXACT_WEIGHT_BITS, exact_weight_scale
+from optkit_passes.quantize.params import EXACT_WEIGHT_BITS, exact_weight_scale, nearest_weight_scale
 
 SMALLEST_SCALE = 2.0**-80
 """A weight's smallest scale: times the smallest activation scale it is still a normal float32."""
@@ -56,6 +56,7 @@ def quantize_weight(
 ) -> QuantizedWeight:
     """Symmetric integers: scale = range / (2^(bits-1) - 1) per channel, q = round half to even.
 
+    Binary weights (see `is_binary`) become one step to either side of zero, whatever `bits` is: one bit to store.
     A channel of zeros takes the largest scale of the others (1/127 where all are zero, for 8 bits). Where a bias
     would not fit int32 at scale input_scale * scale, its channel's scale is raised until it does: the
     weights then matter so little beside the bias that nothing is lost.
@@ -69,8 +70,9 @@ def quantize_weight(
         bits: 2 to 8.
         method: the range, one of RANGES: "max" keeps all, "mse" clips what costs less than it gains.
     """
-    top = 2 ** (bits - 1) - 1
     w = weight.astype(np.float64)
+    binary = axis is not None and is_binary(w, axis)
+    top = 1 if binary else 2 ** (bits - 1) - 1
     others = tuple(a for a in range(w.ndim) if a != axis) if axis is not None else None
     largest = np.abs(w).max(axis=others, initial=0.0)
     scale = np.asarray(largest / top)
@@ -87,7 +89,8 @@ def quantize_weight(
     if axis is not None:
         shape[axis] = -1
     if exact:
-        scale = exact_weight_scale(scale, exact_bits(w / scale.reshape(shape), axis))
+        exact_scale = nearest_weight_scale if binary else exact_weight_scale
+        scale = exact_scale(scale, exact_bits(w / scale.reshape(shape), axis))
     scale = scale.astype(np.float32)
     q = np.clip(np.rint(w / scale.astype(np.float64).reshape(shape)), -top, top).astype(np.int8)
     quantized = None
@@ -95,6 +98,15 @@ def quantize_weight(
         steps = bias.astype(np.float64) / bias_scale(scale, input_scale).astype(np.float64)
         quantized = np.clip(np.rint(steps), -(2**31) + 1, 2**31 - 1).astype(np.int32)
     return QuantizedWeight(q, scale, axis, quantized, widened)
+
+
+def is_binary(w: np.ndarray, axis: int) -> bool:
+    """Whether every channel along `axis` holds one magnitude only, with either sign somewhere: no mean filter."""
+    rows = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
+    if rows.shape[1] < 2 or not ((rows > 0).any() and (rows < 0).any()):
+        return False
+    sizes = np.abs(rows)
+    return bool((sizes == sizes[:, :1]).all())
 
 
 _SHARES = np.linspace(0.3, 1.0, 71)
