@@ -76,21 +76,22 @@ def _newest(domain: str) -> int:
     return 0
 
 
-def raise_opset(model: ir.Model) -> None:
-    """Convert `model` in place to MINIMUM_OPSET where it is older.
+def raise_opset(model: ir.Model, minimum: int = MINIMUM_OPSET) -> str:
+    """Convert `model` in place to opset `minimum` where it is older; "", or why it could not be.
 
     onnx's own converter does the work, through onnxscript, which keeps large weights out of the
     serialized message (2 GB limit). Where it cannot, the model stays as it was and the reason is
     logged and kept in `metadata_props["optkit.opset"]`.
     """
     version = model.opset_imports.get("")
-    if version is None or version >= MINIMUM_OPSET:
-        model.ir_version = max(model.ir_version, _MINIMUM_IR_VERSION)
-        return
+    oldest = _MINIMUM_IR_VERSION if minimum <= MINIMUM_OPSET else onnx.helper.find_min_ir_version_for([_opset(minimum)])
+    if version is None or version >= minimum:
+        model.ir_version = max(model.ir_version, oldest)
+        return ""
     original, imports, shapes = model.graph, dict(model.opset_imports), _input_shapes(model)
-    model.ir_version = max(model.ir_version, _MINIMUM_IR_VERSION)
+    model.ir_version = max(model.ir_version, oldest)
     try:
-        reason = _convert(model)
+        reason = _convert(model, minimum)
     except Exception as error:  # the converters raise bare RuntimeErrors and AssertionErrors
         reason = one_line(error)
     if not reason and _input_shapes(model) != shapes:
@@ -104,6 +105,11 @@ def raise_opset(model: ir.Model) -> None:
         reason = f"kept at opset {version}: {reason}"
         model.metadata_props["optkit.opset"] = reason
         _log.warning("model %s", reason)
+    return reason
+
+
+def _opset(version: int) -> onnx.OperatorSetIdProto:
+    return onnx.helper.make_opsetid("", version)
 
 
 def _input_shapes(model: ir.Model) -> list[tuple[str | None, str]]:
@@ -111,7 +117,7 @@ def _input_shapes(model: ir.Model) -> list[tuple[str | None, str]]:
     return [(value.name, str(value.shape)) for value in model.graph.inputs]
 
 
-def _convert(model: ir.Model) -> str:
+def _convert(model: ir.Model, minimum: int) -> str:
     """ "" where the conversion worked, else why it did not."""
     # Imported here: onnxscript takes half a second, and models of today need no conversion.
     from onnxscript.version_converter import ConvertVersionPass
@@ -123,11 +129,11 @@ def _convert(model: ir.Model) -> str:
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
-        ConvertVersionPass(MINIMUM_OPSET, fallback=True)(model)
+        ConvertVersionPass(minimum, fallback=True)(model)
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
-    if model.opset_imports.get("") != MINIMUM_OPSET:
+    if model.opset_imports.get("") != minimum:
         return reasons[-1] if reasons else "onnx's version converter left it as it was"
     with quiet("onnx_ir"):
         common.NameFixPass()(model)

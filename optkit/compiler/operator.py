@@ -10,7 +10,7 @@ OPERATOR = "optkit.operator"
 """Block annotation: the text of the operator that a kernel computes."""
 
 CONV, DEPTHWISE, MATMUL, BATCH_MATMUL = "conv2d", "depthwise", "matmul", "batch_matmul"
-ATTENTION = "attention"
+ATTENTION, GROUPED = "attention", "grouped_matmul"
 SIZES = {
     # b: channels of an input block, fewer than a vector where a network's first layer reads planes
     CONV: ("n", "c", "h", "w", "o", "kh", "kw", "sh", "sw", "dh", "dw", "pt", "pl", "pb", "pr", "groups", "b"),
@@ -19,6 +19,8 @@ SIZES = {
     BATCH_MATMUL: ("batch", "m", "k", "n"),
     # rows and columns of the scores, depth of either product's other side; not tuned
     ATTENTION: ("batch", "m", "n", "k", "d"),
+    # weights of so many bits in groups of so many rows; not tuned
+    GROUPED: ("m", "k", "n", "group", "bits"),
 }
 """Extents by kind of operator, in the order of the text form."""
 
@@ -78,6 +80,8 @@ class Operator:
         s = self.named()
         if self.kind in (MATMUL, BATCH_MATMUL):
             return math.prod(self.sizes)
+        if self.kind == GROUPED:
+            return s["m"] * s["k"] * s["n"]
         if self.kind == ATTENTION:
             return s["batch"] * s["m"] * s["n"] * (s["k"] + s["d"])
         window = s["kh"] * s["kw"] * math.prod(self.output()) * s["n"]

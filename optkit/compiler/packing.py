@@ -80,6 +80,12 @@ def matmul_weight(weight: np.ndarray, b: int, g: int) -> np.ndarray:
     return np.ascontiguousarray(split.transpose(2, 0, 3, 1))
 
 
+def nibbles(packed: np.ndarray) -> np.ndarray:
+    """uint8 of 0 to 15, (N/b, K, b) -> uint8 (N/b, ceil(K/2), b): two rows of K a byte, the first one low."""
+    full = pad_axis(packed, 1, round_up(packed.shape[1], 2))
+    return np.ascontiguousarray(full[:, 0::2] | full[:, 1::2] << 4)
+
+
 def channel_vector(values: np.ndarray, b: int, fill: float = 0) -> np.ndarray:
     """(C,) -> (C/b, b)."""
     return np.ascontiguousarray(pad_axis(values, 0, round_up(len(values), b), fill).reshape(-1, b))

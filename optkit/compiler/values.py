@@ -154,6 +154,29 @@ class QuantizedWeight(Value):
         self.q, self.scale, self.axis = q, scale, axis
 
 
+class GroupedWeight(Value):
+    """A constant matrix of integers behind a DequantizeLinear, with scales and zero points for groups of one axis.
+
+    Attributes:
+        q: of any integer type of at most 8 bits.
+        scale, zero: of `q`'s rank; along `axis` one a group of `group`, along the other one an element. `zero` may be
+            None.
+    """
+
+    def __init__(
+        self,
+        low: Lowering,
+        q: np.ndarray,
+        scale: np.ndarray,
+        zero: np.ndarray | None,
+        axis: int,
+        group: int,
+        real: np.ndarray,
+    ) -> None:
+        super().__init__(low, tuple(real.shape), str(real.dtype), const=real)
+        self.q, self.scale, self.zero, self.axis, self.group = q, scale, zero, axis, group
+
+
 class Accumulated(Value):
     """The int32 result of an integer convolution or matrix product, real only if someone asks.
 

@@ -13,6 +13,7 @@ from tvm.ir import GenericConst
 
 from optkit.compiler import packing
 from optkit.compiler.converters.conv import SIGN, bits, dot_group, integer_bias
+from optkit.compiler.converters.grouped import grouped_codes, grouped_product
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operator import BATCH_MATMUL, MATMUL, Operator
 from optkit.compiler.operators import matmul as define
@@ -20,7 +21,7 @@ from optkit.compiler.operators.common import BITS
 from optkit.compiler.operators.quant import flip_sign
 from optkit.compiler.planning import make_tile, templates
 from optkit.compiler.tiling import Tile
-from optkit.compiler.values import OUT_FUSABLE, PLAIN, Accumulated, Dequantized, QuantizedWeight, Value
+from optkit.compiler.values import OUT_FUSABLE, PLAIN, Accumulated, Dequantized, GroupedWeight, QuantizedWeight, Value
 
 
 def matmul(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -45,7 +46,10 @@ def gemm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
         return None
     transposed = bool(node.get("transB", 0))
     alpha, beta = float(node.get("alpha", 1.0)), float(node.get("beta", 1.0))
-    quantized = isinstance(b, QuantizedWeight) and alpha == 1.0 and beta == 1.0
+    if isinstance(b, QuantizedWeight | GroupedWeight) and alpha != 1.0:
+        b = Value(low, b.shape, b.dtype, const=b.const)
+    assert b.const is not None
+    quantized = isinstance(b, QuantizedWeight) and beta == 1.0
     weight = b.q if isinstance(b, QuantizedWeight) and quantized else b.const * np.asarray(alpha, b.const.dtype)
     if transposed:
         weight = weight.T
@@ -104,6 +108,9 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
     compute = node.compute_type or a.dtype
     low.record(node, compute, macs, reason)
     data, g = a.plain(), 1
+    if compute == "float32" and (codes := grouped_codes(low, b, axis)) is not None:
+        result = grouped_product(low, data, codes, rows)
+        return _with_bias(low, a, out_shape, result, bias)
     if compute == "bfloat16" and target.has("bf16_pairs"):
         g = 2
         if weight.shape[0] % g:
@@ -116,11 +123,15 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         weight = b.const if axis == 1 else b.const.T
     packed = relax.const(packing.matmul_weight(weight, target.lanes, g))
     result = low.emit(define.matmul, data, packed, columns, tile(compute), name="matmul", kind=OUT_FUSABLE)
+    return _with_bias(low, a, out_shape, result, bias)
+
+
+def _with_bias(low: Lowering, a: Value, shape: Any, result: Any, bias: Value | None) -> Value:
     if bias is not None and bias.const is not None:
         result = low.bind(relax.op.add(result, relax.const(bias.const.astype("float32"))))
     if a.dtype != "float32":
         result = low.bind(relax.op.astype(result, a.dtype))
-    return low.blocked(out_shape, a.dtype, PLAIN, result)
+    return low.blocked(shape, a.dtype, PLAIN, result)
 
 
 def _flat_bias(low: Lowering, bias: Value, columns: int) -> Value:

@@ -7,7 +7,7 @@ import numpy as np
 from optkit.compiler.converters import affine
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operators import quant
-from optkit.compiler.values import Accumulated, Affine, Dequantized, QuantizedWeight, Value
+from optkit.compiler.values import Accumulated, Affine, Dequantized, GroupedWeight, QuantizedWeight, Value
 
 
 class Quantized(Value):
@@ -91,6 +91,10 @@ def dequantize_linear(low: Lowering, node: Node, inputs: list[Value | None]) -> 
     return Dequantized(low, Affine(raw, factor, offset + 128, True))
 
 
+NARROW = ("int2", "uint2", "int4", "uint4", "int8", "uint8")
+"""Integers that a kernel can read as weights in groups."""
+
+
 def _weight(low: Lowering, node: Node, y: Value, step: Value, offset: Value | None) -> Value:
     assert y.const is not None and step.const is not None
     q, scale, zero = y.const, step.const, None if offset is None else offset.const
@@ -103,6 +107,12 @@ def _weight(low: Lowering, node: Node, y: Value, step: Value, offset: Value | No
     symmetric = zero is None or not zero.any()
     if not block and (q.dtype == np.int32 or (q.dtype == np.int8 and symmetric)):
         return QuantizedWeight(low, q, scale.reshape(-1), axis, real)
+    if q.ndim == 2 and y.dtype in NARROW and real.dtype == np.float32:
+        if not block:  # one group that is the whole of the other axis
+            axis, block = 1 - axis, q.shape[1 - axis]
+            shape = [1 if k == axis or scale.size == 1 else -1 for k in range(2)]
+            scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
+        return GroupedWeight(low, q, scale, None if symmetric else zero, axis, block, real)
     return Value(low, tuple(real.shape), real.dtype.name, const=real)
 
 

@@ -18,7 +18,8 @@ def _flatten(index: Sequence[Any], shape: Sequence[Any]) -> Any:
     return flat
 
 
-def _unflatten(flat: Any, shape: Sequence[Any]) -> list[Any]:
+def unflatten(flat: Any, shape: Sequence[Any]) -> list[Any]:
+    """The index into `shape` of the element that is so many rows behind the first."""
     index: list[Any] = []
     for position, extent in reversed(list(enumerate(shape))):
         index.append(flat % extent if position else flat)
@@ -58,17 +59,25 @@ def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.T
     def element(*i: Any) -> Any:
         *outer, m, o, v = i
         row = m if padded == rows else te.min(m, rows - 1)
-        at = [*outer, *_unflatten(row, inner)]
+        at = [*outer, *unflatten(row, inner)]
         left, right = data(*at, ki * g + kr), weight[o, ki, v, kr]
         return te.sum(factor(left, data, kind) * factor(right, weight, kind), axis=[ki, kr])
 
     acc = te.compute((*batch, padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
 
-    def unpack(*i: Any) -> Any:
-        outer, at, column = i[: len(batch)], i[len(batch) : -1], i[-1]
+    return unpacked(acc, shape, columns, len(batch))
+
+
+def unpacked(acc: te.Tensor, shape: Sequence[Any], columns: int, batch: int) -> te.Tensor:
+    """(*batch, rows, N/b, b) -> (..., M, N), for data of `shape` whose first `batch` axes are loops of their own."""
+    b = static(acc.shape)[-1]
+    inner = shape[batch:-1]
+
+    def element(*i: Any) -> Any:
+        outer, at, column = i[:batch], i[batch:-1], i[-1]
         return acc(*outer, _flatten(at, inner), column // b, column % b)
 
-    return te.compute((*shape[:-1], columns), unpack, name="crop", attrs={OP: "crop"})
+    return te.compute((*shape[:-1], columns), element, name="crop", attrs={OP: "crop"})
 
 
 def batch_matmul(left: te.Tensor, right: te.Tensor, b: int, tile: Tile, transposed: bool = False) -> te.Tensor:

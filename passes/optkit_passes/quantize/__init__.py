@@ -2,5 +2,6 @@
 
 from optkit_passes.quantize.binarize import Binarize
 from optkit_passes.quantize.quantize import Quantize
+from optkit_passes.quantize.weight_only import WeightOnly
 
-__all__ = ["Binarize", "Quantize"]
+__all__ = ["Binarize", "Quantize", "WeightOnly"]

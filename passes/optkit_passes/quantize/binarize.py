@@ -108,7 +108,8 @@ def binarize(weight: np.ndarray, axis: int) -> np.ndarray:
     """
     others = tuple(a for a in range(weight.ndim) if a != axis)
     alpha = np.abs(weight.astype(np.float64)).mean(axis=others, keepdims=True).astype(np.float32)
-    return np.where(weight >= 0, alpha, -alpha).astype(np.float32)
+    binary: np.ndarray = np.where(weight >= 0, alpha, -alpha).astype(np.float32)
+    return binary
 
 
 def _replace(graph: ir.Graph, node: ir.Node, array: np.ndarray) -> None:

@@ -28,7 +28,12 @@ from optkit_targets.cpu.kernels.tools import (
 
 
 class MatmulRule:
-    """Takes functions with a block annotated "matmul"."""
+    """Takes functions with a block annotated "matmul".
+
+    Weights that are integers in groups have a block "dequantize" before it, and a template of their own: it computes
+    the weights of a column tile once, into the cache, where several row tiles read them, and else where they are
+    multiplied, so that what is read from memory are the integers.
+    """
 
     name = "cpu.matmul"
     templates: ClassVar[Mapping[str, int]] = {"packed": 1}
@@ -52,21 +57,31 @@ class MatmulRule:
             return schedule(look(function), chosen, lanes, target)
 
         version, layout = self.templates["packed"], f"MK NK{lanes}n"
+        if "dequantize" in view.ops:
+            return [Choice(self.name, "grouped", 1, params, space, apply, compute="float32", layout=layout)]
         return [Choice(self.name, "packed", version, params, space, apply, compute=dtype, layout=layout)]
 
 
 def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) -> Any:
     """Apply the template."""
     sch, product, pack = view.sch, view.ops["matmul"], view.ops.get("pack")
-    inline_rest(view, [product] if pack is None else [product, pack])
-    out = view.last
+    out, real = view.last, view.ops.get("dequantize")
     columns = extent(sch, sch.get_loops(out)[-1]) or 0
-    if columns % (lanes * params["blocks"]) == 0:
-        tile, reduce = _inside_epilogue(sch, product, out, params, lanes)
+    whole = columns % (lanes * params["blocks"]) == 0
+    rows = extent(sch, kinds(sch, product)[0][-3]) or 0
+    panel = real if whole and rows > params["rows"] and not params["order"] else None
+    inline_rest(view, [block for block in (product, pack, panel) if block is not None])
+    if whole:
+        tile, reduce, at = _inside_epilogue(sch, product, out, params, lanes)
         store = out
+        if panel is not None:
+            sch.compute_at(panel, at, preserve_unit_loops=True)
+            sch.vectorize(sch.get_loops(panel)[-1])
     else:
         tile, reduce, store = _own_nest(sch, product, params)
         _vectorize_rows(sch, out, lanes)
+    if real is not None and extent(sch, reduce[-1]) == 2:
+        sch.unroll(reduce[-1])  # both codes of a byte: shifts by constants
     register_tile(sch, product, store, tile, reduce, target)
     if pack is not None:
         *outer, w = sch.get_loops(pack)
@@ -79,8 +94,8 @@ def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) 
 
 def _inside_epilogue(
     sch: Any, product: Any, out: Any, params: Mapping[str, int], lanes: int
-) -> tuple[tuple[Any, Any, Any], list[Any]]:
-    """Compute the product into the epilogue's tile."""
+) -> tuple[tuple[Any, Any, Any], list[Any], Any]:
+    """Compute the product into the epilogue's tile; also the loop that has all row tiles of a column tile inside."""
     batch_axes = len(kinds(sch, product)[0]) - 3
     extents = [extent(sch, loop) for loop in sch.get_loops(out)]
     if len(extents) - batch_axes > 2 and None not in extents[batch_axes:]:
@@ -98,6 +113,7 @@ def _inside_epilogue(
         # Every leading axis is symbolic: rows are walked one at a time.
         batch, inner = lead, []
     no, ni, v = sch.split(n, [None, params["blocks"], lanes])
+    outer = None
     if inner:
         m = sch.fuse(*inner) if len(inner) > 1 else inner[0]
         mo, mi = sch.split(m, [None, params["rows"]])
@@ -106,7 +122,7 @@ def _inside_epilogue(
             at = parallel(sch, *batch, mo, no)
         else:
             sch.reorder(*batch, no, mo, mi, ni, v)
-            parallel(sch, *batch, no)
+            outer = parallel(sch, *batch, no)
             at = mo
     else:
         sch.reorder(*batch, no, ni, v)
@@ -116,7 +132,7 @@ def _inside_epilogue(
     loops = sch.get_loops(product)
     reduce = len(kinds_of(sch, product)[1])
     m, nb, v = loops[-reduce - 3 : -reduce]
-    return (m, nb, v), loops[-reduce:]
+    return (m, nb, v), loops[-reduce:], outer
 
 
 def kinds_of(sch: Any, block: Any) -> tuple[list[int], list[int]]:
