@@ -177,8 +177,6 @@ def _product(rows: int, depth: int, columns: int, generator: np.random.Generator
 @click.option("--only", type=click.Choice(["minilm", "vit"]), help="one of the models")
 def accuracy(images: int, texts: int, only: str | None) -> None:
     """Cosine of MiniLM's sentence vectors with float32's; top-1 of a ViT, and the cosine of its scores."""
-    old = json.loads(RESULTS.read_text()).get("accuracy", {}).get("found", {}) if RESULTS.is_file() else {}
-    found: dict[str, Any] = dict(old)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if only != "vit":
@@ -186,8 +184,7 @@ def accuracy(images: int, texts: int, only: str | None) -> None:
 
             source = export_minilm(folder / "minilm.onnx")
             calibration, test = tokens(sentences(64)), tokens(sentences(texts, skip=64))
-            found["minilm"] = _variants(source, calibration, test, None, folder)
-            keep("accuracy", found)
+            keep("accuracy minilm", _variants(source, calibration, test, None, folder))
         if only != "minilm":
             from optkit.data import open_calibration
             from optkit.images import image_names
@@ -201,8 +198,7 @@ def accuracy(images: int, texts: int, only: str | None) -> None:
             labels = np.unique(classes, return_inverse=True)[1]
             every = max(1, len(labels) // images)
             test = list(islice(val(), 0, None, every))
-            found["vit"] = _variants(source, list(train()), test, labels[::every], folder)
-            keep("accuracy", found)
+            keep("accuracy vit", _variants(source, list(train()), test, labels[::every], folder))
 
 
 def _variants(

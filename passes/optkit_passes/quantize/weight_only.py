@@ -78,7 +78,6 @@ class WeightOnly(Pass):
                 raise PassError(f"weight_only needs opset {OPSET}: {reason}")
             infer_shapes(model)
             anchors = [a for a in self._anchors(model)[0] if _where(a.node) in names]
-        context.unquantized = model.clone()
         grid = Grid(self.bits, self.symmetric, self.weight_range)
         made: dict[ir.Node, GroupedCodes] = {}
         lost = {}
