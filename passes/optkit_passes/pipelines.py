@@ -11,12 +11,14 @@ from optkit_passes.fold import Fold
 from optkit_passes.fusion import Fuse
 from optkit_passes.precision.bf16 import Bf16
 from optkit_passes.precision.fp16 import Fp16
+from optkit_passes.recognize import Recognize
 
 
 def _float32() -> tuple[Pass, ...]:
-    # Folding first: fusions look for constants, which exporters compute. Folding again: fusions leave equal
+    # Recognizing first: folding would make floats of integer weights that are cast and scaled.
+    # Folding before fusing: fusions look for constants, which exporters compute. Folding again: fusions leave equal
     # constants and branches behind.
-    return (Fold(), Fuse(), Fold())
+    return (Recognize(), Fold(), Fuse(), Fold())
 
 
 def _int8() -> tuple[Pass, ...]:

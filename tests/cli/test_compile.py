@@ -100,7 +100,7 @@ def test_no_verify_is_recorded(optkit: Optkit, model: Path, tmp_path: Path) -> N
 def test_dry_run_writes_nothing(optkit: Optkit, model: Path, tmp_path: Path) -> None:
     done = optkit("compile", model, "--int8", "--calib-method", "entropy", "--dry-run", "--json")
     plan = json.loads(done.out)
-    assert plan["pipeline"] == "fold,fuse,fold,quantize{method=entropy}"
+    assert plan["pipeline"] == "recognize,fold,fuse,fold,quantize{method=entropy}"
     assert [issue["op_type"] for issue in plan["preflight"]] == ["Conv", "Relu"]
     assert [p.name for p in tmp_path.iterdir()] == ["small.onnx"]
 

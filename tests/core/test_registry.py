@@ -211,9 +211,9 @@ def test_unknown_names_give_the_nearest() -> None:
 
 
 def test_built_in_pipelines() -> None:
-    assert str(registry.get_pipeline("default")) == "fold,fuse,fold"
-    assert str(registry.get_pipeline("fp16")) == "fold,fuse,fold,fp16"
-    assert str(registry.get_pipeline("bf16")) == "fold,fuse,fold,bf16"
+    assert str(registry.get_pipeline("default")) == "recognize,fold,fuse,fold"
+    assert str(registry.get_pipeline("fp16")) == "recognize,fold,fuse,fold,fp16"
+    assert str(registry.get_pipeline("bf16")) == "recognize,fold,fuse,fold,bf16"
     # A word that is both a pass and a pipeline is the pass.
     assert str(Pipeline.parse("default,fp16")) == "@default,fp16"
     assert Pipeline.parse("@fp16").passes == (registry.get_pipeline("fp16"),)

@@ -64,11 +64,12 @@ def test_mnist_golden(shared_dir: Path) -> None:
     _, result = run(shared_dir, "mnist-12", "default")
     assert ops(result.model) == ["Conv", "Relu", "MaxPool", "Conv", "Relu", "MaxPool", "Reshape", "Gemm"]
     assert [(report.text, report.modified) for report in result.reports] == [
+        ("recognize", False),
         ("fold", True),
         ("fuse", True),
         ("fold", False),
     ]
-    assert [(f.where, f.reason) for f in result.reports[1].findings] == [
+    assert [(f.where, f.reason) for f in result.reports[2].findings] == [
         ("Convolution28", "absorbed Plus30"),
         ("Convolution110", "absorbed Plus112"),
         ("Times212", "absorbed Plus214"),
