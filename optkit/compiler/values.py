@@ -147,11 +147,22 @@ class Known(Value):
 
 
 class QuantizedWeight(Value):
-    """A constant int8 tensor behind a DequantizeLinear."""
+    """A constant int8 or int32 tensor behind a DequantizeLinear: real = (q - zero) * scale.
 
-    def __init__(self, low: Lowering, q: np.ndarray, scale: np.ndarray, axis: int, real: np.ndarray) -> None:
+    `zero` holds one number or one a channel, in int64; None where all are 0.
+    """
+
+    def __init__(
+        self,
+        low: Lowering,
+        q: np.ndarray,
+        scale: np.ndarray,
+        axis: int,
+        real: np.ndarray,
+        zero: np.ndarray | None = None,
+    ) -> None:
         super().__init__(low, tuple(real.shape), str(real.dtype), const=real)
-        self.q, self.scale, self.axis = q, scale, axis
+        self.q, self.scale, self.axis, self.zero = q, scale, axis, zero
 
 
 class GroupedWeight(Value):

@@ -20,7 +20,7 @@ from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.common import BITS, to_bits
 from optkit.compiler.operators.conv import Window, channel_pairs, channel_words, conv2d, depthwise2d, depthwise2d_words
 from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
-from optkit.compiler.operators.quant import flip_sign
+from optkit.compiler.operators.quant import ChannelIndex, blocked_channel, flip_sign, less_zero_points, take_sums
 from optkit.compiler.operators.volume import stack_depths as define_stack
 from optkit.compiler.operators.volume import unstack_depths as define_unstack
 from optkit.compiler.operators.winograd import winograd, winograd_pairs, winograd_weight
@@ -132,7 +132,7 @@ def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
         if isinstance(value, QuantizedWeight):
             q, real = value.q.reshape(shape), value.const
             assert real is not None
-            return QuantizedWeight(low, q, value.scale, value.axis, real.reshape(shape))
+            return QuantizedWeight(low, q, value.scale, value.axis, real.reshape(shape), value.zero)
         if value.const is not None:
             return Value(low, shape, value.dtype, const=value.const.reshape(shape))
         return low.wrap(relax.op.expand_dims(value.plain(), 2))
@@ -150,14 +150,18 @@ def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
     return low.wrap(relax.op.squeeze(result.plain(), [2]))
 
 
-def _integer_reason(x: Value, weight: Value) -> str:
+def _integer_reason(x: Value, weight: Value, bias: Value | None, plain: bool) -> str:
     """Why a convolution cannot run in integers; empty where it can."""
     if not isinstance(x, Dequantized):
         return "its input is not quantized"
     if not isinstance(weight, QuantizedWeight) or weight.q.dtype != np.int8:
-        return "its weights are not symmetric int8"
+        return "its weights are not int8"
     if weight.scale.size > 1 and weight.axis != 0:
         return "its weight scales are not per output channel"
+    if weight.zero is not None and not plain:
+        return "its weights are in groups and have zero points"
+    if not bias_fits(bias, weight.scale.astype("float64") * x.affine.scale):
+        return "its bias leaves int32"
     return ""
 
 
@@ -170,7 +174,7 @@ def images(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | Non
     macs = out * per_in * kh * kw * math.prod(d for d in (n, oh, ow) if isinstance(d, int))
     shape = (n, out, oh, ow)
     depthwise = groups == channels == out
-    reason = _integer_reason(x, weight)
+    reason = _integer_reason(x, weight, bias, depthwise or groups == 1)
     b = low.target.lanes
     if not reason:
         assert isinstance(x, Dequantized) and isinstance(weight, QuantizedWeight)
@@ -182,6 +186,9 @@ def images(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | Non
         sums = weight.q.astype("int64").sum((1, 2, 3))
         product_scale = np.broadcast_to(weight.scale.astype("float64") * x.affine.scale, (out,))
         offset = integer_bias(bias, product_scale) - zero * sums
+        if weight.zero is not None:
+            acc = _less_zero_points(low, acc, q, weight.zero, weight.q.shape, geometry, depthwise, zero)
+            offset = offset + zero * weight.zero * (per_in * kh * kw)
         return Accumulated(
             low,
             shape,
@@ -217,6 +224,50 @@ def integer_bias(bias: Value | None, scale: np.ndarray) -> np.ndarray:
     assert bias.const is not None
     steps: np.ndarray = np.rint(bias.const.astype("float64") / scale)
     return steps.astype("int64")
+
+
+BIAS_LIMIT = 2**30
+"""Largest bias, in units of the accumulator: the other half of int32 is for the products."""
+
+
+def bias_fits(bias: Value | None, scale: np.ndarray) -> bool:
+    """Whether a bias leaves int32 sums room; foreign models have float ones beside channels of tiny weights."""
+    if bias is None or bias.const is None:
+        return True
+    return bool((np.abs(bias.const.astype("float64").reshape(-1)) <= BIAS_LIMIT * scale).all())
+
+
+def _less_zero_points(
+    low: Lowering,
+    acc: Any,
+    q: Value,
+    zeros: np.ndarray,
+    shape: tuple[int, ...],
+    geometry: Window,
+    depthwise: bool,
+    pad_value: int,
+) -> Any:
+    """Sums over q_x (q_w - z_w) for those over q_x q_w: less z_w times the sum of the inputs in the window.
+
+    Those sums are one more output channel with weights of one; depthwise they are a product of their own.
+    """
+    b = low.target.lanes
+    ones = np.ones(shape if depthwise else (1, *shape[1:]), np.int8)
+    sums = _product(low, q, ones, geometry, shape[0] if depthwise else 1, depthwise, pad_value, "int8")
+    zero = relax.const(packing.channel_vector(np.broadcast_to(zeros, (shape[0],)).astype("int32"), b))
+    position: ChannelIndex = _everywhere
+    if not depthwise:
+        sums, position = low.emit(take_sums, sums, name="take_sums"), _all_but_channels
+    return low.emit(less_zero_points, acc, sums, zero, blocked_channel, position, name="less_zero_points")
+
+
+def _everywhere(*index: Any) -> tuple[Any, ...]:
+    return index
+
+
+def _all_but_channels(*index: Any) -> tuple[Any, ...]:
+    """Where a blocked activation's index is in one of a single channel, taken out."""
+    return index[0], *index[2:-1]
 
 
 OPEN_ROWS = 7

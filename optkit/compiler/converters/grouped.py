@@ -45,8 +45,13 @@ def grouped_codes(low: Lowering, b: Value, axis: int) -> Codes | None:
         if b.q.dtype != np.int8 or b.q.ndim != 2 or not per_column or b.dtype != "float32":
             return None
         q = b.q if axis == 1 else b.q.T
-        scale = np.broadcast_to(b.scale.reshape(1, -1), (1, q.shape[1]))
-        return Codes(q, scale.astype(np.float32), None, len(q), False)
+        scale, zero = (
+            None if part is None else np.broadcast_to(part.reshape(1, -1), (1, q.shape[1])).astype(np.float32)
+            for part in (b.scale, b.zero)
+        )
+        assert scale is not None
+        narrow = bool(q.size and q.min() >= -8 and q.max() <= 7)
+        return Codes(q, scale, zero, len(q), narrow)
     if not isinstance(b, GroupedWeight) or b.axis == axis:
         return None
     name = b.q.dtype.name

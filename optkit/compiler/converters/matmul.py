@@ -12,16 +12,25 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from optkit.compiler import packing
-from optkit.compiler.converters.conv import SIGN, bits, dot_group, integer_bias
+from optkit.compiler.converters.conv import SIGN, bias_fits, bits, dot_group, integer_bias
 from optkit.compiler.converters.grouped import grouped_codes, grouped_product
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operator import BATCH_MATMUL, MATMUL, Operator
 from optkit.compiler.operators import matmul as define
 from optkit.compiler.operators.common import BITS
-from optkit.compiler.operators.quant import flip_sign
+from optkit.compiler.operators.quant import flip_sign, last_channel, less_zero_points
 from optkit.compiler.planning import make_tile, templates
 from optkit.compiler.tiling import Tile
-from optkit.compiler.values import OUT_FUSABLE, PLAIN, Accumulated, Dequantized, GroupedWeight, QuantizedWeight, Value
+from optkit.compiler.values import (
+    OUT_FUSABLE,
+    PLAIN,
+    Accumulated,
+    Dequantized,
+    GroupedWeight,
+    QuantizedWeight,
+    Value,
+    dims,
+)
 
 
 def matmul(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -82,11 +91,13 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
     if not isinstance(a, Dequantized):
         reason = "its input is not quantized"
     elif not isinstance(b, QuantizedWeight) or b.q.dtype != np.int8 or weight.dtype != np.int8:
-        reason = "its weights are not symmetric int8"
+        reason = "its weights are not int8"
     elif b.scale.size > 1 and b.axis != axis:
         reason = "its weight scales are not per output column"
     elif not simple_bias:
         reason = "its bias is not one value a column"
+    elif not bias_fits(bias, b.scale.astype("float64") * a.affine.scale):
+        reason = "its bias leaves int32"
     if not reason:
         assert isinstance(a, Dequantized) and isinstance(b, QuantizedWeight)
         low.record(node, "int8", macs)
@@ -103,6 +114,9 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         scale = np.broadcast_to(b.scale.astype("float64") * a.affine.scale, (columns,))
         flat = None if bias is None else _flat_bias(low, bias, columns)
         offset = integer_bias(flat, scale) - zero * weight.astype("int64").sum(0)
+        if b.zero is not None:
+            acc = _less_zero_points(low, acc, data, b.zero, weight.shape)
+            offset = offset + zero * b.zero * weight.shape[0]
         offset = np.broadcast_to(offset, (columns,)).astype("int32")
         return Accumulated(low, out_shape, acc, PLAIN, offset, scale)
     compute = node.compute_type or a.dtype
@@ -132,6 +146,24 @@ def _with_bias(low: Lowering, a: Value, shape: Any, result: Any, bias: Value | N
     if a.dtype != "float32":
         result = low.bind(relax.op.astype(result, a.dtype))
     return low.blocked(shape, a.dtype, PLAIN, result)
+
+
+def _less_zero_points(low: Lowering, acc: Any, data: Any, zeros: np.ndarray, shape: tuple[int, ...]) -> Any:
+    """Sums over q_a (q_b - z_b) for those over q_a q_b: less z_b times the sum of a row, a column of ones' product."""
+    depth, columns = shape
+    _, rows = define.row_split(dims(data.ty.shape.values))
+    operator = Operator(MATMUL, "int8", (rows, depth, 1))
+    tile = make_tile(operator, low.plan(operator, templates(operator)), low.target.lanes)
+    packed = relax.const(packing.matmul_weight(np.ones((depth, 1), np.int8), low.target.lanes, dot_group(low)))
+    sums = low.emit(define.matmul, data, packed, 1, tile, name="row_sums", kind=OUT_FUSABLE)
+    sums = low.bind(relax.op.squeeze(sums, [-1]))
+    zero = relax.const(np.broadcast_to(zeros, (columns,)).astype("int32"))
+    return low.emit(less_zero_points, acc, sums, zero, last_channel, _rows, name="less_zero_points")
+
+
+def _rows(*index: Any) -> tuple[Any, ...]:
+    """Where a matrix's index is in the sums of its rows."""
+    return index[:-1]
 
 
 def _flat_bias(low: Lowering, bias: Value, columns: int) -> Value:

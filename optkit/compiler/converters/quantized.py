@@ -91,8 +91,8 @@ def dequantize_linear(low: Lowering, node: Node, inputs: list[Value | None]) -> 
     return Dequantized(low, Affine(raw, factor, offset + 128, True))
 
 
-NARROW = ("int2", "uint2", "int4", "uint4", "int8", "uint8")
-"""Integers that a kernel can read as weights in groups."""
+_BYTES = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
+"""Integers that kernels multiply, or read as weights in groups."""
 
 
 def _weight(low: Lowering, node: Node, y: Value, step: Value, offset: Value | None) -> Value:
@@ -104,15 +104,17 @@ def _weight(low: Lowering, node: Node, y: Value, step: Value, offset: Value | No
         wide = wide - affine.spread(zero.astype(wide.dtype), q.shape, axis, block)
     real = wide.astype("float32") * affine.spread(scale.astype("float32"), q.shape, axis, block)
     real = real.astype(scale.dtype)
-    symmetric = zero is None or not zero.any()
-    if not block and (q.dtype == np.int32 or (q.dtype == np.int8 and symmetric)):
+    if not block and q.dtype == np.int32 and (zero is None or not zero.any()):
         return QuantizedWeight(low, q, scale.reshape(-1), axis, real)
-    if q.ndim == 2 and y.dtype in NARROW and real.dtype == np.float32:
-        if not block:  # one group that is the whole of the other axis
-            axis, block = 1 - axis, q.shape[1 - axis]
-            shape = [1 if k == axis or scale.size == 1 else -1 for k in range(2)]
-            scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
-        return GroupedWeight(low, q, scale, None if symmetric else zero, axis, block, real)
+    if block and q.ndim == 2 and y.dtype in _BYTES and real.dtype == np.float32:
+        return GroupedWeight(low, q, scale, zero if zero is not None and zero.any() else None, axis, block, real)
+    if not block and y.dtype in _BYTES:
+        if wide.size == 0 or (wide.min() >= -128 and wide.max() <= 127):
+            return QuantizedWeight(low, wide.astype(np.int8), scale.reshape(-1), axis, real)
+        assert zero is not None
+        moved = 128 if q.dtype == np.uint8 else 0
+        shifted = (q.astype("int64") - moved).astype(np.int8)
+        return QuantizedWeight(low, shifted, scale.reshape(-1), axis, real, zero.astype("int64").reshape(-1) - moved)
     return Value(low, tuple(real.shape), real.dtype.name, const=real)
 
 

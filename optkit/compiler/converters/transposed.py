@@ -110,7 +110,7 @@ def _by_phases(
     trail = [n + t - 1 - e - s for n, t, e, s in zip(sizes, taps, lead, x.shape[2:], strict=True)]
     flat = by_phase(weight.const)
     wide = Value(low, flat.shape, weight.dtype, const=flat)
-    if isinstance(weight, QuantizedWeight) and (weight.scale.size == 1 or weight.axis == 1):
+    if isinstance(weight, QuantizedWeight) and weight.zero is None and (weight.scale.size == 1 or weight.axis == 1):
         scale = weight.scale if weight.scale.size == 1 else column(weight.scale, 1.0)
         wide = QuantizedWeight(low, by_phase(weight.q), scale, 0, flat)
     offset = None

@@ -77,6 +77,18 @@ def dequantize_accumulator(acc: te.Tensor, bias: te.Tensor, scale: te.Tensor, ch
     )
 
 
+def take_sums(sums: te.Tensor) -> te.Tensor:
+    """(N, 1, *S, b) -> (N, *S): the only channel of blocked sums."""
+    return te.compute((sums.shape[0], *sums.shape[2:-1]), lambda n, *s: sums(n, 0, *s, 0), name="take_sums")
+
+
+def less_zero_points(
+    acc: te.Tensor, sums: te.Tensor, zero: te.Tensor, channel: ChannelIndex, position: ChannelIndex
+) -> te.Tensor:
+    """acc - zero[c] * sums: products with weights q as those with weights q - zero, given the sums of the inputs."""
+    return te.compute(acc.shape, lambda *i: acc(*i) - zero(*channel(*i)) * sums(*position(*i)), name="less_zero_points")
+
+
 def requantize(
     acc: te.Tensor,
     bias: te.Tensor,
@@ -111,8 +123,10 @@ __all__ = [
     "dequantize_accumulator",
     "flip_sign",
     "last_channel",
+    "less_zero_points",
     "quantize",
     "requantize",
     "static",
+    "take_sums",
     "to_uint8",
 ]
