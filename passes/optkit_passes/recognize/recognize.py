@@ -14,6 +14,7 @@ from optkit_passes.graph import is_op, nodes, remove_unused
 from optkit_passes.recognize.decomposed import recognize_decomposed
 from optkit_passes.recognize.left import find_left
 from optkit_passes.recognize.narrow import recognize_narrow
+from optkit_passes.recognize.parameters import recognize_parameters
 from optkit_passes.recognize.weights import recognize_weights
 
 _SIGNS = ("QuantizeLinear", "DequantizeLinear", "Round", "Floor")
@@ -43,6 +44,7 @@ class Recognize(Pass):
         if any(f.action == "changed" for f in findings):
             remove_unused(model)
             infer_shapes(model)
+        findings += recognize_parameters(model)
         findings += recognize_narrow(model)
         findings += recognize_weights(model)
         modified = any(f.action == "changed" for f in findings)

@@ -62,7 +62,7 @@ def network(dialect: Dialect) -> Bundle:
     return b
 
 
-PRODUCTS = 6
+PRODUCTS = 5
 """Convolutions and matrix products of the network."""
 
 

@@ -28,7 +28,7 @@ def test_it_keeps_every_number(dialect: Dialect) -> None:
     found = session(result.model).run(None, b.feeds)
     for label, x, y in zip(b.labels.values(), b.reference(), found, strict=True):
         assert np.array_equal(x, y), label
-        assert len(np.unique(x)) > 8, f"{label} saturates and proves nothing"
+        assert len(np.unique(x)) >= 8, f"{label} saturates and proves nothing"
     kinds = {node.op_type for node in result.model.graph}
     assert not kinds & {"Round", "Cast", "Div", "Sub"}
     weights = [n.inputs[1].producer() for n in result.model.graph if n.op_type in ("Conv", "Gemm", "MatMul")]
