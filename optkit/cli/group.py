@@ -22,6 +22,7 @@ VERBS = {
     "run": ("optkit.cli.run:command", "Run an artifact on arrays or random data."),
     "verify": ("optkit.cli.verify:command", "Compare an artifact with ONNX Runtime on the original model."),
     "benchmark": ("optkit.cli.benchmark:command", "Time an artifact, against its rivals if asked."),
+    "debug": ("optkit.cli.debug:command", "Find the layer, pass or kernel that made a model wrong."),
     "inspect": ("optkit.cli.inspect:command", "Show what a model or an artifact holds."),
     "export": ("optkit.cli.export:command", "Export a PyTorch model to ONNX."),
     "passes": ("optkit.cli.passes:command", "List passes and pipelines with their options."),
