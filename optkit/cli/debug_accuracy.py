@@ -21,7 +21,7 @@ from optkit.cli.output import console, json_option, print_json, table
 from optkit.cli.settings import say, warn
 
 if TYPE_CHECKING:
-    from optkit.debug import Advice, Layer, Report
+    from optkit.debug import Layer, Report
 
 
 @click.command(short_help="Say which layers lose accuracy, where, and what repairs them.")
@@ -85,7 +85,7 @@ def _show(report: Report, top: int) -> None:
     out = console()
     columns = ["stage", "", ">outputs dB", ">tensors", ">changed", "worst tensor", ""]
     out.print(table(columns, [_stage_row(s) for s in report.stages]))
-    columns = ["layer", "operator", "cause", "step", ">outputs if alone", ">own", ">weights", ">activations"]
+    columns = ["layer", "operator", "cause", "step", ">outputs without", ">alone", ">own", ">weights", ">activations"]
     columns += [">clipping", ">bias", ">accumulated", ">kernel"]
     shown = report.layers[:top]
     title = f"{len(shown)} of {len(report.layers)} layers, worst first (SQNR in dB)"
@@ -116,15 +116,20 @@ def _layer_row(layer: Layer) -> list[str]:
     own, weights, activations, bias = map(_db, figures)
     clipping = "" if parts is None or parts.clipping is None else f"{100 * parts.clipping:.0f} %"
     ends = [_db(layer.accumulated), _db(layer.kernel)]
-    names = [layer.name, layer.op_type, layer.cause, layer.step, _db(layer.effect)]
+    gain = "" if layer.gain is None else f"{layer.gain:+.1f}"
+    names = [layer.name, layer.op_type, layer.cause, layer.step, gain, _db(layer.effect)]
     return [*names, own, weights, activations, clipping, bias, *ends]
 
 
 def _advice_rows(layer: Layer, tried: bool) -> list[list[str]]:
-    def figures(advice: Advice) -> list[str]:
-        return [_db(advice.output_db), _db(advice.own_db)] if tried else []
-
-    return [[layer.name if i == 0 else "", a.option, *figures(a), a.reason] for i, a in enumerate(layer.advice)]
+    """A row an advice that was tried; one for all of a layer where none was."""
+    if not any(advice.output_db is not None for advice in layer.advice):
+        options = " or ".join(advice.option for advice in layer.advice)
+        return [[layer.name, options, *(["", ""] if tried else []), layer.advice[0].reason]]
+    return [
+        [layer.name if i == 0 else "", a.option, _db(a.output_db), _db(a.own_db), a.reason]
+        for i, a in enumerate(layer.advice)
+    ]
 
 
 def _db(value: float | None) -> str:

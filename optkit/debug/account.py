@@ -68,6 +68,8 @@ class Layer:
         step: label of the stage in which it fell most.
         parts: its own error, where it is quantized.
         effect: SQNR, dB, of the model's outputs if this layer alone were quantized.
+        gain: dB that the outputs' SQNR would rise if this layer alone were float; negative where its error makes up
+            for another's.
         accumulated: SQNR, dB, of its output in the quantized model, whose earlier layers are quantized too.
         kernel: SQNR, dB, of the artifact's tensor against ONNX Runtime's on the same model.
         kernel_steps: largest distance, in integers, between both; None where the tensor is float.
@@ -83,6 +85,7 @@ class Layer:
     step: str = ""
     parts: Parts | None = None
     effect: float | None = None
+    gain: float | None = None
     accumulated: float | None = None
     kernel: float | None = None
     kernel_steps: int | None = None
@@ -195,6 +198,7 @@ def _layer(layer: Layer) -> dict[str, Any]:
         "step": layer.step,
         "stages_sqnr_db": dict(layer.stages),
         "output_sqnr_db_alone": layer.effect,
+        "output_gain_db_if_float": layer.gain,
         "accumulated_sqnr_db": layer.accumulated,
         "own": None
         if parts is None

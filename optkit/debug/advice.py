@@ -19,14 +19,18 @@ UNEVEN = 4.0
 """A channel so many times larger than the median one sets the scale of all."""
 
 
-def advise(layer: Layer, pipeline: Pipeline) -> tuple[Advice, ...]:
-    """What may repair a layer, most promising first; nothing where the pipeline quantizes nothing."""
+def advise(layer: Layer, pipeline: Pipeline, at_end: bool = False) -> tuple[Advice, ...]:
+    """What may repair a layer, most promising first; nothing where the pipeline quantizes nothing.
+
+    Args:
+        at_end: whether it is the first or the last layer.
+    """
     found = next((p for p in passes_of(pipeline) if p.name == QUANTIZE), None)
     if layer.cause == "kernel":
         return (Advice("optkit debug bisect", str(pipeline), "the compiled kernel is wrong: find the smallest case"),)
     if found is None or layer.parts is None:
         return ()
-    return tuple(_Options(pipeline, found).of(layer))
+    return tuple(_Options(pipeline, found, at_end).of(layer))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,7 @@ class _Options:
 
     pipeline: Pipeline
     quantize: Pass
+    at_end: bool
 
     def of(self, layer: Layer) -> Iterator[Advice]:
         """In order of promise."""
@@ -90,8 +95,8 @@ class _Options:
         bits = self._now("weight_bits")
         if isinstance(bits, int) and bits < 8:
             yield from self._change("weight_bits", min(8, bits + 2), "", f"{bits} bits are few for it")
-            if self._now("first_last") == "same":
-                yield from self._change("first_last", "int8", "", "where it is a first or last layer")
+            if self._now("first_last") == "same" and self.at_end:
+                yield from self._change("first_last", "int8", "", "gives the first and last layers 8 bits")
 
     def _channels(self, layer: Layer) -> Iterator[Advice]:
         """Large channels: moved into the weights where the input allows it."""

@@ -1,4 +1,4 @@
-"""What a layer's own error does to the model's outputs, all other layers as in the float model."""
+"""What the error of one layer does to the model's outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _PREFIX = "optkit_debug_error_"
 
 
 class Effects:
-    """The float model with an error to be added at the output of every layer.
+    """A model with something to be added at the output of every layer, one at a time.
+
+    In the float model that is a layer's own error: then all others are float. In the quantized one it is what
+    repairs a layer: then all others are quantized.
 
     Args:
         tensors: names of the layers' outputs in it.
@@ -38,19 +41,27 @@ class Effects:
         self._session = Reference(copy)
         self._zero = dict.fromkeys(self._inputs.values(), np.zeros((), np.float32))
         self._sums = {name: Outputs() for name in self._inputs}
+        self._plain = Outputs()
         self._exact: Mapping[str, np.ndarray] = {}
         self._sample: Sample = {}
 
-    def start(self, sample: Sample) -> None:
-        """Begin a sample: run it without any error."""
+    def start(self, sample: Sample, exact: Mapping[str, np.ndarray] | None = None) -> Mapping[str, np.ndarray]:
+        """Begin a sample whose exact outputs are `exact`, by default this model's own, which are returned."""
         self._sample = sample
-        self._exact = self._run({})
+        plain = self._run({})
+        self._exact = plain if exact is None else exact
+        self._plain.add(self._exact, plain)
+        return plain
 
     def add(self, tensor: str, error: np.ndarray) -> None:
-        """Run the sample with one layer's error."""
+        """Run the sample with `error` added to one layer's output."""
         if tensor in self._inputs:
             found = self._run({self._inputs[tensor]: error.astype(np.float32)})
             self._sums[tensor].add(self._exact, found)
+
+    def plain_db(self) -> float | None:
+        """SQNR, dB, of the worst output with nothing added."""
+        return self._plain.sqnr_db()
 
     def sqnr_db(self, tensor: str) -> float | None:
         """SQNR, dB, of the worst output over all samples; None where no output shows it."""

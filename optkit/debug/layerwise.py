@@ -149,7 +149,8 @@ class _Work:
         layers = [self._layer(depth, node, kernels, local) for depth, node in enumerate(nodes)]
         before = {layer.name: self._came_in(node) for layer, node in zip(layers, nodes, strict=True)}
         ranked = rank(layers, before)
-        return [layer.with_advice(advise(layer, self.pipeline)) for layer in ranked]
+        last = len(layers) - 1
+        return [layer.with_advice(advise(layer, self.pipeline, layer.depth in (0, last))) for layer in ranked]
 
     def trial(self, pipeline: Pipeline, names: Sequence[str]) -> tuple[float | None, dict[str, float]]:
         """Output SQNR of another pipeline, and the own SQNR of these layers in it."""
@@ -273,6 +274,7 @@ class _Work:
             stages=stages,
             parts=None if known is None else known.parts,
             effect=None if known is None else known.effect,
+            gain=None if known is None else known.gain,
             accumulated=self.figures[last].get(output),
             kernel=None if kernel is None else kernel.figures.sqnr_db,
             kernel_steps=kernel.steps if kernel is not None and kernel.integers else None,

@@ -100,6 +100,35 @@ class LocalError:
 
     def add(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
         """Take in one sample of the float model's tensors by name; returns the layer's own error at its output."""
+        floats, codes = self._operands(tensors)
+        rounded = self._rounded(floats, codes)
+        for activation in self.layer.activations:
+            x, index = floats[activation.index], activation.index
+            axis = -1 if self.layer.node.op_type in ("MatMul", "Gemm") else 1
+            self._inputs[index].add(x, codes[index], rounded[index], activation.grid, axis)
+        exact = self._run(floats, rounded, frozenset())
+        self._signal += float(np.square(exact).sum())
+        own = np.zeros_like(exact)
+        for kinds in self._subsets():
+            error = self._run(floats, rounded, kinds) - exact
+            self._energy[kinds] = self._energy.get(kinds, 0.0) + float(np.square(error).sum())
+            if len(kinds) == len(self._kinds):
+                own = error
+        return own
+
+    def repair(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What to add to the layer's output so that it is as if computed in float, from one sample's tensors.
+
+        Args:
+            tensors: of the quantized model, before they are quantized.
+        """
+        floats, codes = self._operands(tensors)
+        rounded = self._rounded(floats, codes)
+        quantized = self._run(floats, rounded, frozenset(self._kinds))
+        return np.asarray(self._run(floats, rounded, frozenset()) - quantized)
+
+    def _operands(self, tensors: Mapping[str, np.ndarray]) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+        """Float inputs by place, and the integers of those that are quantized."""
         floats: dict[int, np.ndarray] = {}
         for index, value in _read(self.layer.node):
             if index in self.layer.constants:
@@ -110,24 +139,14 @@ class LocalError:
                 floats[index] = fixed.numpy()
             else:
                 floats[index] = tensors[value.name or ""]
-        rounded = dict(floats)
-        rounded.update({i: self.layer.constants[i] for i in self.known})
+        return floats, {a.index: a.grid.codes(floats[a.index]) for a in self.layer.activations}
+
+    def _rounded(self, floats: Mapping[int, np.ndarray], codes: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        rounded = {**floats, **{i: self.layer.constants[i] for i in self.known}}
         for activation in self.layer.activations:
-            x = floats[activation.index]
-            codes = activation.grid.codes(x)
-            real = activation.grid.real(codes)
-            axis = -1 if self.layer.node.op_type in ("MatMul", "Gemm") else 1
-            self._inputs[activation.index].add(x, codes, real, activation.grid, axis)
-            rounded[activation.index] = real.astype(x.dtype)
-        exact = self._run(floats, rounded, frozenset())
-        self._signal += float(np.square(exact).sum())
-        own = np.zeros_like(exact)
-        for kinds in self._subsets():
-            error = self._run(floats, rounded, kinds) - exact
-            self._energy[kinds] = self._energy.get(kinds, 0.0) + float(np.square(error).sum())
-            if len(kinds) == len(self._kinds):
-                own = error
-        return own
+            real = activation.grid.real(codes[activation.index])
+            rounded[activation.index] = real.astype(floats[activation.index].dtype)
+        return rounded
 
     def _tensor(self, index: int) -> str | None:
         return next((a.tensor for a in self.layer.activations if a.index == index), None)

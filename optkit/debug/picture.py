@@ -99,7 +99,7 @@ def _stages(axes: Axes, report: Report, layers: list[Layer]) -> list[float]:
 
 
 def _own(axes: Axes, layers: list[Layer]) -> None:
-    """A stem from a layer's own error to its top, in its cause's color."""
+    """A point for every layer's own error, in its cause's color."""
     seen: set[str] = set()
     for layer in layers:
         if layer.parts is None:
@@ -111,49 +111,71 @@ def _own(axes: Axes, layers: list[Layer]) -> None:
         axes.scatter([layer.depth], [height], s=34, color=color, label=label, zorder=3)
 
 
-def _finish(axes: Axes, report: Report, layers: list[Layer], values: list[float]) -> None:
+def _finish(axes: Any, report: Report, layers: list[Layer], values: list[float]) -> None:
     own = [min(layer.parts.own, EXACT_DB) for layer in layers if layer.parts is not None]
     every = [*values, *own] or [0.0, EXACT_DB]
     low, high = min(every), max(every)
     room = max(high - low, 10.0)
-    axes.set_ylim(low - 0.42 * room, high + 0.08 * room)
+    axes.set_ylim(low - 0.08 * room, high + 0.12 * room)
     axes.set_xlim(-0.8, max(len(layers) - 0.2, 1))
-    worst = [layer for layer in report.layers if _height(layer) is not None][:NAMED]
-    # labels hang in rows below the points, leftmost layer in the highest row, so that no two meet
-    for row, layer in enumerate(sorted(worst, key=lambda each: each.depth)):
-        height = _height(layer)
-        assert height is not None
-        rank = report.layers.index(layer) + 1
-        alone = "" if layer.effect is None else f", {layer.effect:.1f} dB at the outputs alone"
-        right = layer.depth > 0.55 * len(layers)
-        axes.annotate(
-            f"{rank}. {layer.name} ({layer.cause or layer.step}{alone})",
-            (layer.depth, height),
-            (layer.depth + (-0.4 if right else 0.4), low - (0.08 + 0.065 * row) * room),
-            ha="right" if right else "left",
-            va="center",
-            fontsize=8.5,
-            color=_CAUSES.get(layer.cause, "#444444"),
-            arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.8, "shrinkB": 4},
-            zorder=4,
-        )
     step = max(1, len(layers) // 40)
     axes.set_xticks([layer.depth for layer in layers[::step]])
     axes.set_xticklabels([layer.name for layer in layers[::step]], rotation=90, fontsize=7)
     axes.set_ylabel("SQNR of the layer's output, dB")
     last = next((s for s in reversed(report.stages) if s.output_db is not None), None)
-    outcome = "" if last is None or last.output_db is None else f"; outputs {last.output_db:.1f} dB"
+    outcome = "" if last is None or last.output_db is None else f"; outputs {_text(last.output_db)}"
     axes.set_title(f"{report.model}, {report.target}, {report.samples} samples{outcome}", fontsize=11, loc="left")
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(fontsize=8.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.02 - _depth(layers)), ncols=3)
+    below = -0.02 - _depth([layer.name for layer in layers])
+    axes.legend(fontsize=8.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, below), ncols=3)
+    _name(axes, report, step)
 
 
-def _depth(layers: list[Layer]) -> float:
+def _name(axes: Any, report: Report, step: int) -> None:
+    """Numbers at the worst layers' points, and what they stand for at the right."""
+    worst = [layer for layer in report.layers if _height(layer) is not None and (layer.parts or layer.step)][:NAMED]
+    lines = []
+    for rank, layer in enumerate(worst, 1):
+        color = _CAUSES.get(layer.cause, "#444444")
+        place = (layer.depth, _height(layer))
+        axes.annotate(
+            str(rank),
+            place,
+            (0, 9),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            fontweight="bold",
+            color=color,
+            bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": color, "linewidth": 0.8},
+            zorder=5,
+        )
+        about = [layer.cause or f"in {layer.step}"]
+        if layer.gain is not None:
+            about.append(f"outputs {layer.gain:+.1f} dB without it")
+        lines.append((f"{rank}  {layer.name}", ", ".join(about), color))
+        if layer.depth % step == 0:
+            tick = axes.get_xticklabels()[layer.depth // step]
+            tick.set_color(color)
+            tick.set_fontweight("bold")
+    if lines:
+        axes.text(1.01, 0.99, "Worst layers", transform=axes.transAxes, fontsize=9.5, fontweight="bold", va="top")
+    for row, (name, told, color) in enumerate(lines):
+        height = 0.93 - 0.1 * row
+        axes.text(1.01, height, name, transform=axes.transAxes, fontsize=9, color=color, va="top")
+        axes.text(1.025, height - 0.04, told, transform=axes.transAxes, fontsize=8, color="#555555", va="top")
+
+
+def _text(db: float) -> str:
+    return "exact" if db >= EXACT_DB else f"{db:.1f} dB"
+
+
+def _depth(names: list[str]) -> float:
     """Room that the names of the layers take below the axis, in parts of its height."""
-    return 0.014 * min(30, max((len(layer.name) for layer in layers), default=0)) + 0.02
+    return 0.014 * min(30, max(map(len, names), default=0)) + 0.02
 
 
 def _height(layer: Layer) -> float | None:

@@ -14,8 +14,9 @@ EXACT_DB = 120.0
 def rank(layers: Sequence[Layer], before: Mapping[str, float | None]) -> list[Layer]:
     """The layers, worst first, with `step` and `cause` settled.
 
-    Quantized layers go by what their own error does to the outputs: a noisy layer that nothing depends on is not
-    the one to repair. The others follow, by how far the SQNR falls from their inputs to their output.
+    Quantized layers go by what the outputs gain without their error: a noisy layer that nothing depends on is not the
+    one to repair, nor is one whose error makes up for another's. Equal ones go by what it does to the outputs alone.
+    Layers in float follow, by how far the SQNR falls from their inputs to their output.
 
     Args:
         layers: in graph order.
@@ -24,14 +25,14 @@ def rank(layers: Sequence[Layer], before: Mapping[str, float | None]) -> list[La
     settled = _kernels([replace(layer, step=_step(layer)) for layer in layers])
     settled = [_inherited(layer, before.get(layer.name)) for layer in settled]
 
-    def key(layer: Layer) -> tuple[int, float, int]:
+    def key(layer: Layer) -> tuple[float, ...]:
         if layer.cause == "kernel":
-            return 0, float(layer.kernel or 0.0), layer.depth
-        if layer.effect is not None:
-            return 1, layer.effect, layer.depth
+            return 0, float(layer.kernel or 0.0), 0.0, layer.depth
+        if layer.gain is not None and layer.effect is not None:
+            return 1, -round(layer.gain, 1), layer.effect, layer.depth
         if layer.parts is not None:
-            return 2, layer.parts.own, layer.depth
-        return 3, -_fall(layer, before.get(layer.name)), layer.depth
+            return 2, layer.parts.own, 0.0, layer.depth
+        return 3, -_fall(layer, before.get(layer.name)), 0.0, layer.depth
 
     return sorted(settled, key=key)
 
