@@ -262,7 +262,7 @@ def _split(
     if len(rows) != 1 or len(batch) != 1 or rows == batch or any(arrays[s.name].ndim != len(s.shape) for s in specs):
         return [{s.name: s.check(arrays[s.name], f"{where}, input {s.name!r}") for s in specs}], {}
     count, size = rows.pop(), batch.pop()
-    samples = [
+    samples: list[Sample] = [
         {s.name: s.check(arrays[s.name][at : at + size], f"{where}, row {at}, input {s.name!r}") for s in specs}
         for at in range(0, count - size + 1, size)
     ]

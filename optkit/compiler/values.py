@@ -149,7 +149,8 @@ class Known(Value):
 class QuantizedWeight(Value):
     """A constant int8 or int32 tensor behind a DequantizeLinear: real = (q - zero) * scale.
 
-    `zero` holds one number or one a channel, in int64; None where all are 0.
+    `zero` holds one number or one a channel, in int64; None where all are 0. `narrow` has the integers as the model
+    does, where they are of half a byte and a kernel can read them so.
     """
 
     def __init__(
@@ -160,9 +161,10 @@ class QuantizedWeight(Value):
         axis: int,
         real: np.ndarray,
         zero: np.ndarray | None = None,
+        narrow: GroupedWeight | None = None,
     ) -> None:
         super().__init__(low, tuple(real.shape), str(real.dtype), const=real)
-        self.q, self.scale, self.axis, self.zero = q, scale, axis, zero
+        self.q, self.scale, self.axis, self.zero, self.narrow = q, scale, axis, zero, narrow
 
 
 class GroupedWeight(Value):

@@ -152,7 +152,14 @@ def test_json_has_every_layer_and_plain_numbers() -> None:
         *("sqnr_db", "weights_sqnr_db", "activations_sqnr_db", "bias_sqnr_db", "clipping_share", "rounding_share"),
         *("clipped_values", "codes_in_use", "channel_spread"),
     }
-    assert [stage["label"] for stage in found["stages"]] == ["load", "fold-1", "fuse", "fold-2", "quantize"]
+    assert [stage["label"] for stage in found["stages"]] == [
+        "load",
+        "recognize",
+        "fold-1",
+        "fuse",
+        "fold-2",
+        "quantize",
+    ]
 
 
 def test_samples_are_streamed() -> None:

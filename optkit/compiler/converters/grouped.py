@@ -40,6 +40,8 @@ def grouped_codes(low: Lowering, b: Value, axis: int) -> Codes | None:
     """The integers of a weight whose output columns lie along `axis`, if a kernel of the target can read them."""
     if low.target.device != "cpu":
         return None
+    if isinstance(b, QuantizedWeight) and b.narrow is not None:
+        return grouped_codes(low, b.narrow, axis)
     if isinstance(b, QuantizedWeight):
         per_column = b.scale.size == 1 or b.axis == axis
         if b.q.dtype != np.int8 or b.q.ndim != 2 or not per_column or b.dtype != "float32":

@@ -93,6 +93,7 @@ def dequantize_linear(low: Lowering, node: Node, inputs: list[Value | None]) -> 
 
 _BYTES = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
 """Integers that kernels multiply, or read as weights in groups."""
+_HALF_BYTES = _BYTES[2:]
 
 
 def _weight(low: Lowering, node: Node, y: Value, step: Value, offset: Value | None) -> Value:
@@ -110,12 +111,26 @@ def _weight(low: Lowering, node: Node, y: Value, step: Value, offset: Value | No
         return GroupedWeight(low, q, scale, zero if zero is not None and zero.any() else None, axis, block, real)
     if not block and y.dtype in _BYTES:
         if wide.size == 0 or (wide.min() >= -128 and wide.max() <= 127):
-            return QuantizedWeight(low, wide.astype(np.int8), scale.reshape(-1), axis, real)
+            narrow = _narrow(low, y, scale, zero, axis, real)
+            return QuantizedWeight(low, wide.astype(np.int8), scale.reshape(-1), axis, real, narrow=narrow)
         assert zero is not None
         moved = 128 if q.dtype == np.uint8 else 0
         shifted = (q.astype("int64") - moved).astype(np.int8)
         return QuantizedWeight(low, shifted, scale.reshape(-1), axis, real, zero.astype("int64").reshape(-1) - moved)
     return Value(low, tuple(real.shape), real.dtype.name, const=real)
+
+
+def _narrow(
+    low: Lowering, y: Value, scale: np.ndarray, zero: np.ndarray | None, axis: int, real: np.ndarray
+) -> GroupedWeight | None:
+    """A matrix of half bytes as one group that is the whole of the axis without scales."""
+    q = y.const
+    if q is None or q.ndim != 2 or y.dtype not in _HALF_BYTES or real.dtype != np.float32:
+        return None
+    across = 1 - axis
+    shape = [1 if k == across or scale.size == 1 else -1 for k in range(2)]
+    zeros = None if zero is None or not zero.any() else zero.reshape(shape)
+    return GroupedWeight(low, q, scale.reshape(shape), zeros, across, q.shape[across], real)
 
 
 CONVERTERS = {

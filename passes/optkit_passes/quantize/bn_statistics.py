@@ -55,7 +55,7 @@ def _replace(graph: ir.Graph, node: ir.Node) -> bool:
     for op_type, values in (("Mul", gamma), ("Add", beta)):
         held = ir.Value(name=f"{node.outputs[0].name}.{op_type}")
         held.const_value = ir.tensor(values.reshape(shape).astype(np.float32), name=held.name)
-        held.shape, held.type = held.const_value.shape, ir.TensorType(ir.DataType.FLOAT)
+        held.shape, held.type = ir.Shape(values.reshape(shape).shape), ir.TensorType(ir.DataType.FLOAT)
         graph.register_initializer(held)
         added.append(ir.node(op_type, [added[-1].outputs[0], held]))
     ir.convenience.replace_nodes_and_values(graph, node, [node], added, [node.outputs[0]], [added[-1].outputs[0]])
