@@ -127,13 +127,14 @@ class WeightOnly(Pass):
         for node in model.graph:
             if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
                 continue
-            made: Anchor | str = "excluded by name" if _where(node) in self.exclude else make_anchor(node)
+            producer = node.inputs[1].producer() if node.inputs[1] is not None else None
+            made: Anchor | str = "excluded by name"
+            if _where(node) not in self.exclude:
+                made = make_anchor(node)
             if isinstance(made, Anchor) and made.weight is None:
                 made = "both operands are activations"
-            if isinstance(made, Anchor) and node.inputs[1] is not None and node.inputs[1].producer() is not None:
-                producer = node.inputs[1].producer()
-                if producer is not None and producer.op_type == "DequantizeLinear":
-                    made = "it is quantized already"
+            if producer is not None and producer.op_type == "DequantizeLinear":
+                made = "it is quantized already"
             if isinstance(made, str):
                 findings.append(Finding("skipped", _where(node), f"{node.op_type} stays float: {made}"))
             else:
