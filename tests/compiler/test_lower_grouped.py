@@ -32,7 +32,7 @@ def bundle(kind: str, seed: int = 0, transposed: bool = False) -> Bundle:
         axis = 0 if group else 1
         if transposed:
             parts, axis = [np.ascontiguousarray(part.T) for part in parts], 1 - axis
-        extra = [made.const(parts[2])] if rows != 37 else []
+        extra = [made.const(parts[2])] if rows not in (37, 9) else []
         weight = made.op(
             "DequantizeLinear", *map(made.const, parts[:2]), *extra, axis=axis, block_size=group if group else None
         )
