@@ -47,6 +47,19 @@ def remanifest(source: Path, out: Path, **fields: object) -> None:
     rewrite(source, out, {MANIFEST: text}, manifest_seal(text))
 
 
+def weight_entry(dtype: str, size: int, offset: int, nbytes: int) -> dict[str, object]:
+    """A manifest's account of a vector that is stored as it is."""
+    return {
+        "name": "w",
+        "dtype": dtype,
+        "shape": [size],
+        "offset": offset,
+        "nbytes": nbytes,
+        "bits": 8,
+        "stored": nbytes,
+    }
+
+
 def read_everything(path: Path) -> None:
     with open_artifact(path) as artifact:
         artifact.verify()
@@ -234,10 +247,10 @@ def test_unknown_schema(mlp_artifact: Path, tmp_path: Path) -> None:
     [
         ("inputs", [{"name": "x"}]),
         ("inputs", [{"name": "x", "dtype": "float31", "shape": [1]}]),
-        ("weights", [{"name": "w", "dtype": "float32", "shape": [2], "offset": 0, "nbytes": 4}]),
-        ("weights", [{"name": "w", "dtype": "float32", "shape": [2], "offset": 4, "nbytes": 8}]),
-        ("weights", [{"name": "w", "dtype": "int8", "shape": [1 << 40], "offset": 0, "nbytes": 1 << 40}]),
-        ("weights", [{"name": "w", "dtype": "int8", "shape": [-1], "offset": 0, "nbytes": -1}]),
+        ("weights", [weight_entry("float32", 2, 0, 4)]),
+        ("weights", [weight_entry("float32", 2, 4, 8)]),
+        ("weights", [weight_entry("int8", 1 << 40, 0, 1 << 40)]),
+        ("weights", [weight_entry("int8", -1, 0, -1)]),
         ("members", {}),
         ("members", {"lib.so": 3}),
         ("target", None),
