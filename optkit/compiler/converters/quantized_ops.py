@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from tvm import relax
@@ -19,7 +20,7 @@ from optkit.compiler.converters.qlinear import need, requantized
 from optkit.compiler.converters.quantized import dequantize_linear, quantize_linear
 from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.operators import integer_products as define
-from optkit.compiler.values import PLAIN, Value
+from optkit.compiler.values import PLAIN, GroupedWeight, Value
 from optkit.errors import UnsupportedError
 
 
@@ -129,7 +130,7 @@ def _unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
 
 
 def _matmul_nbits(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """MatMulNBits with constant weights, dequantized when compiling: A x ((q - zero) * scale)^T."""
+    """MatMulNBits with constant weights, integers still where activations are float32: A x ((q - zero) * scale)^T."""
     x, packed, scales, zeros, order, bias = [*inputs, None, None, None][:6]
     x, packed, scales = need(node, x, packed, scales)
     bits, block = int(node.get("bits", 4)), int(node.get("block_size", 0))
@@ -146,9 +147,15 @@ def _matmul_nbits(low: Lowering, node: Node, inputs: list[Value | None]) -> Valu
         given = zeros.const
         unpacked = _unpack(given.reshape(rows, -1), bits, blocks) if given.dtype == np.uint8 else given
         zero = unpacked.astype("float32").reshape(rows, blocks, 1)
-    real = (q - zero) * scales.const.astype("float32").reshape(rows, blocks, 1)
+    step = scales.const.astype("float32").reshape(rows, blocks, 1)
+    real = (q - zero) * step
     weight = np.ascontiguousarray(real.reshape(rows, -1)[:, :columns].T).astype(x.dtype)
-    product = _apply(low, node, "MatMul", [x, Value(low, weight.shape, x.dtype, const=weight)])
+    value = Value(low, weight.shape, x.dtype, const=weight)
+    if x.dtype == "float32":
+        codes = q.reshape(rows, -1)[:, :columns].T.astype(np.uint8 if bits == 8 else ml_dtypes.uint4)
+        scale, offsets = (np.broadcast_to(part, (rows, blocks, 1))[..., 0].T for part in (step, zero))
+        value = GroupedWeight(low, codes, scale, offsets, 0, block, weight)
+    product = _apply(low, node, "MatMul", [x, value])
     return product if bias is None else _apply(low, node, "Add", [product, bias])
 
 
