@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import statistics
 import tempfile
 import time
@@ -109,7 +110,9 @@ def peer(path: Path, method: str, turn: Callable[[], bool], done: Callable[[], N
     rows = samples(load_model(path))
     with tempfile.TemporaryDirectory() as folder:
         augmented = Path(folder) / "augmented.onnx"
-        calibrator: Any = getattr(calibrate, PEERS[method])(path, augmented_model_path=str(augmented))
+        own = Path(folder) / path.name  # it writes files of its own beside the model
+        shutil.copy(path, own)
+        calibrator: Any = getattr(calibrate, PEERS[method])(own, augmented_model_path=str(augmented))
         infos = {n: onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names}
         calibrator.select_tensors_to_calibrate = lambda _model: (set(names), infos)
         calibrator.augment_graph()

@@ -81,6 +81,19 @@ def test_calib_method_reaches_the_pass(optkit: Optkit, model: Path, samples: Pat
     assert "method=entropy" in json.loads(done.out)["pipeline"]
 
 
+def test_calibration_is_kept_in_a_file(optkit: Optkit, model: Path, samples: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "calibration.json"
+    first, again, alone = (
+        optkit("quantize", model, *data, "--calib-cache", cache, "--json")
+        for data in (("--calib-data", samples), ("--calib-data", samples), ())
+    )
+    assert len({json.loads(done.out)["sha256"] for done in (first, again, alone)}) == 1
+    assert "statistics from the calibration cache" in str(json.loads(again.out)["passes"])
+    cache.write_text(cache.read_text()[:-9])
+    done = optkit("quantize", model, "--calib-data", samples, "--calib-cache", cache)
+    assert done.code == 1 and "is damaged" in done.err and "Traceback" not in done.err
+
+
 def test_excluded_operators_stay_float(optkit: Optkit, model: Path, samples: Path, tmp_path: Path) -> None:
     done = optkit("quantize", model, "--calib-data", samples, "--exclude-op-types", "Conv")
     assert done.code == 0

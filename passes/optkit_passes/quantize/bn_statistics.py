@@ -23,6 +23,8 @@ from optkit_passes.quantize.collect import Observe, collect
 from optkit_passes.quantize.roles import constant
 
 _AGREES = 1e-3
+_FLOOR = 1e-5
+"""Share of a channel's variance in training that counts as none."""
 
 
 def renormalized(reference: ir.Model) -> ir.Model | None:
@@ -48,18 +50,46 @@ def _replace(graph: ir.Graph, node: ir.Node) -> bool:
     epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
     # what training data keep of a channel whose variance is as small as epsilon
     gamma = gamma * np.sqrt(variance / (variance + epsilon))
-    shape = (-1, *(1,) * (len(source.shape) - 2))
-    axes = [axis for axis in range(len(source.shape)) if axis != 1]
-    normal = ir.node("MeanVarianceNormalization", [source], {"axes": axes})
-    added: list[ir.Node] = [normal]
-    for op_type, values in (("Mul", gamma), ("Add", beta)):
-        held = ir.Value(name=f"{node.outputs[0].name}.{op_type}")
-        held.const_value = ir.tensor(values.reshape(shape).astype(np.float32), name=held.name)
-        held.shape, held.type = ir.Shape(values.reshape(shape).shape), ir.TensorType(ir.DataType.FLOAT)
-        graph.register_initializer(held)
-        added.append(ir.node(op_type, [added[-1].outputs[0], held]))
-    ir.convenience.replace_nodes_and_values(graph, node, [node], added, [node.outputs[0]], [added[-1].outputs[0]])
+    build = _Builder(graph, node, len(source.shape))
+    centered = build.op("Sub", source, build.mean(source))
+    # a channel that made-up inputs leave (nearly) constant stays so, at beta
+    floor = build.channels("floor", _FLOOR * variance + 1e-10)
+    spread = build.op("Sqrt", build.op("Add", build.mean(build.op("Mul", centered, centered)), floor))
+    scaled = build.op("Mul", build.op("Div", centered, spread), build.channels("scale", gamma))
+    result = build.op("Add", scaled, build.channels("shift", beta))
+    ir.convenience.replace_nodes_and_values(graph, node, [node], build.nodes, [node.outputs[0]], [result])
     return True
+
+
+class _Builder:
+    """Nodes in place of a batch norm, and their constants."""
+
+    def __init__(self, graph: ir.Graph, node: ir.Node, rank: int) -> None:
+        self.graph, self.name, self.rank = graph, node.outputs[0].name, rank
+        self.nodes: list[ir.Node] = []
+
+    def op(self, op_type: str, *inputs: ir.Value, **attributes: list[int]) -> ir.Value:
+        node = ir.node(op_type, inputs, attributes)
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def mean(self, value: ir.Value) -> ir.Value:
+        """Over all axes but that of channels."""
+        axes = [axis for axis in range(self.rank) if axis != 1]
+        if self.graph.opset_imports.get("", 0) < 18:
+            return self.op("ReduceMean", value, axes=axes)
+        return self.op("ReduceMean", value, self._constant(f"axes{len(self.nodes)}", np.array(axes, np.int64)))
+
+    def channels(self, what: str, values: np.ndarray) -> ir.Value:
+        return self._constant(what, values.reshape(-1, *(1,) * (self.rank - 2)).astype(np.float32))
+
+    def _constant(self, what: str, array: np.ndarray) -> ir.Value:
+        tensor = ir.tensor(array, name=f"{self.name}.{what}")
+        value = ir.Value(
+            name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        self.graph.register_initializer(value)
+        return value
 
 
 def _opened(model: ir.Model) -> ir.Model:
