@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from optkit.cli.options import (
+    cache_option,
     calibration_options,
     given_pipeline,
     parse_list,
@@ -35,6 +36,7 @@ _NAMED = 5
 @target_option
 @pipeline_options
 @calibration_options
+@cache_option
 @shape_option
 @range_options
 @click.option(

@@ -37,7 +37,7 @@ def complete_passes(_ctx: click.Context, _parameter: click.Parameter, incomplete
 
 
 def calibration_options(function: F) -> F:
-    """--calib-data, --preprocess, --calib-method, --calib-samples, --calib-cache, --exclude-*."""
+    """--calib-data, --preprocess, --calib-method, --calib-samples, --exclude-nodes, --exclude-op-types."""
     for option in reversed(
         (
             click.option(
@@ -52,11 +52,6 @@ def calibration_options(function: F) -> F:
             ),
             click.option("--calib-method", metavar="NAME", help="How ranges are found; see 'optkit passes'."),
             click.option("--calib-samples", type=click.IntRange(1), help="Use at most so many samples."),
-            click.option(
-                "--calib-cache",
-                metavar="FILE",
-                help="Keep what calibration measures here; used again where model, passes and data are the same.",
-            ),
             click.option("--exclude-nodes", multiple=True, metavar="A,B", help="Nodes that stay in float; repeatable."),
             click.option("--exclude-op-types", multiple=True, metavar="A,B", help="Operators that stay in float."),
         )
@@ -99,6 +94,13 @@ def given_pipeline(options: dict[str, Any]) -> Pipeline | None:
     if text is not None:
         return Pipeline.parse(text)
     return get_pipeline(precisions[0]) if precisions else None
+
+
+cache_option = click.option(
+    "--calib-cache",
+    metavar="FILE",
+    help="Keep what calibration measures here; used again where model, passes and data are the same.",
+)
 
 
 shape_option = click.option(

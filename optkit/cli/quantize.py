@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from optkit.cli.options import calibration_options, complete_passes, parse_list, parse_shapes, shape_option
+from optkit.cli.options import (
+    cache_option,
+    calibration_options,
+    complete_passes,
+    parse_list,
+    parse_shapes,
+    shape_option,
+)
 from optkit.cli.output import json_option, print_json, size_text
 from optkit.cli.settings import say
 
@@ -15,6 +22,7 @@ from optkit.cli.settings import say
 @click.argument("model", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="ONNX file; default: the model's name with .int8.onnx.")
 @calibration_options
+@cache_option
 @shape_option
 @click.option("--passes", metavar="TEXT", shell_complete=complete_passes, help="Passes to run instead of int8's.")
 @click.option("--target", metavar="NAME", help="Quantize for this target only; by default for all.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from optkit.cli.options import (
+    cache_option,
     calibration_options,
     given_pipeline,
     parse_list,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @target_option
 @pipeline_options
 @calibration_options
+@cache_option
 @shape_option
 @click.option("--tuning-db", metavar="FILE", default="tuning.db", show_default=True, help="Database of the records.")
 @click.option("--trials", type=click.IntRange(1), default=24, show_default=True, help="Candidates an operator.")
