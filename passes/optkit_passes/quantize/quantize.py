@@ -33,7 +33,8 @@ class Quantize(Pass):
     """Static quantization: weights of 8 bits or fewer, uint8 activations, ranges from calibration data.
 
     The result is a standard ONNX model with Q/DQ nodes (see `rewrite`) that ONNX Runtime runs. Where the
-    context holds no calibration data, ranges come from made-up inputs, with a warning. A model that holds
+    context holds no calibration data, ranges come from made-up inputs, where the source model has batch norms corrected
+    to their statistics (see `bn_statistics`), with a warning. A model that holds
     Q/DQ nodes already is left alone. Weights of fewer than 8 bits are int8 there, in a smaller range; an artifact
     stores them packed. The float model stays in `context.unquantized`, for passes that repair what was lost.
 
