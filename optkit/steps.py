@@ -94,6 +94,21 @@ def run_passes(
     calib_cache: str | os.PathLike[str] | None = None,
 ) -> tuple[PipelineResult, Samples | None]:
     """Run the pipeline on the source's model; also returns what opens the calibration samples."""
+    context = pass_context(source, target, calib_data, preprocess, calib_samples, seed, progress, calib_cache)
+    return pipeline.run(source.model, context), context.calibration
+
+
+def pass_context(
+    source: Source,
+    target: Target | None,
+    calib_data: object,
+    preprocess: str | None,
+    calib_samples: int | None,
+    seed: int,
+    progress: Progress,
+    calib_cache: str | os.PathLike[str] | None = None,
+) -> PassContext:
+    """What passes may use beside their options, before the first has run."""
     if calib_data is None and (preprocess is not None or calib_samples is not None):
         raise UsageError("--preprocess and --calib-samples need --calib-data")
     samples = None
@@ -112,7 +127,7 @@ def run_passes(
                 "seed": seed if "augment" in (preprocess or "") else None,
             }
         cache = CalibrationCache(check_writable(calib_cache), source.sha256, data)
-    context = PassContext(
+    return PassContext(
         target=target,
         calibration=samples,
         reference=source.model.clone(),
@@ -120,7 +135,6 @@ def run_passes(
         seed=seed,
         calibration_cache=cache,
     )
-    return pipeline.run(source.model, context), samples
 
 
 def build_model(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from optkit.data import open_calibration
 from optkit.debug.account import Layer, Report, StageReport
 from optkit.debug.advice import advise
 from optkit.debug.floats import strip_activations
@@ -18,7 +17,7 @@ from optkit.debug.judge import Judge, Outputs
 from optkit.debug.kernels import Kernel, Shown, compare_kernels, compiled
 from optkit.debug.local import Local, local_errors
 from optkit.debug.ranking import rank
-from optkit.debug.stages import ARTIFACT, Stage, choose_data, make_context, run_stages
+from optkit.debug.stages import ARTIFACT, Stage, choose_data, run_stages
 from optkit.debug.structure import (
     PRODUCTS,
     QUANTIZE,
@@ -35,8 +34,9 @@ from optkit.pipeline import Pipeline
 from optkit.plan import PassesLike, choose_pipeline
 from optkit.precision import precision_of
 from optkit.source import ModelLike, Source, open_source
-from optkit.steps import Progress, choose_target, pass_options, silent
+from optkit.steps import Progress, choose_target, pass_context, pass_options, silent
 from optkit.target import Target
+from optkit.transform import PassContext
 
 DEFAULT_SAMPLES = 16
 DELIVERED = " as read"
@@ -54,6 +54,7 @@ def accuracy(
     preprocess: str | None = None,
     calib_method: str | None = None,
     calib_samples: int | None = None,
+    calib_cache: str | os.PathLike[str] | None = None,
     exclude_nodes: Sequence[str] = (),
     exclude_op_types: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -69,8 +70,8 @@ def accuracy(
     """Compare every layer of a model, from the original through each pass to the artifact.
 
     Args:
-        model, passes, target, calib_data, preprocess, calib_method, calib_samples, exclude_nodes, exclude_op_types,
-            input_shapes, seed, progress: as for `optkit.compile`.
+        model, passes, target, calib_data, preprocess, calib_method, calib_samples, calib_cache, exclude_nodes,
+            exclude_op_types, input_shapes, seed, progress: as for `optkit.compile`.
         samples: how many to compare on, the first of `data`; 16 by default, 3 where they are random.
         data: what to compare on, read as `calib_data` is, with the same preprocessing; by default the calibration
             data itself, without that random inputs.
@@ -88,13 +89,11 @@ def accuracy(
         raise UsageError("--preprocess needs --calib-data or --data")
     with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
         source = open_source(model, input_shapes, Path(folder))
-        inputs = source.model.graph.inputs
-        calibration = None
-        if calib_data is not None:
-            calibration = open_calibration(calib_data, inputs, preprocess=preprocess, samples=calib_samples)
+        shared = None if calib_data is None else preprocess
+        context = pass_context(source, machine, calib_data, shared, calib_samples, seed, progress, calib_cache)
         given = calib_data if data is None else data
         opened = choose_data(source, given, preprocess, samples, DEFAULT_SAMPLES, seed)
-        work = _Work(source, pipeline, machine, calibration, opened, Judge(source, opened, atol, rtol), seed, progress)
+        work = _Work(source, pipeline, machine, context, opened, Judge(source, opened, atol, rtol), progress)
         layers = work.run(artifact)
         if trials:
             layers = try_advice(work.trial, layers, trials, progress)
@@ -119,10 +118,9 @@ class _Work:
     source: Source
     pipeline: Pipeline
     target: Target
-    calibration: OpenSamples | None
+    context: PassContext
     samples: OpenSamples
     judge: Judge
-    seed: int
     progress: Progress
     stages: list[StageReport] = field(default_factory=list)
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -154,7 +152,7 @@ class _Work:
 
     def trial(self, pipeline: Pipeline, names: Sequence[str]) -> tuple[float | None, dict[str, float]]:
         """Output SQNR of another pipeline, and the own SQNR of these layers in it."""
-        context = make_context(self.source, self.target, self.calibration, self.seed, silent)
+        context = replace(self.context, progress=silent, unquantized=None, ran=())
         floats, final = None, self.source.model
         for stage in run_stages(self.source, pipeline, context):
             floats, final = (floats if is_quantized(stage.model) else stage.model), stage.model
@@ -165,9 +163,8 @@ class _Work:
 
     def _passes(self) -> tuple[ir.Model, ir.Model | None, ir.Model]:
         """Run and judge the passes: the last faithful float model, what was quantized if anything, and the end."""
-        context = make_context(self.source, self.target, self.calibration, self.seed, self.progress)
         faithful, floats, final = self.source.model, None, self.source.model
-        for stage in run_stages(self.source, self.pipeline, context):
+        for stage in run_stages(self.source, self.pipeline, replace(self.context)):
             if not is_quantized(stage.model):
                 floats = stage.model
             final = stage.model

@@ -12,18 +12,17 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from optkit.data import open_calibration
 from optkit.debug import subgraph
 from optkit.debug.judge import Judge
 from optkit.debug.kernel_search import KernelSearch
 from optkit.debug.pass_search import smallest_for_pass
-from optkit.debug.stages import Stage, choose_data, make_context, run_stages
+from optkit.debug.stages import Stage, choose_data, run_stages
 from optkit.files import check_writable
 from optkit.measure.verify import MAX_SAMPLES
 from optkit.plan import PassesLike, choose_pipeline
 from optkit.precision import precision_of
 from optkit.source import ModelLike, open_source
-from optkit.steps import Progress, choose_target, pass_options, silent
+from optkit.steps import Progress, choose_target, pass_context, pass_options, silent
 from optkit.target import Target
 
 SCHEMA = 1
@@ -107,6 +106,7 @@ def bisect(
     preprocess: str | None = None,
     calib_method: str | None = None,
     calib_samples: int | None = None,
+    calib_cache: str | os.PathLike[str] | None = None,
     exclude_nodes: Sequence[str] = (),
     exclude_op_types: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -124,8 +124,8 @@ def bisect(
     the compiled model leaves that to ONNX Runtime on the same model, on inputs that agree.
 
     Args:
-        model, passes, target, calib_data, preprocess, calib_method, calib_samples, exclude_nodes, exclude_op_types,
-            input_shapes, seed, progress: as for `optkit.compile`.
+        model, passes, target, calib_data, preprocess, calib_method, calib_samples, calib_cache, exclude_nodes,
+            exclude_op_types, input_shapes, seed, progress: as for `optkit.compile`.
         samples, data: what to compare on, see `optkit.debug.accuracy`; at most 8.
         atol, rtol: tolerances instead of the precision's own.
         output: ONNX file for the smallest failing model, its inputs beside it as .npz; where both a pass and a
@@ -139,10 +139,8 @@ def bisect(
     pipeline = choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types))
     with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
         source = open_source(model, input_shapes, Path(folder))
-        calibration = None
-        if calib_data is not None:
-            inputs = source.model.graph.inputs
-            calibration = open_calibration(calib_data, inputs, preprocess=preprocess, samples=calib_samples)
+        shared = None if calib_data is None else preprocess
+        context = pass_context(source, machine, calib_data, shared, calib_samples, seed, progress, calib_cache)
         given = calib_data if data is None else data
         count = None if samples is None else min(samples, MAX_SAMPLES)
         opened = choose_data(source, given, preprocess, count, MAX_SAMPLES, seed)
@@ -152,7 +150,7 @@ def bisect(
         notes: list[str] = []
         checked: list[tuple[str, str]] = []
         before: Stage | None = None
-        for stage in run_stages(source, pipeline, make_context(source, machine, calibration, seed, progress)):
+        for stage in run_stages(source, pipeline, context):
             if stage.modified or before is None:
                 progress(f"checking after {stage.label}", 0, None)
                 reason = judge.reason(judge.compare(stage.model), precision_of(stage.model))

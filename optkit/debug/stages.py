@@ -14,8 +14,6 @@ from optkit.measure.samples import choose_samples
 from optkit.pipeline import Pipeline
 from optkit.pipeline_text import format_pass
 from optkit.source import Source
-from optkit.steps import Progress
-from optkit.target import Target
 from optkit.transform import Pass, PassContext
 
 ORIGINAL, LOADED, ARTIFACT = "original", "load", "artifact"
@@ -59,18 +57,10 @@ def run_stages(source: Source, pipeline: Pipeline, context: PassContext) -> Iter
     for number, p in enumerate(passes_of(pipeline)):
         result = Pipeline((p,)).run(model, context)
         model = result.model
+        context.ran = (*context.ran, *(report.text for report in result.reports))
         count = words[:number].count(p.name) + 1
         name = p.name if words.count(p.name) == 1 else f"{p.name}-{count}"
         yield Stage(name, format_pass(p), model.clone(), result.modified, p)
-
-
-def make_context(
-    source: Source, target: Target | None, calibration: OpenSamples | None, seed: int, progress: Progress
-) -> PassContext:
-    """What the passes may use, as `compile` gives it."""
-    return PassContext(
-        target=target, calibration=calibration, reference=source.model.clone(), progress=progress, seed=seed
-    )
 
 
 def choose_data(
@@ -79,7 +69,9 @@ def choose_data(
     """Samples to compare on: `count` (or the usual number) of `data`, evenly spread; random ones where it is None."""
     if data is not None:
         inputs = source.model.graph.inputs
-        return open_calibration(data, inputs, preprocess=preprocess, samples=usual if count is None else count)
+        return open_calibration(
+            data, inputs, preprocess=preprocess, samples=usual if count is None else count, seed=seed
+        )
     specs = Reference(source.model).inputs
     drawn = choose_samples(specs, None, RANDOM_SAMPLES if count is None else count, seed, {}, source.path)
     return lambda: iter(drawn)

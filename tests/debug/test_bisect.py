@@ -31,7 +31,15 @@ def _same_case(first: Bisection, second: Bisection) -> None:
 def test_nothing_wrong() -> None:
     outcome = bisect(network(), passes=Int8(), calib_data=images())
     assert outcome.found == () and all(not reason for _, reason in outcome.stages)
-    assert [label for label, _ in outcome.stages] == ["load", "fold-1", "fuse", "fold-2", "quantize", "artifact"]
+    assert [label for label, _ in outcome.stages] == [
+        "load",
+        "recognize",
+        "fold-1",
+        "fuse",
+        "fold-2",
+        "quantize",
+        "artifact",
+    ]
 
 
 def test_wrong_pass(tmp_path: Path) -> None:
