@@ -35,6 +35,19 @@ class Finding:
     reason: str
 
 
+@dataclass(frozen=True)
+class GivenScales:
+    """Quantization parameters that were found elsewhere, as in training, which `quantize` takes as they are.
+
+    Attributes:
+        activations: (scale, zero point) by tensor name, of every tensor that is quantized.
+        weights: float32 scales, (channels,) or a scalar, by node name; a node without one gets its own choice.
+    """
+
+    activations: Mapping[str, tuple[float, int]]
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
 @dataclass
 class PassContext:
     """Everything a pass may use that is no option of its own.
@@ -47,6 +60,7 @@ class PassContext:
             the same names there, so passes after `quantize` compare with it.
         calibration_cache: file that keeps what calibration measures, or None.
         ran: texts of the passes that have run before, nested pipelines unfolded; the pipeline keeps it.
+        given: scales that quantization is to use in place of calibration, or None.
         progress: called as progress(description, done, total); total is None where it is unknown.
     """
 
@@ -54,6 +68,7 @@ class PassContext:
     calibration: Callable[[], Iterator[Sample]] | None = None
     reference: ir.Model | None = None
     unquantized: ir.Model | None = None
+    given: GivenScales | None = None
     progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None
     seed: int = 0
     calibration_cache: CalibrationCache | None = None

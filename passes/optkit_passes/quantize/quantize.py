@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from optkit.errors import PassError, UsageError, nearest
@@ -20,6 +21,7 @@ from optkit_passes.quantize.calibrators import METHODS, Method, Statistic
 from optkit_passes.quantize.collect import Observe, collect
 from optkit_passes.quantize.data_free import made_up_samples
 from optkit_passes.quantize.ends import CHOICES, ends
+from optkit_passes.quantize.given import given_params, given_weights
 from optkit_passes.quantize.params import Params, params_of_range
 from optkit_passes.quantize.placement import Placement, place
 from optkit_passes.quantize.reproducible import spell_out
@@ -34,7 +36,8 @@ class Quantize(Pass):
 
     The result is a standard ONNX model with Q/DQ nodes (see `rewrite`) that ONNX Runtime runs. Where the
     context holds no calibration data, ranges come from made-up inputs, where the source model has batch norms corrected
-    to their statistics (see `bn_statistics`), with a warning. A model that holds
+    to their statistics (see `bn_statistics`), with a warning; where it holds scales found elsewhere (`context.given`),
+    these are taken. A model that holds
     Q/DQ nodes already is left alone. Weights of fewer than 8 bits are int8 there, in a smaller range; an artifact
     stores them packed. The float model stays in `context.unquantized`, for passes that repair what was lost.
 
@@ -91,8 +94,12 @@ class Quantize(Pass):
         weights: list[tuple[Anchor, QuantizedWeight]] = []
         placement = self._place(model, anchors)
         if anchors:
-            findings += self._calibrate(model, context, placement, params)
-            weights, overflowing = self._weights(anchors, params, outer)
+            if context.given is None:
+                findings += self._calibrate(model, context, placement, params)
+            else:
+                findings += given_params(context.given, placement, params, self.symmetric_activations)
+            given = given_weights(context.given, anchors)
+            weights, overflowing = self._weights(anchors, params, outer, given)
             if overflowing:
                 # without them other tensors may no longer be quantized; the ranges stay what they are
                 findings += [Finding("skipped", _where(a.node), _OVERFLOW) for a in overflowing]
@@ -207,7 +214,11 @@ class Quantize(Pass):
         return findings
 
     def _weights(
-        self, anchors: Iterable[Anchor], params: Mapping[ir.Value, Params], outer: Collection[ir.Node]
+        self,
+        anchors: Iterable[Anchor],
+        params: Mapping[ir.Value, Params],
+        outer: Collection[ir.Node],
+        given: Mapping[ir.Node, np.ndarray],
     ) -> tuple[list[tuple[Anchor, QuantizedWeight]], list[Anchor]]:
         weights, overflowing = [], []
         for anchor in anchors:
@@ -223,6 +234,7 @@ class Quantize(Pass):
                 exact=self.exact,
                 bits=8 if anchor.node in outer else self.weight_bits,
                 method=self.weight_range,
+                given=given.get(anchor.node),
             )
             if quantized.accumulator_fits(anchor.axis):
                 weights.append((anchor, quantized))

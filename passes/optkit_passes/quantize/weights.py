@@ -53,6 +53,7 @@ def quantize_weight(
     exact: bool = False,
     bits: int = 8,
     method: str = "max",
+    given: np.ndarray | None = None,
 ) -> QuantizedWeight:
     """Symmetric integers: scale = range / (2^(bits-1) - 1) per channel, q = round half to even.
 
@@ -69,9 +70,10 @@ def quantize_weight(
         exact: round scales up to few significant bits, see params.exact_weight_scale.
         bits: 2 to 8.
         method: the range, one of RANGES: "max" keeps all, "mse" clips what costs less than it gains.
+        given: scales to take as they are, (channels,) or a scalar like `axis` wants; none is chosen then.
     """
     w = weight.astype(np.float64)
-    binary = axis is not None and is_binary(w, axis)
+    binary = given is None and axis is not None and is_binary(w, axis)
     top = 1 if binary else 2 ** (bits - 1) - 1
     others = tuple(a for a in range(w.ndim) if a != axis) if axis is not None else None
     largest = np.abs(w).max(axis=others, initial=0.0)
@@ -80,7 +82,9 @@ def quantize_weight(
     if method == "mse":
         scale = _least_error(w, scale, axis, top)
     widened: tuple[int, ...] = ()
-    if bias is not None:
+    if given is not None:
+        scale = given.astype(np.float64)
+    elif bias is not None:
         need = np.abs(bias.astype(np.float64)) / (input_scale * BIAS_LIMIT)
         need = need if axis is not None else np.asarray(need.max(initial=0.0))
         widened = tuple(int(c) for c in np.flatnonzero(need > scale))
@@ -88,7 +92,7 @@ def quantize_weight(
     shape = [1] * w.ndim
     if axis is not None:
         shape[axis] = -1
-    if exact:
+    if exact and given is None:
         exact_scale = nearest_weight_scale if binary else exact_weight_scale
         scale = exact_scale(scale, exact_bits(w / scale.reshape(shape), axis))
     scale = scale.astype(np.float32)
