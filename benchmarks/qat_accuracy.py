@@ -28,7 +28,7 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from benchmarks.cifar import augmented, decode, normalize
-from optkit.files import replace_file
+from optkit.files import write_whole
 from optkit.torch import Recipe, convert, export, prepare, scale_parameters
 
 VARIANTS = ("fp32", "w8a8", "w4a8", "w3a8")
@@ -216,8 +216,7 @@ def main(
             click.echo(f"{name} {variant}", err=True)
             row = measure(variant, models, name, trained, held, settings)
             rows = load_rows(output)  # again: another process may have added some
-            with replace_file(output) as partial:
-                partial.write_text(json.dumps({"rows": [*rows, row]}, indent=1) + "\n")
+            write_whole(output, (json.dumps({"rows": [*rows, row]}, indent=1) + "\n").encode())
             click.echo(json.dumps(row), err=True)
     table = Table("model", "variant", "epochs", "before", "top-1", "against FP32")
     rows = load_rows(output)

@@ -181,11 +181,9 @@ class QuantizedLayer(torch.nn.Module):
         return magnitude.amax() if self.axis is None else magnitude.movedim(self.axis, 0).flatten(1).amax(1)
 
     def _round(self, weight: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        top = torch.tensor(float(self.top), device=weight.device)
         elements = weight.numel() // step.numel()
-        return fake_quantize(
-            weight, spread(step, weight, self.axis), -top, top, gradient_factor(elements, self.top)
-        )
+        factor = gradient_factor(elements, self.top)
+        return fake_quantize(weight, spread(step, weight, self.axis), -self.top, self.top, factor)
 
 
 def plain(layer: QuantizedLayer, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
