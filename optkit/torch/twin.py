@@ -68,12 +68,16 @@ def quantizer_nodes(traced: fx.GraphModule) -> list[fx.Node]:
 
 
 def input_step(traced: fx.GraphModule, target: str) -> torch.Tensor | None:
-    """Scale of the activation that a layer reads; None where its bias stays float."""
-    for node in traced.graph.nodes:
-        if node.op == "call_module" and node.target == target and len(node.args) > 1:
-            (get,) = node.args[1].args
-            return traced.get_submodule(get.target).step()  # type: ignore[operator, no-any-return]
-    return None
+    """Scale of the activation that a layer reads; None where its bias stays float, or calls of it read different ones.
+
+    The pass `quantize` then rounds the bias for each call, as the layer does itself.
+    """
+    steps = [
+        traced.get_submodule(node.args[1].args[0].target).step()  # type: ignore[operator]
+        for node in traced.graph.nodes
+        if node.op == "call_module" and node.target == target and len(node.args) > 1
+    ]
+    return steps[0] if len({float(step) for step in steps}) == 1 else None
 
 
 def _drop_quantizers(twin: fx.GraphModule) -> None:
