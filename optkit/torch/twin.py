@@ -24,6 +24,7 @@ BEFORE_QUANTIZE = "fold,fuse,fold"
 """What runs before `quantize` in the pipeline `int8`."""
 
 _DISTURBANCE = 0.1
+_NUDGE = 2.0**-60
 
 
 def twin_of(traced: fx.GraphModule, *, quantized: bool = False, disturbed: bool = False) -> fx.GraphModule:
@@ -42,8 +43,7 @@ def twin_of(traced: fx.GraphModule, *, quantized: bool = False, disturbed: bool 
         parent, _, child = name.rpartition(".")
         setattr(twin.get_submodule(parent), child, plain(layer, weight, bias).eval())
     _drop_quantizers(twin)
-    if disturbed:
-        _disturb(twin)
+    (_disturb if disturbed else _nudge)(twin)
     return twin
 
 
@@ -94,6 +94,18 @@ def _drop_quantizers(twin: fx.GraphModule) -> None:
     twin.graph.lint()
     twin.recompile()
     twin.delete_all_unused_submodules()
+
+
+@torch.no_grad()
+def _nudge(twin: fx.GraphModule) -> None:
+    """Keep parameters of zeros or ones from being folded away: what is quantized must not depend on their values.
+
+    By less than float32 rounds in the sums they take part in.
+    """
+    for parameter in twin.parameters():
+        if parameter.is_floating_point() and parameter.numel() and parameter.min() == parameter.max():
+            value = parameter.flatten()[0].item()
+            parameter[(0,) * parameter.ndim] = _NUDGE if value == 0 else value * (1 + 2.0**-23)
 
 
 @torch.no_grad()
