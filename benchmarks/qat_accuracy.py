@@ -222,10 +222,17 @@ def main(
     rows = load_rows(output)
     for row in rows:
         if row["model"] in names:
-            float_rows = [r for r in rows if same_run(r, row["model"], "fp32", Settings(**{k: row[k] for k in asdict(settings)}))]
+            float_rows = [
+                r for r in rows if same_run(r, row["model"], "fp32", Settings(**{k: row[k] for k in asdict(settings)}))
+            ]
             against = f"{row['top1'] - float_rows[0]['top1']:+.2f}" if float_rows else "-"
             table.add_row(
-                row["model"], row["variant"], f"{row['epochs']:g}", f"{row['before']:.2f}", f"{row['top1']:.2f}", against
+                row["model"],
+                row["variant"],
+                f"{row['epochs']:g}",
+                f"{row['before']:.2f}",
+                f"{row['top1']:.2f}",
+                against,
             )
     Console().print(table)
 

@@ -141,9 +141,7 @@ def _insert(traced: fx.GraphModule, plan: Plan, recipe: Recipe, scales: GivenSca
         for insertion in tensor.insertions:
             node = nodes[insertion.node]
             readers = [
-                n
-                for n in node.users
-                if n.op != "output" and (insertion.readers is None or n.name in insertion.readers)
+                n for n in node.users if n.op != "output" and (insertion.readers is None or n.name in insertion.readers)
             ]
             _quantize_node(traced, node, groups[tensor.group], readers)
     of_node = {t.node: groups[t.group] for t in plan.tensors}

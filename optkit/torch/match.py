@@ -93,5 +93,3 @@ def run_onnx(model: ir.Model, args: Sequence[Any], names: Sequence[str]) -> dict
     wanted = [name for name in names if name not in feed]
     found = dict(zip(wanted, session.run(wanted, feed) if wanted else (), strict=True))
     return {name: feed[name] if name in feed else np.asarray(found[name]) for name in names}
-
-
