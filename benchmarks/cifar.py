@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
+from torch.nn import functional
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 PADDING = 4
@@ -59,7 +59,7 @@ def augmented(
     span = torch.arange(side)
     for start in range(0, len(labels) - batch + 1, batch):
         chosen = order[start : start + batch]
-        x = F.pad(normalize(images[chosen]), (PADDING,) * 4)
+        x = functional.pad(normalize(images[chosen]), (PADDING,) * 4)
         top, left = torch.randint(0, 2 * PADDING + 1, (2, batch, 1), generator=generator)
         mirror = torch.rand(batch, 1, generator=generator) < 0.5
         columns = torch.where(mirror, left + side - 1 - span, left + span)

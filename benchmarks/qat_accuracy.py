@@ -3,7 +3,7 @@
     python benchmarks/qat_accuracy.py --models ../shared/models --data ../shared/data resnet20 mobilenetv2
 
 Every variant starts from the same checkpoint and is trained for the same steps with the same recipe: SGD with
-Nesterov momentum, a cosine learning rate, crops and mirror images. All layers are quantized, the first and the last too.
+Nesterov momentum, a cosine learning rate, crops and mirror images. All layers are quantized, the first and last too.
 Measured is the ONNX file that `convert` wrote, through ONNX Runtime, on all validation images. Results are added to the
 JSON file one variant at a time, and those that are there already with the same settings are not trained again.
 """
@@ -25,7 +25,7 @@ import onnxruntime as ort
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.nn import functional as F
+from torch.nn import functional
 
 from benchmarks.cifar import augmented, decode, normalize
 from optkit.files import write_whole
@@ -104,11 +104,11 @@ def train(module: torch.nn.Module, data: Data, settings: Settings, teacher: torc
     while step < total:
         for x, y in augmented(images, labels, BATCH, generator):
             logits = module(x)
-            loss = F.cross_entropy(logits, y)
+            loss = functional.cross_entropy(logits, y)
             if teacher is not None and settings.distill:
                 with torch.no_grad():
                     target = teacher(x).log_softmax(1)
-                soft = F.kl_div(logits.log_softmax(1), target, reduction="batchmean", log_target=True)
+                soft = functional.kl_div(logits.log_softmax(1), target, reduction="batchmean", log_target=True)
                 loss = (1 - settings.distill) * loss + settings.distill * soft
             optimizer.zero_grad()
             loss.backward()
@@ -222,9 +222,8 @@ def main(
     rows = load_rows(output)
     for row in rows:
         if row["model"] in names:
-            float_rows = [
-                r for r in rows if same_run(r, row["model"], "fp32", Settings(**{k: row[k] for k in asdict(settings)}))
-            ]
+            own = Settings(**{key: row[key] for key in asdict(settings)})
+            float_rows = [r for r in rows if same_run(r, row["model"], "fp32", own)]
             against = f"{row['top1'] - float_rows[0]['top1']:+.2f}" if float_rows else "-"
             table.add_row(
                 row["model"],

@@ -14,9 +14,9 @@ from optkit.errors import UsageError, VerificationError
 from optkit.files import check_writable
 from optkit.model import save_model
 from optkit.torch.exporter import DynamicAxes
+from optkit.torch.insertion import RECIPE, _tensors
 from optkit.torch.match import run_onnx
 from optkit.torch.plan import make_plan, run_quantize
-from optkit.torch.insertion import RECIPE, _tensors
 from optkit.torch.qdq import read_products, read_tensors
 from optkit.torch.ranges import check_names
 from optkit.torch.trace import layers_of

@@ -86,7 +86,7 @@ class ActivationQuantizer(torch.nn.Module):
 
     @property
     def lowest(self) -> float:
-        """Smallest x / scale: minus the zero point. As a number, for clipping between tensors is several times slower."""
+        """Smallest x / scale: minus the zero point. A number, for clipping between tensors is several times slower."""
         if self._low is None or self.recipe.method != "lsq":
             self._low = -float(self.zero_point)
         return self._low

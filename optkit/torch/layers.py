@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 from optkit.torch.fake_quantize import fake_quantize, gradient_factor
 from optkit.torch.recipe import Recipe
@@ -28,7 +28,7 @@ def _convolve(layer: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Ten
 
 
 def _linear(_layer: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return F.linear(x, weight, bias)
+    return functional.linear(x, weight, bias)
 
 
 def _transposed(function: Callable[..., torch.Tensor]) -> Product:
@@ -45,9 +45,9 @@ PRODUCTS: dict[type[torch.nn.Module], Product] = {
     torch.nn.Conv2d: _convolve,
     torch.nn.Conv3d: _convolve,
     torch.nn.Linear: _linear,
-    torch.nn.ConvTranspose1d: _transposed(F.conv_transpose1d),
-    torch.nn.ConvTranspose2d: _transposed(F.conv_transpose2d),
-    torch.nn.ConvTranspose3d: _transposed(F.conv_transpose3d),
+    torch.nn.ConvTranspose1d: _transposed(functional.conv_transpose1d),
+    torch.nn.ConvTranspose2d: _transposed(functional.conv_transpose2d),
+    torch.nn.ConvTranspose3d: _transposed(functional.conv_transpose3d),
 }
 """Layers with a weight; exactly these types, for a subclass may compute something else."""
 

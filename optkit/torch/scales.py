@@ -36,10 +36,8 @@ def few_bits(scale: torch.Tensor, weight: torch.Tensor, axis: int | None) -> tor
         axis: of the channels.
     """
     q = weight / spread(scale, weight, axis)
-    if axis is None:
-        bits = torch.minimum(*(_sum_bits(q, a).min() for a in (0, q.ndim - 1)))
-    else:
-        bits = _sum_bits(q, axis)
+    # which axis holds the channels is not told without one
+    bits = torch.minimum(*(_sum_bits(q, a).min() for a in (0, q.ndim - 1))) if axis is None else _sum_bits(q, axis)
     mantissa, exponent = torch.frexp(scale)
     steps = torch.exp2(bits)
     return torch.ldexp(torch.ceil(mantissa * steps) / steps, exponent)

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch.nn import functional as F  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
 import optkit  # noqa: E402
 from optkit.model import save_model  # noqa: E402
@@ -55,7 +55,7 @@ def _train(module: torch.nn.Module, loss: Loss, steps: int = 40, autocast: bool 
 
 
 def _weighted(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits, y, weight=torch.tensor([4.0, 1.0, 0.5, 1.0, 4.0]))
+    return functional.cross_entropy(logits, y, weight=torch.tensor([4.0, 1.0, 0.5, 1.0, 4.0]))
 
 
 def _focal(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_class_weights_change_the_gradient(prepared: torch.nn.Module) -> None:
     grads = []
     for weight in (None, torch.tensor([5.0, 1, 1, 1, 1])):
         prepared.zero_grad()
-        F.cross_entropy(prepared(x), y, weight=weight).backward()
+        functional.cross_entropy(prepared(x), y, weight=weight).backward()
         grads.append(torch.cat([p.grad.flatten() for p in prepared.parameters() if p.grad is not None]))
     assert not torch.allclose(*grads)
 
@@ -85,13 +85,13 @@ def test_class_weights_change_the_gradient(prepared: torch.nn.Module) -> None:
 def test_autocast_in_bfloat16(prepared: torch.nn.Module) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert prepared(images(4)).dtype == torch.bfloat16  # the layers do compute in it
-    losses = _train(prepared, F.cross_entropy, autocast=True)
+    losses = _train(prepared, functional.cross_entropy, autocast=True)
     assert losses[-1] < 0.8 * losses[0]
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in prepared.parameters())
 
 
 def test_a_checkpoint_restores_everything(prepared: torch.nn.Module, fresh: torch.nn.Module) -> None:
-    _train(prepared, F.cross_entropy, steps=3)
+    _train(prepared, functional.cross_entropy, steps=3)
     other = copy.deepcopy(fresh)
     other(images(4))  # before loading, so that nothing of it may be remembered
     other.load_state_dict(prepared.state_dict())
@@ -112,7 +112,7 @@ def test_observers_train_and_convert(tmp_path: Path) -> None:
     module = prepare(make("residual"), recipe, (images(4),)).train()
     quantizer = next(m for m in module.modules() if isinstance(m, ActivationQuantizer))
     before = float(quantizer.step())
-    losses = _train(module, F.cross_entropy)
+    losses = _train(module, functional.cross_entropy)
     assert losses[-1] < 0.8 * losses[0]
     assert float(quantizer.step()) != before
     assert not scale_parameters(module)
