@@ -200,7 +200,7 @@ class _Search:
         for name, own in self.weights.items():
             for candidate in (own, own.T) if own.ndim == 2 else (own,):
                 if candidate.shape == weight.shape and np.array_equal(candidate, weight):
-                    return name
+                    return str(name)
         return None
 
     def _layer(
