@@ -39,10 +39,9 @@ FLOAT = "fold,fuse,fold"
 REPAIR = "adaround,bias_correct"
 OURS = {
     "optkit --int8": f"{FLOAT},quantize",
-    **{f"optkit --int8 {m}": f"{FLOAT},quantize{{method={m}}}" for m in ("percentile", "entropy", "mse")},
-    "optkit int8, repaired": f"{FLOAT},quantize,{REPAIR}",
-    "optkit int8, smooth, repaired": f"{FLOAT},smooth,quantize,{REPAIR}",
-    "optkit int8, finest scales": f"{FLOAT},quantize{{method=mse,exact=false}},bias_correct",
+    **{f"optkit --int8 {m}": f"{FLOAT},quantize{{method={m}}}" for m in ("percentile", "entropy", "mse", "auto")},
+    "optkit int8, repaired": f"{FLOAT},smooth,quantize{{method=auto}},{REPAIR}",
+    "optkit int8, finest scales, repaired": f"{FLOAT},smooth,quantize{{method=auto,exact=false}},{REPAIR}",
     "W4A8 to nearest": f"{FLOAT},quantize{{weight_bits=4}}",
     "W4A8 adaround": f"{FLOAT},quantize{{weight_bits=4,weight_range=mse}},{REPAIR}",
     "W3A8 to nearest": f"{FLOAT},quantize{{weight_bits=3}}",
