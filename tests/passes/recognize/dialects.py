@@ -67,8 +67,8 @@ PRODUCTS = 5
 
 
 def bias(b: Bundle, size: int) -> str:
-    """Float32, a whole number of the smallest step of products."""
-    return b.const((b.generator.integers(-200, 200, size) * STEP * 2.0**-9).astype("float32"))
+    """Float32, a whole number of the largest step of products, so of every one."""
+    return b.const((b.generator.integers(-200, 200, size) * STEP * 2.0**-7).astype("float32"))
 
 
 def integers(b: Bundle, shape: tuple[int, ...], low: int = -127, high: int = 127) -> np.ndarray:

@@ -109,6 +109,12 @@ def run_foreign(
     ready: Prepared, target: Target, feeds: Sequence[np.ndarray], folder: Path
 ) -> tuple[list[np.ndarray], list[Kernel]]:
     """The outputs of a model on an emulated machine, and its kernels."""
+    kernels = link_foreign(ready, target, feeds, folder)
+    return emulate(ready, target, feeds, folder), kernels
+
+
+def link_foreign(ready: Prepared, target: Target, feeds: Sequence[np.ndarray], folder: Path) -> list[Kernel]:
+    """Make the program of a model for inputs of these shapes; its kernels."""
     machine = tvm_target(target)
     with machine:
         module, kernels = schedule_module(ready.module, target, ready.labels)
@@ -119,10 +125,15 @@ def run_foreign(
         }
         compiled = tvm.compile(tvm.IRModule(functions), machine, tir_pipeline=pipeline())
     compiled.mod.write_to_file(str(folder / "kernels.o"))
-    program = Program(ready, feeds)
-    (folder / "program.h").write_text(program.header())
+    (folder / "program.h").write_text(Program(ready, feeds).header())
     shutil.copyfile(DRIVER, folder / "driver.c")
     _do([*find_linker(target=ZIG_TARGET), *_FLAGS, "-o", "program", "driver.c", "kernels.o"], folder)
+    return kernels
+
+
+def emulate(ready: Prepared, target: Target, feeds: Sequence[np.ndarray], folder: Path) -> list[np.ndarray]:
+    """The outputs of a program that `link_foreign` made, for inputs of the same shapes."""
+    program = Program(ready, feeds)
     data = b"".join(a.tobytes() for a in program.data if a is not None)
     name = str(target.tvm["mcpu"])
     known = subprocess.run([EMULATOR, "-cpu", "help"], capture_output=True, check=False, text=True).stdout.split()
@@ -135,7 +146,7 @@ def run_foreign(
         found.append(np.frombuffer(blob, dtype, size).reshape(shape))
         blob = blob[size * dtype.itemsize :]
     assert not blob
-    return found, kernels
+    return found
 
 
 def _do(command: list[str], folder: Path, data: bytes = b"") -> bytes:

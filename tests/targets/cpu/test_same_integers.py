@@ -20,7 +20,7 @@ from optkit.compiler.build import Built, build, prepare
 from optkit.registry import find_target
 from tests.compiler.bundle import run
 from tests.targets.cpu import integers
-from tests.targets.cpu.foreign import needs_emulator, run_foreign
+from tests.targets.cpu.foreign import emulate, link_foreign, needs_emulator
 from tests.targets.cpu.test_scheduled_models import runnable
 
 X86 = ["x86-64-v3", "alderlake", "x86-64-v4", "cpu"]
@@ -91,10 +91,11 @@ def check_arm(name: str, target: str, folder: Path) -> None:
     machine = find_target(target)
     model = exposed(name)
     ready = prepare(model.clone(), machine)
+    inputs = {label: [feed[n] for n in ready.lowered.input_names] for label, feed in integers.feeds(model).items()}
+    link_foreign(ready, machine, inputs["ordinary"], folder)
     problems = []
-    for label, feed in integers.feeds(model).items():
-        found, _ = run_foreign(ready, machine, [feed[n] for n in ready.lowered.input_names], folder)
-        problems += compare(name, label, found)
+    for label, arrays in inputs.items():
+        problems += compare(name, label, emulate(ready, machine, arrays, folder))
     assert not problems, "\n".join(problems)
 
 
