@@ -90,17 +90,20 @@ def check_int8(
     step: float | None,
     inexact: Sequence[str],
     given: bool = False,
+    levels: float = 255.0,
 ) -> OutputCheck:
     """Within two steps of the Q/DQ model in ONNX Runtime, and hardly farther from the original than that is.
 
     Where the original was `given` with integers, no float answer says what a step costs: the floor has to do.
+
+    A float output's step is its range over the `levels` of the coarsest activation.
 
     Where the model's integers depend on the runtime (see exactness.py), a failure names the operators that
     make them so.
     """
     span = max(abs(emitted.maximum), abs(emitted.minimum))
     # Float outputs of a float operator after the last quantization differ by rounding too.
-    size = step if step else (emitted.maximum - emitted.minimum) / 255
+    size = step if step else (emitted.maximum - emitted.minimum) / levels
     allowed = INT8_STEPS * size + 1e-6 * span
     least = INT8_SQNR_FLOOR if given else min(reference.sqnr_db, _SQNR_CAP) - INT8_SQNR_LOSS
     limits = {"max_abs_to_emitted": allowed, "sqnr_db": least}

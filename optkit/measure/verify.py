@@ -29,7 +29,7 @@ from optkit.measure.exactness import inexact_steps
 from optkit.measure.inputs import random_samples
 from optkit.measure.referee import appeal
 from optkit.measure.reference import ModelSource, Reference
-from optkit.measure.steps import quantized_step
+from optkit.measure.steps import quantized_levels, quantized_step
 from optkit.precision import holds_integers
 
 DEFAULT_SAMPLES = 3
@@ -158,6 +158,7 @@ def verify(
                 quantized_step(emitted, name),
                 inexact,
                 given,
+                quantized_levels(emitted),
             )
             checks.append(check_overrides(check, atol, rtol))
         else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -15,7 +16,7 @@ from optkit.artifact import TensorSpec
 from optkit.errors import DataError, ModelError, UsageError
 from optkit.measure.inputs import random_sample, random_samples
 from optkit.measure.reference import Reference
-from optkit.measure.steps import has_quantization, quantized_step
+from optkit.measure.steps import has_quantization, quantized_levels, quantized_step
 from optkit.measure.verify import verify
 from optkit.runtime import load
 from tests.measure.onnx_models import mlp_onnx, model, quantized_matmul, save
@@ -265,3 +266,17 @@ def test_fixed_rows_are_no_matter_of_values(tmp_path: Path) -> None:
     emitted = in_memory(model([helper.make_node("Slice", ["x", "start", "end"], ["y"])], *io, half))
     outcome = verify(save(plain, tmp_path / "plain.onnx"), emitted, Altered(emitted), None, "int8")
     assert "no operator before it says" in outcome.reason
+
+
+def test_levels_are_those_of_the_coarsest_activation() -> None:
+    """A Clip to four bits counts; Relu6, whose bounds are no whole steps or leave eight bits, does not."""
+
+    def clipped(high: float, scale: float) -> ir.Model:
+        text = f"""<ir_version: 10, opset_import: ["": 18]> g (float[2,3] x) => (float[2,3] y)
+            <float low = {{0.0}}, float high = {{{high}}}, float scale = {{{scale}}}, uint8 zero = {{0}}>
+            {{ c = Clip(x, low, high) q = QuantizeLinear(c, scale, zero) y = DequantizeLinear(q, scale, zero) }}"""
+        return ir.from_proto(onnx.parser.parse_model(text))
+
+    assert quantized_levels(clipped(1.5, 0.1)) == 15
+    assert quantized_levels(clipped(6.0, 0.03125)) == 255
+    assert quantized_levels(clipped(6.0, 0.11)) == 255
