@@ -80,13 +80,13 @@ def _pair(quantizer: Any) -> tuple[float, int]:
         return float(quantizer.step()), int(quantizer.zero_point)
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _scales(inner: fx.GraphModule, name: str, layer: Any) -> np.ndarray:
     scale: np.ndarray = layer.quantized(input_step(inner, name))[0].cpu().numpy().astype(np.float32)
     return scale
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _verify(inner: fx.GraphModule, model: Any, args: tuple[Any, ...]) -> None:
     modes = [(m, m.training) for m in inner.modules()]
     inner.eval()

@@ -34,7 +34,7 @@ _EDGE = 1e-3
 """What lies on a bound, as what was clipped there before does, is inside."""
 
 
-class _FakeQuantize(torch.autograd.Function):
+class _FakeQuantize(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, low: float, high: float, factor: float) -> torch.Tensor:
         ctx.save_for_backward(x, scale)
@@ -61,7 +61,7 @@ def gradient_factor(elements: int, top: int) -> float:
     return 1 / math.sqrt(max(elements, 1) * top)
 
 
-class ActivationQuantizer(torch.nn.Module):
+class ActivationQuantizer(torch.nn.Module):  # type: ignore[misc]
     """uint8, one scale and zero point: learned (the zero point stays that of the first range), or observed."""
 
     scale: torch.Tensor
@@ -113,7 +113,7 @@ class ActivationQuantizer(torch.nn.Module):
         self._low = None
         super()._load_from_state_dict(*args, **kwargs)
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def _observe(self, x: torch.Tensor) -> None:
         end = self.recipe.freeze_ranges_after
         if end is not None and self.steps >= end:

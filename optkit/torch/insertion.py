@@ -76,7 +76,7 @@ def prepare(
 def scale_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
     """Learned scales of a prepared module, for an optimizer group of their own (no weight decay)."""
     owners = [m for m in module.modules() if isinstance(m, ActivationQuantizer | QuantizedLayer)]
-    return [m.scale for m in owners if isinstance(getattr(m, "scale", None), torch.nn.Parameter)]  # type: ignore[misc]
+    return [m.scale for m in owners if isinstance(getattr(m, "scale", None), torch.nn.Parameter)]
 
 
 def freeze_batch_norm(module: torch.nn.Module) -> None:
@@ -93,7 +93,7 @@ def _check_excluded(module: torch.nn.Module, recipe: Recipe) -> None:
             raise UsageError(f"recipe: no module {name!r} to exclude; {nearest(name, names)}")
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _check_twin(module: torch.nn.Module, traced: fx.GraphModule, args: tuple[Any, ...]) -> None:
     """The traced and folded module must answer as the user's does."""
     modes = [(m, m.training) for m in module.modules()]

@@ -54,7 +54,7 @@ PRODUCTS: dict[type[torch.nn.Module], Product] = {
 NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
 
 
-class QuantizedLayer(torch.nn.Module):
+class QuantizedLayer(torch.nn.Module):  # type: ignore[misc]
     """A layer of PRODUCTS, and the batch normalization that alone reads it, if any.
 
     Attributes:
@@ -207,4 +207,4 @@ def plain(layer: QuantizedLayer, weight: torch.Tensor, bias: torch.Tensor | None
     made.weight = torch.nn.Parameter(weight.detach().clone())
     if bias is not None:
         made.bias = torch.nn.Parameter(bias.detach().clone())
-    return made  # type: ignore[no-any-return]
+    return made

@@ -45,7 +45,7 @@ class Values:
         return best
 
 
-class _Recorder(fx.Interpreter):
+class _Recorder(fx.Interpreter):  # type: ignore[misc]
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.arrays: dict[str, np.ndarray] = {}

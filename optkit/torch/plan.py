@@ -135,7 +135,7 @@ class _Search:
         self.twin, self.model, self.args, self.recipe = twin, model, args, recipe
         self.values: Values = record(twin, args)
         self.nodes = {n.name: n for n in twin.graph.nodes}
-        self.weights = {
+        self.weights: dict[str, np.ndarray] = {
             name: m.get_parameter("weight").detach().cpu().numpy()
             for name, m in twin.named_modules()
             if type(m) in PRODUCTS
@@ -214,7 +214,7 @@ class _Search:
                 return None, "excluded by name"
         source = made.get(product.source or "")
         for call in calls_of(self.twin, name):
-            if source is not None and self.values.first.get(call.args[0].name) == source:  # type: ignore[union-attr]
+            if source is not None and self.values.first.get(call.args[0].name) == source:
                 top = 2 ** (self.recipe.weight_bits - 1) - 1
                 bits = self.recipe.weight_bits if np.abs(product.q.astype(int)).max() <= top else 8
                 return PlannedLayer(product.name, name, call.name, source, bits, product.bias), ""

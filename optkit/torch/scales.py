@@ -66,7 +66,7 @@ def straight_through(value: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor
     return answer
 
 
-class _StraightThrough(torch.autograd.Function):
+class _StraightThrough(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(_ctx: object, _value: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
         return rounded.clone()

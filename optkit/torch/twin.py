@@ -73,7 +73,7 @@ def input_step(traced: fx.GraphModule, target: str) -> torch.Tensor | None:
     The pass `quantize` then rounds the bias for each call, as the layer does itself.
     """
     steps = [
-        traced.get_submodule(node.args[1].args[0].target).step()  # type: ignore[operator]
+        traced.get_submodule(node.args[1].args[0].target).step()
         for node in traced.graph.nodes
         if node.op == "call_module" and node.target == target and len(node.args) > 1
     ]
@@ -96,7 +96,7 @@ def _drop_quantizers(twin: fx.GraphModule) -> None:
     twin.delete_all_unused_submodules()
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _nudge(twin: fx.GraphModule) -> None:
     """Keep parameters of zeros or ones from being folded away: what is quantized must not depend on their values.
 
@@ -108,7 +108,7 @@ def _nudge(twin: fx.GraphModule) -> None:
             parameter[(0,) * parameter.ndim] = _NUDGE if value == 0 else value * (1 + 2.0**-23)
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _disturb(twin: fx.GraphModule) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in twin.parameters():
