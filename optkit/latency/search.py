@@ -9,42 +9,26 @@ whole, all timed in turn, is taken.
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import onnx
 import onnx_ir as ir
-from onnx import TensorProto, helper
 
-from optkit.artifact.link import link_library
-from optkit.artifact.payload import BuildInfo
-from optkit.artifact.writer import write_artifact
 from optkit.errors import UsageError
+from optkit.latency.bench import NOISE, Assignment, Bench, edge_seconds, prices
 from optkit.latency.mincut import cheapest
-from optkit.latency.regions import crossings, regions
-from optkit.measure.samples import choose_samples
 from optkit.pipeline import Pipeline
-from optkit.runtime import load
-from optkit.steps import Progress, build_model, make_payload, silent
+from optkit.steps import Progress, silent
 from optkit.target import Target
-from optkit.tune.kernels import time_calls
 
 if TYPE_CHECKING:
-    from optkit.compiler.build import Built
     from optkit.compiler.planning import Records
 
 OBJECTIVES = ("latency",)
 ROUNDS = 3
 """Assignments that are built and timed at most, besides all-int8 and all-float."""
-_ELEMENTS = 1 << 18
-_NOISE = 0.02
-"""A whole model has to be faster by so much before an assignment that was found later replaces an earlier one."""
-_TURNS = 15
 
 
 def check_search(objective: str | None, pipeline: Pipeline, target: Target, fallback: str | None = None) -> None:
@@ -83,39 +67,20 @@ def search_precisions(
     """
 
     def keeping(kept: Collection[str]) -> Pipeline:
-        own = _excluded(pipeline)
+        own = excluded(pipeline)
         return pipeline.with_options("quantize", exclude=(*own, *(name for name in sorted(kept) if name not in own)))
 
-    search = _Search(lambda kept: run(keeping(kept)), target, folder, tuned, seed, progress)
+    search = _Search(lambda kept: run(keeping(kept)), Bench(target, folder, tuned, seed, progress))
     kept, account = search.decide()
     return (keeping(kept) if kept else pipeline), account
 
 
-def _excluded(pipeline: Pipeline) -> tuple[str, ...]:
+def excluded(pipeline: Pipeline) -> tuple[str, ...]:
     """What the pipeline excludes from quantization already."""
     found: list[str] = []
     for p in pipeline.passes:
-        found += _excluded(p) if isinstance(p, Pipeline) else getattr(p, "exclude", ()) if p.name == "quantize" else ()
+        found += excluded(p) if isinstance(p, Pipeline) else getattr(p, "exclude", ()) if p.name == "quantize" else ()
     return tuple(dict.fromkeys(found))
-
-
-@dataclass
-class _Assignment:
-    """One way to assign precisions, built and timed.
-
-    Attributes:
-        kept: layers that stay float.
-        seconds: of every layer, what runs on its account included.
-        integers: layers that compute in int8.
-        total: seconds of one run, timed in turn with the others; 0 before.
-    """
-
-    kept: frozenset[str]
-    model: ir.Model
-    path: Path
-    seconds: dict[str, float]
-    integers: frozenset[str]
-    total: float = 0.0
 
 
 @dataclass
@@ -124,26 +89,22 @@ class _Search:
 
     Attributes:
         run: runs the passes with these nodes kept float, on a fresh model.
-        folder: for artifacts that are only tried.
     """
 
     run: Callable[[Collection[str]], ir.Model]
-    target: Target
-    folder: Path
-    tuned: Records | None = None
-    seed: int = 0
-    progress: Progress = silent
-    assignments: list[_Assignment] = field(default_factory=list)
+    bench: Bench
 
     def decide(self) -> tuple[frozenset[str], dict[str, Any]]:
         """The layers to keep in float, and the account of how that was found, as JSON values.
 
         Account: "kept_back" (layers), "layers" (one each: "int8_seconds" as measured where it is int8,
         "float_seconds" as measured where it is float, "conversion_seconds" what changing it alone would add between
-        it and its neighbours, "precision"), "assignments" ("kept_back", "seconds" of a run), "conversion" (seconds an
-        element, of quantizing and of dequantizing).
+        it and its neighbours, "precision"), "assignments" ("kept_back", "seconds" of a run, "slower_layers": those in
+        int8 that took longer than in float, conversions counted), "conversion" (seconds an element, of quantizing and
+        of dequantizing).
         """
-        self.progress("precision search", 0, None)
+        bench = self.bench
+        bench.progress("precision search", 0, None)
         whole = self._try(frozenset())
         layers = list(whole.seconds)
         if not layers:
@@ -154,145 +115,80 @@ class _Search:
         if not layers:
             return frozenset(), {"kept_back": [], "layers": [], "assignments": [], "conversion": {}}
         for made in (whole, none):
-            made.seconds = self._times(made, layers)
+            made.seconds = bench.layer_seconds(made, layers)
         none.kept = frozenset(layers)
-        price = self._conversion()
-        account = regions(none.model.graph, layers)
-        tensors = crossings(none.model.graph, account)
-        between = {
-            pair: (elements * price["dequantize"], elements * price["quantize"]) for pair, elements in tensors.items()
-        }
+        price = bench.conversion()
+        between = prices(none.model, layers, price)
         integers = dict(whole.seconds)
         floats = {name: none.seconds.get(name, 0.0) for name in layers}
         for _ in range(ROUNDS):
             kept = frozenset(cheapest(integers, floats, between))
-            if any(kept == known.kept for known in self.assignments):
+            if any(kept == known.kept for known in bench.made):
                 break
             tried = self._try(kept, layers)
             for name, seconds in tried.seconds.items():
                 # Among its new neighbours a layer takes what it takes; conversions are in it then.
                 (floats if name in kept else integers)[name] = seconds
-        best = self._fastest()
         alone = {name: none.seconds.get(name, 0.0) for name in layers}
+        bench.time_whole(bench.made)
+        slow = {made.kept: slower_layers(made, alone, between) for made in bench.made}
+        best = fastest(bench.made, {kept: len(names) for kept, names in slow.items()})
         measured = {name: seconds for name, seconds in best.seconds.items() if name not in best.kept}
-        return best.kept, self._account(best, alone, integers | measured, between, price)
-
-    def _try(self, kept: frozenset[str], layers: Collection[str] = ()) -> _Assignment:
-        """Build an assignment and time its layers; those in integers where none are given."""
-        self.progress("precision search", len(self.assignments), None)
-        model = self.run(kept)
-        path = self.folder / f"assignment{len(self.assignments)}.optk"
-        built = self._build(model, path)
-        if any(not isinstance(extent, int) for spec in built.inputs for extent in spec.shape):
-            raise UsageError("--precision-search times one shape: fix the open axes with --input-shape")
-        names = [record.node for record in built.nodes if record.compute == "int8" and record.node]
-        made = _Assignment(kept, model, path, {}, frozenset(names))
-        made.seconds = self._times(made, layers or dict.fromkeys(names))
-        self.assignments.append(made)
-        return made
-
-    def _build(self, model: ir.Model, path: Path) -> Built:
-        built, variants = build_model(model, self.target, tuned=self.tuned)
-        library = path.with_suffix(".so")
-        link_library(built.executable, library)
-        payload = make_payload(built, library, self.target, variants)
-        write_artifact(path, payload, BuildInfo(source_sha256=""), compress=False)
-        return built
-
-    def _times(self, made: _Assignment, layers: Collection[str]) -> dict[str, float]:
-        account = regions(made.model.graph, layers)
-        found: dict[str, float] = {}
-        for call in time_calls(made.path, threads=self.target.cores, seed=self.seed):
-            layer = account.get(call.layer)
-            if layer is not None:
-                found[layer] = found.get(layer, 0.0) + call.seconds
-        return found
-
-    def _conversion(self) -> dict[str, float]:
-        """Seconds an element of quantizing and of dequantizing, each as a pass over a tensor of its own."""
-        shape = [1, 64, 64, _ELEMENTS // 4096]
-        scale = [
-            helper.make_tensor("scale", TensorProto.FLOAT, [], [0.03125]),
-            helper.make_tensor("zero", TensorProto.UINT8, [], [128]),
+        rows = layer_rows(best, alone, integers | measured, between)
+        tried_ones = [
+            {"kept_back": sorted(made.kept), "seconds": made.total, "slower_layers": slow[made.kept]}
+            for made in bench.made
         ]
-        found = {}
-        for name, kinds in (
-            ("quantize", (TensorProto.FLOAT, TensorProto.UINT8)),
-            ("dequantize", (TensorProto.UINT8, TensorProto.FLOAT)),
-        ):
-            node = helper.make_node(f"{name.capitalize()}Linear", ["x", "scale", "zero"], ["y"], name=name)
-            ends = [helper.make_tensor_value_info(n, kind, shape) for n, kind in zip("xy", kinds, strict=True)]
-            graph = helper.make_graph([node], name, ends[:1], ends[1:], scale)
-            proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-            onnx.checker.check_model(proto)
-            path = self.folder / f"{name}.optk"
-            self._build(ir.serde.deserialize_model(proto), path)
-            found[name] = sum(c.seconds for c in time_calls(path, self.target.cores, seed=self.seed)) / _ELEMENTS
-        return found
-
-    def _fastest(self) -> _Assignment:
-        """All assignments timed in turn; one that was found later has to be faster by more than noise."""
-        with contextlib.ExitStack() as stack:
-            runners = [stack.enter_context(load(made.path, self.target.cores)) for made in self.assignments]
-            feed = choose_samples(runners[0].inputs, None, 1, self.seed, {})[0]
-            times: list[list[float]] = [[] for _ in runners]
-            for turn in range(_TURNS):
-                self.progress("precision search: whole runs", turn, _TURNS)
-                order = range(len(runners)) if turn % 2 else reversed(range(len(runners)))
-                for place in order:
-                    times[place].append(_once(runners[place], feed))
-        for made, seconds in zip(self.assignments, times, strict=True):
-            made.total = float(np.median(seconds))
-        best = self.assignments[0]
-        for made in self.assignments[1:]:
-            if made.total < best.total * (1 - _NOISE):
-                best = made
-        return best
-
-    def _account(
-        self,
-        best: _Assignment,
-        floats: Mapping[str, float],
-        integers: Mapping[str, float],
-        between: Mapping[tuple[str, str], tuple[float, float]],
-        price: Mapping[str, float],
-    ) -> dict[str, Any]:
-        rows = []
-        for name in integers:
-            now, then = (_edges(name, best.kept ^ flip, between) for flip in (frozenset(), frozenset({name})))
-            rows.append(
-                {
-                    "layer": name,
-                    "precision": "float" if name in best.kept else "int8",
-                    "int8_seconds": integers.get(name, 0.0),
-                    "float_seconds": floats.get(name, 0.0),
-                    "conversion_seconds": then - now,
-                }
-            )
-        return {
-            "kept_back": sorted(best.kept),
+        kept_back = sorted(best.kept)
+        return best.kept, {
+            "kept_back": kept_back,
             "layers": rows,
-            "assignments": [{"kept_back": sorted(made.kept), "seconds": made.total} for made in self.assignments],
+            "assignments": tried_ones,
             "conversion": dict(price),
         }
 
-
-def _edges(name: str, kept: frozenset[str], between: Mapping[tuple[str, str], tuple[float, float]]) -> float:
-    """What conversions between a layer and its neighbours cost."""
-    total = 0.0
-    for (a, b), (forth, back) in between.items():
-        if name in (a, b) and (a in kept) != (b in kept):
-            total += back if a in kept else forth
-    return total
+    def _try(self, kept: frozenset[str], layers: Collection[str] = ()) -> Assignment:
+        return self.bench.build(kept, self.run(kept), layers)
 
 
-def _once(runner: Any, feed: Mapping[str, np.ndarray]) -> float:
-    """Seconds of a run, the median of some."""
-    runner.run(feed)
-    times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - began < 0.05:
-        start = time.perf_counter()
-        runner.run(feed)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+def slower_layers(
+    made: Assignment, floats: Mapping[str, float], between: Mapping[tuple[str, str], tuple[float, float]]
+) -> list[str]:
+    """Layers in int8 that took longer than in float, with what a conversion between unlike neighbours would add."""
+    found = []
+    for name, seconds in made.seconds.items():
+        if name in made.kept or name not in floats:
+            continue
+        now, then = (edge_seconds(name, made.kept ^ flip, between) for flip in (frozenset(), frozenset({name})))
+        if seconds > floats[name] + then - now:
+            found.append(name)
+    return found
+
+
+def fastest(assignments: Collection[Assignment], slower: Mapping[frozenset[str], int]) -> Assignment:
+    """The fastest as a whole; of those that are as fast within noise, one with the fewest layers that int8 slows."""
+    least = min(made.total for made in assignments)
+    close = [made for made in assignments if made.total * (1 - NOISE) <= least]
+    return min(close, key=lambda made: (slower[made.kept], len(made.kept)))
+
+
+def layer_rows(
+    best: Assignment,
+    floats: Mapping[str, float],
+    integers: Mapping[str, float],
+    between: Mapping[tuple[str, str], tuple[float, float]],
+) -> list[dict[str, Any]]:
+    """One row a layer, as JSON values; see `_Search.decide`."""
+    rows = []
+    for name in integers:
+        now, then = (edge_seconds(name, best.kept ^ flip, between) for flip in (frozenset(), frozenset({name})))
+        rows.append(
+            {
+                "layer": name,
+                "precision": "float" if name in best.kept else "int8",
+                "int8_seconds": integers.get(name, 0.0),
+                "float_seconds": floats.get(name, 0.0),
+                "conversion_seconds": then - now,
+            }
+        )
+    return rows
