@@ -18,6 +18,8 @@ from optkit.emit import parse_forms
 from optkit.files import check_writable
 from optkit.issues import check_issues, describe_issue
 from optkit.latency import check_search, search_precisions
+from optkit.mixed import confirm, make_request, search_mixed, write_picture
+from optkit.mixed.user_metric import Evaluate
 from optkit.pipeline import Pipeline, PipelineResult
 from optkit.plan import PassesLike, choose_pipeline
 from optkit.precision import precision_of
@@ -55,7 +57,7 @@ class Artifact:
         path: the `*.optk` file.
         manifest: what it says about itself.
         report: what was done and measured, as JSON values; also in the file `report_path`.
-        emitted: what was written beside it, by form ("onnx", "relax", "tir", "asm").
+        emitted: what was written beside it, by form ("onnx", "relax", "tir", "asm"; "pareto": a picture).
     """
 
     path: Path
@@ -103,6 +105,10 @@ def compile(
     threads: int | None = None,
     tuning_db: str | os.PathLike[str] | None = None,
     precision_search: str | None = None,
+    max_drop: float | None = None,
+    evaluate: str | Evaluate | None = None,
+    eval_data: object = None,
+    search_time: float | None = None,
     cc: str | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -132,6 +138,13 @@ def compile(
             no records, the analytical model decides.
         precision_search: "latency": quantize a layer only where it is measured to be faster for it on this machine,
             conversions counted; the pipeline of the manifest names the others as excluded.
+        max_drop: points of a metric that may be lost: the fastest mix of int8, bfloat16 (where the target has it) and
+            float32 within it is sought, by measured latency. Without `passes` it starts from the int8 pipeline.
+        evaluate: that metric, a function (or "module:function") of run(feed) -> outputs by name, which runs a
+            candidate; returns points, of which more are better. Without one: agreement with the float model.
+        eval_data: samples for the metric without labels, in the forms of `calib_data`; by default every fourth
+            calibration sample, which is then held out of calibration.
+        search_time: seconds after which the search starts nothing new.
         cc: linker by name or path, or "zig".
         seed: of random inputs and of everything random in passes.
         progress: called as progress(what, done, total).
@@ -148,8 +161,12 @@ def compile(
     forms = parse_forms(emit)
     check_fallback(fallback, opt_shapes)
     machine = choose_target(target, threads)
+    passes = "int8" if passes is None and max_drop is not None else passes
     pipeline = choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types))
     check_search(precision_search, pipeline, machine, fallback)
+    others: dict[str, object] = {"--fallback": fallback, "--precision-search": precision_search}
+    others |= {"--min-shape": min_shapes, "--opt-shape": opt_shapes, "--max-shape": max_shapes}
+    request = make_request(max_drop, evaluate, eval_data, search_time, pipeline, machine, others)
     triple = foreign_triple(machine)
     find_linker(cc, triple)
     tuned = choose_records(tuning_db, machine)
@@ -170,6 +187,12 @@ def compile(
 
             with clock("precision search"):
                 pipeline, searched = search_precisions(pipeline, run, machine, scratch, tuned, seed, progress)
+        found = None
+        if request is not None:
+            given = calib_data, preprocess, calib_samples
+            with clock("mixed precision"):
+                found = search_mixed(request, pipeline, source.model, machine, scratch, given, tuned, seed, progress)
+            pipeline = found.pipeline
         with clock("passes"):
             outcome, samples = run_passes(
                 source, pipeline, machine, calib_data, preprocess, calib_samples, seed, progress, calib_cache
@@ -209,6 +232,9 @@ def compile(
                 return make_payload(other_built, out, other, other_variants, ranges)
 
             proof = prover.prove(payload, info, rebuild) if verify else skipped()
+            if found is not None and request is not None and request.untimed is None:
+                write_artifact(scratch / "chosen.optk", payload, info, compress=False)
+                found.account["artifact"] = confirm(found, scratch / "chosen.optk", machine.cores)
         with clock("write"):
             progress("write", 0, None)
             emitted = emit_forms(forms, path, outcome.model, precision, built)
@@ -216,6 +242,10 @@ def compile(
     report = build_report(path, manifest, source, issues, outcome.reports, built, proof, clock.seconds)
     if precision_search is not None:
         report["precision_search"] = searched
+    if found is not None:
+        report["mixed_precision"] = found.account
+        picture = write_picture(found.account, path.with_name(f"{path.stem}.pareto.png"))
+        emitted = {**emitted, **({} if picture is None else {"pareto": picture})}
     write_report(report_path(path), report)
     return Artifact(path, manifest, report, emitted)
 
@@ -288,6 +318,10 @@ def dry_run(
     threads: int | None = None,
     fallback: str | None = None,
     precision_search: str | None = None,
+    max_drop: float | None = None,
+    evaluate: str | Evaluate | None = None,
+    eval_data: object = None,
+    search_time: float | None = None,
     cc: str | None = None,
 ) -> dict[str, Any]:
     """What `compile` would do with these arguments, and every issue of the preflight; writes nothing.
@@ -297,8 +331,11 @@ def dry_run(
     from optkit.compiler.preflight import preflight
 
     machine = choose_target(target, threads)
+    passes = "int8" if passes is None and max_drop is not None else passes
     pipeline = choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types))
     check_search(precision_search, pipeline, machine, fallback)
+    others = {"--fallback": fallback, "--precision-search": precision_search}
+    make_request(max_drop, evaluate, eval_data, search_time, pipeline, machine, others)
     linker = find_linker(cc, foreign_triple(machine))
     with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
         source = open_source(model, input_shapes, Path(folder))

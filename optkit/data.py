@@ -23,7 +23,15 @@ from optkit.images import image_names, open_images, spread
 from optkit.input_spec import InputSpec, input_specs
 from optkit.transform import Sample
 
-__all__ = ["InputSpec", "Samples", "input_specs", "open_calibration"]
+__all__ = [
+    "InputSpec",
+    "Samples",
+    "held_out",
+    "input_specs",
+    "open_calibration",
+    "resolve_callable",
+    "without_held_out",
+]
 
 Samples = Callable[[], Iterator[Sample]]
 """Opens a fresh iterator over samples."""
@@ -73,6 +81,16 @@ def open_calibration(
     return source
 
 
+def held_out(samples: Samples, every: int) -> Samples:
+    """The last of every `every` samples, which `without_held_out` leaves."""
+    return lambda: (sample for index, sample in enumerate(samples()) if index % every == every - 1)
+
+
+def without_held_out(samples: Samples, every: int) -> Samples:
+    """All samples but those of `held_out`."""
+    return lambda: (sample for index, sample in enumerate(samples()) if index % every != every - 1)
+
+
 def _from_text(
     text: str, specs: Sequence[InputSpec], preprocess: str | None, samples: int | None, seed: int
 ) -> tuple[Samples, bool]:
@@ -89,7 +107,7 @@ def _from_text(
         raise DataError(f"{path}: give .npz, .npy, a folder or .zip of images, or module:callable")
     module, colon, attribute = text.rpartition(":")
     if colon and module and not any(c in text for c in "/\\"):
-        return _from_callable(text, _resolve(module, attribute), specs, samples), False
+        return _from_callable(text, resolve_callable(module, attribute), specs, samples), False
     raise DataError(f"{path}: no such file or folder")
 
 
@@ -300,7 +318,8 @@ def _array(value: Any, where: str) -> np.ndarray:
     return array
 
 
-def _resolve(module: str, attribute: str) -> Callable[[], object]:
+def resolve_callable(module: str, attribute: str) -> Callable[..., object]:
+    """What the user named module:attribute; DataError where it cannot be imported or called."""
     # a user's loader lies beside the work, as with `python -m`
     if "" not in sys.path and os.getcwd() not in sys.path:  # noqa: PTH109
         sys.path.insert(0, os.getcwd())  # noqa: PTH109

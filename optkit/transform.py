@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -62,6 +62,8 @@ class PassContext:
         ran: texts of the passes that have run before, nested pipelines unfolded; the pipeline keeps it.
         given: scales that quantization is to use in place of calibration, or None.
         progress: called as progress(description, done, total); total is None where it is unknown.
+        measured: what earlier calibrations of the same float model on the same samples saw of its tensors; `quantize`
+            looks there and adds what it finds. For searches that quantize one model over and over.
     """
 
     target: Target | None = None
@@ -73,6 +75,7 @@ class PassContext:
     seed: int = 0
     calibration_cache: CalibrationCache | None = None
     ran: tuple[str, ...] = ()
+    measured: dict[Hashable, Any] | None = None
 
 
 class Result(ir.passes.PassResult):

@@ -13,6 +13,7 @@ from optkit.cli.options import (
     cache_option,
     calibration_options,
     given_pipeline,
+    mixed_options,
     parse_list,
     parse_shapes,
     pipeline_options,
@@ -59,6 +60,7 @@ _NAMED = 5
     type=click.Choice(["latency"]),
     help="With --int8: quantize only what is measured to be faster for it here, conversions counted.",
 )
+@mixed_options
 @click.option("--cc", metavar="PROGRAM", help="Linker: a C compiler, or 'zig'.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and what stands in the way; write nothing.")
@@ -112,10 +114,11 @@ def _dry_run(
         threads=options["threads"],
         fallback=options["fallback"],
         precision_search=options["precision_search"],
+        **{name: options[name] for name in ("max_drop", "evaluate", "eval_data", "search_time")},
         cc=options["cc"],
         **excluded,
     )
-    names = ("fallback", "precision_search")
+    names = ("fallback", "precision_search", "max_drop")
     plan = {"output": str(path), **plan, **{name: options[name] for name in names}}
     if as_json:
         print_json(plan)
@@ -148,6 +151,7 @@ def _searched(search: Mapping[str, Any]) -> str:
 
 def _show(artifact: Artifact, as_json: bool) -> None:
     from optkit.cli.findings import show_issues, show_passes
+    from optkit.cli.mixed import show_mixed
 
     report = artifact.report
     show_issues(report["preflight"])
@@ -162,6 +166,8 @@ def _show(artifact: Artifact, as_json: bool) -> None:
         return
     if search := report.get("precision_search"):
         say(_searched(search))
+    if mixed := report.get("mixed_precision"):
+        show_mixed(mixed)
     for path in artifact.emitted.values():
         say(f"wrote {path}")
     seconds = sum(report["seconds"].values())

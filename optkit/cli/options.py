@@ -60,6 +60,33 @@ def calibration_options(function: F) -> F:
     return function
 
 
+def mixed_options(function: F) -> F:
+    """--max-drop, --eval, --eval-data, --search-time."""
+    for option in reversed(
+        (
+            click.option(
+                "--max-drop",
+                type=float,
+                metavar="POINTS",
+                help="Seek the fastest mix of precisions that loses at most so many points of a metric.",
+            ),
+            click.option(
+                "--eval",
+                "evaluate",
+                metavar="MODULE:CALLABLE",
+                help="That metric: a function of run(feed) -> outputs that returns points; more are better. "
+                "Default: agreement with the float model.",
+            ),
+            click.option(
+                "--eval-data", metavar="PATH", help="Data of the default metric; else every 4th calibration sample."
+            ),
+            click.option("--search-time", type=float, metavar="SECONDS", help="Start nothing new after so long."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
 PRECISIONS = ("int8", "fp16", "bf16")
 
 

@@ -33,12 +33,13 @@ class Reference:
         model: a path, or a model in memory.
         optimized: graph optimizations as by default; off means that what runs is what the file says.
         threads: of one operator; they do not spin between runs.
+        exact: products of bytes do not saturate, which they else do on CPUs without VNNI.
 
     Raises:
         ModelError: ONNX Runtime cannot load the model.
     """
 
-    def __init__(self, model: ModelSource, optimized: bool = False, threads: int = 1) -> None:
+    def __init__(self, model: ModelSource, optimized: bool = False, threads: int = 1, exact: bool = False) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -46,6 +47,8 @@ class Reference:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what goes wrong is raised
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if exact:
+            options.add_session_config_entry("session.x64quantprecision", "1")
         if not optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:

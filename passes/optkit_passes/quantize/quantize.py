@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from optkit.data import without_held_out
 from optkit.errors import PassError, UsageError, nearest
 from optkit.macs import node_macs
 from optkit.tidy import infer_shapes
@@ -73,6 +74,7 @@ class Quantize(Pass):
     exclude_op_types: tuple[str, ...] = option((), "operator types that stay float")
     op_types: tuple[str, ...] = option(OP_TYPES, "operator types that are quantized")
     samples: int | None = option(None, "use at most so many calibration samples, the first")
+    hold_out: int = option(0, "leave every n-th calibration sample out, for others to evaluate on; 0: none")
 
     def run(self, model: ir.Model, context: PassContext) -> Result:
         """Quantize `model` in place."""
@@ -130,6 +132,8 @@ class Quantize(Pass):
             raise UsageError(f"quantize: unknown first_last {self.first_last!r}; {nearest(self.first_last, CHOICES)}")
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"quantize: samples={self.samples} is not at least 1")
+        if self.hold_out < 0 or self.hold_out == 1:
+            raise UsageError(f"quantize: hold_out={self.hold_out} leaves no sample; 0, or 2 and more")
         for op_type in (*self.op_types, *self.exclude_op_types):
             if op_type not in OP_TYPES:
                 hint = nearest(op_type, OP_TYPES)
@@ -179,21 +183,31 @@ class Quantize(Pass):
 
         normed: set[ir.Value] = set()
 
+        known = {} if context.measured is None else context.measured
+        keys = {v: (method, self.samples, self.hold_out, v.name) for v in sources}
+
         def measure() -> tuple[dict[ir.Value, Statistic], int]:
-            empty = {v: method.statistic() for v in sources}
+            empty = {v: method.statistic() for v in sources if keys[v] not in known}
+            if sources and not empty:
+                return {v: known[keys[v]][0] for v in sources}, known[keys[sources[0]]][1]
             observers: dict[ir.Value, Observe] = {v: s.add for v, s in empty.items()}
             data = context.calibration
             if data is None:
                 data = made_up_samples(model, context.seed)
                 normed.update(measure_by_batch_norms(model, context.reference, observers, data))
                 observers = {v: o for v, o in observers.items() if v not in normed}
-            return empty, collect(model, observers, data, samples=self.samples, progress=context.progress)
+            if self.hold_out:
+                data = without_held_out(data, self.hold_out)
+            count = collect(model, observers, data, samples=self.samples, progress=context.progress)
+            known.update({keys[v]: (statistic, count) for v, statistic in empty.items()})
+            return {v: known[keys[v]][0] for v in sources}, count
 
+        ran = ",".join((*context.ran, *([f"hold_out={self.hold_out}"] if self.hold_out else [])))
         if context.calibration_cache is None:
             (statistics, count), noted = measure(), list[Finding]()
         else:
             statistics, count, noted = measured_or_cached(
-                context.calibration_cache, model, ",".join(context.ran), method, self.samples, sources, measure
+                context.calibration_cache, model, ran, method, self.samples, sources, measure
             )
         taken: Counter[str] = Counter()
         for group in placement.groups:
