@@ -45,7 +45,8 @@ FACTOR, SHARE = 1000.0, 0.1
 def plant(model: ir.Model, place: float, factor: float = FACTOR, share: float = SHARE) -> tuple[str, str]:
     """Make one layer fragile, in place; the convolutions before and behind the tensor that eight bits ruin.
 
-    Of all pairs of convolutions with nothing or a ReLU between them, which nothing else reads, the one at `place` is taken, from 0, the first, to 1, the last.
+    Of all pairs of convolutions with nothing or a ReLU between them, which nothing else reads, the one at `place` is
+    taken, from 0, the first, to 1, the last.
     """
     pairs = [pair for node in model.graph if (pair := _pair(node)) is not None]
     first, second = pairs[round(place * (len(pairs) - 1))]
@@ -178,7 +179,7 @@ def main(
     models: tuple[str, ...], models_folder: Path, train: Path, val: Path, results: Path, place: float, **options: Any
 ) -> None:
     """Measure MODELS: files of the models folder without .onnx, or names of the zoo; by default CIFAR-10's."""
-    folder = options["output"]
+    folder, place = options["output"], options.pop("place")
     folder.mkdir(parents=True, exist_ok=True)
     found = json.loads(results.read_text()) if results.is_file() else {"models": {}}
     for name in models or CIFAR:
