@@ -15,6 +15,7 @@ from optkit.artifact.payload import BuildInfo, Payload
 from optkit.artifact.writer import write_artifact
 from optkit.emit import emit as emit_forms
 from optkit.emit import parse_forms
+from optkit.errors import UsageError
 from optkit.files import check_writable
 from optkit.issues import check_issues, describe_issue
 from optkit.latency import check_search, search_precisions
@@ -304,6 +305,35 @@ def transform(
         data = calib_data, preprocess, calib_samples
         result, _ = run_passes(source, pipeline, machine, *data, seed, progress, calib_cache)
     return result
+
+
+def mixed_recipe(
+    model: ModelLike,
+    pipeline: Pipeline,
+    *,
+    max_drop: float | None,
+    evaluate: str | Evaluate | None = None,
+    eval_data: object = None,
+    search_time: float | None = None,
+    calib_data: object = None,
+    preprocess: str | None = None,
+    calib_samples: int | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> tuple[Pipeline, dict[str, Any]]:
+    """The pipeline with fewest multiply-accumulates in float within `max_drop`, and how it was found.
+
+    Nothing is timed, for there is no target; arguments and errors as for `compile`.
+    """
+    request = make_request(max_drop, evaluate, eval_data, search_time, pipeline, None, {})
+    if request is None:
+        raise UsageError("give --max-drop, the points of the metric that may be lost")
+    with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
+        source = open_source(model, input_shapes, Path(folder))
+        given = calib_data, preprocess, calib_samples
+        found = search_mixed(request, pipeline, source.model, None, Path(folder), given, None, seed, progress)
+    return found.pipeline, found.account
 
 
 def dry_run(

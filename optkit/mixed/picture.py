@@ -28,13 +28,15 @@ def write_picture(account: Mapping[str, Any], path: Path) -> Path | None:
     axis.plot(*zip(*front, strict=True), color="tab:blue", linewidth=1, zorder=1)
     lengths = len(account["sensitivity"])
     lowest, highest = min(p["drop"] for p in points), max(p["drop"] for p in points)
-    for point in points:
+    for place, point in enumerate(points):
         x, y = point[key] * scale, point["drop"]
         color = "tab:blue" if point["front"] else "tab:gray"
         axis.scatter([x], [y], color=color, marker="o" if point["within"] else "x", zorder=2)
         if point["chosen"]:
             axis.scatter([x], [y], s=180, facecolors="none", edgecolors="tab:green", linewidths=2, zorder=3)
-        axis.annotate(_words(point, lengths), (x, y), xytext=(6, 5), textcoords="offset points", fontsize=7)
+        axis.annotate(
+            _words(point, lengths), (x, y), xytext=(7, 6 if place % 2 else -11), textcoords="offset points", fontsize=7
+        )
     axis.axhline(account["max_drop"], color="tab:red", linewidth=0.8, linestyle="--")
     if highest - lowest > 20 * max(account["max_drop"], 0.05):
         axis.set_yscale("symlog", linthresh=max(account["max_drop"], 0.05))

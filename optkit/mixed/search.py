@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 
 from optkit.data import open_calibration
@@ -42,6 +43,8 @@ ROUNDS = 2
 """How often assignments are sought with the times that building found."""
 BUILDS = 9
 """Assignments that are built and timed at most."""
+_SPREAD = 3
+"""Assignments that are evaluated for the front alone."""
 _TOLERANCE = 1e-9
 _SHARE = 0.25
 """Of the search's time, what sensitivity may take at most, and the metric of single layers again."""
@@ -95,6 +98,7 @@ class Search:
             if len(self.built) == seen:
                 break
             costs = self._costs(layers, rows)
+        self._fill(hull(costs))
         if self.bench:
             known = [p for p in hull(costs) if p in self.scores.found]
             self._build(p for p in known if len(self.built) < BUILDS and not self._late())
@@ -136,6 +140,12 @@ class Search:
             else:
                 found.append(points[at - 1])
         return found
+
+    def _fill(self, points: Sequence[Precisions]) -> None:
+        """Evaluate some more of the hull, spread over it, so that the front shows what other drops would cost."""
+        for place in np.linspace(0, len(points) - 1, _SPREAD + 2)[1:-1].round().astype(int):
+            if not self._late():
+                self.within(points[place])
 
     @staticmethod
     def _faster(one: Precisions, other: Precisions, costs: Costs) -> bool:
