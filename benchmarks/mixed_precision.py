@@ -175,9 +175,7 @@ def fragile(source: Path, target: Path, place: float) -> tuple[str, str]:
 @click.option("--tuning-db", default=None, help="see 'optkit compile'")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("build/benchmarks/mixed"))
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS)
-def main(
-    models: tuple[str, ...], models_folder: Path, train: Path, val: Path, results: Path, place: float, **options: Any
-) -> None:
+def main(models: tuple[str, ...], models_folder: Path, train: Path, val: Path, results: Path, **options: Any) -> None:
     """Measure MODELS: files of the models folder without .onnx, or names of the zoo; by default CIFAR-10's."""
     folder, place = options["output"], options.pop("place")
     folder.mkdir(parents=True, exist_ok=True)

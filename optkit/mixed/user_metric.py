@@ -33,7 +33,7 @@ def find_evaluate(spec: str | Evaluate) -> tuple[Evaluate, str]:
         found: Callable[..., object] = resolve_callable(module, attribute)
         name = spec
     else:
-        found, name = spec, getattr(spec, "__qualname__", type(spec).__name__)
+        found, name = spec, getattr(spec, "__name__", type(spec).__name__)
         if not callable(found):
             raise UsageError(f"evaluate: a {type(spec).__name__} cannot be called; give a function of run(feed)")
     try:

@@ -57,7 +57,7 @@ def test_the_hull_is_monotone_and_nothing_dominates_it(found: Costs) -> None:
 
 def test_a_fragile_layer_is_the_first_that_becomes_float() -> None:
     layers = {name: Layer(1e-5, 3e-5, 0.5 if name == "c" else 1e-4) for name in "abcde"}
-    found = Costs(layers, {pair: (1e-6, 1e-6) for pair in itertools.pairwise("abcde")})
+    found = Costs(layers, dict.fromkeys(itertools.pairwise("abcde"), (1e-6, 1e-6)))
     points = hull(found)
     assert points[0] == Precisions() and points[1].kept == {"c"} and points[-1].kept == set("abcde")
     # between two corners of the hull single layers are tried, those with most noise a second first

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 import optkit as api
+from optkit.mixed.user_metric import Run
 from optkit.registry import find_target
 from tests.graphs import proto, weights
 from tests.mixed.conftest import FRAGILE, Optkit
@@ -88,15 +89,16 @@ def test_all_in_int8_where_nothing_is_lost(tmp_path: Path) -> None:
         made, max_drop=50.0, eval_data=weights(32, 64, seed=2), output=tmp_path / "a.optk", threads=1
     ).report["mixed_precision"]
     assert found["chosen"]["drop"] <= 50 and found["metric"]["samples"] == 32
+    rows = weights(8, 64, seed=2)
+    exact = rows @ weights(64, 64)
+
+    def worst(run: Run) -> float:
+        return -float(np.abs(run({"x": rows})["y"] - exact).max())
+
     strict = api.compile(
-        made, max_drop=0.0, evaluate=lambda run: -float(np.abs(run({"x": weights(8, 64, seed=2)})["y"] - _exact()).max()),
-        output=tmp_path / "b.optk", threads=1, calib_data=weights(32, 64),
-    ).report["mixed_precision"]  # fmt: skip
-    assert strict["chosen"]["int8"] == 0 and strict["metric"]["name"].endswith("<lambda>")
-
-
-def _exact() -> np.ndarray:
-    return np.zeros((8, 64), np.float32)
+        made, max_drop=1e-4, evaluate=worst, output=tmp_path / "b.optk", threads=1, calib_data=weights(32, 64)
+    ).report["mixed_precision"]
+    assert strict["chosen"]["int8"] == 0 and strict["metric"]["name"].endswith("worst")
 
 
 def test_wrong_requests_are_one_line(optkit: Optkit, fragile: Path, tmp_path: Path) -> None:
