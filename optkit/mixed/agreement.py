@@ -54,7 +54,9 @@ class Agreement:
             for wanted, got in pairs:
                 comparison.add(wanted, got)
             figures = comparison.figures()
-            return 0.0 if figures.nonfinite else 100.0 * figures.cosine
+            if figures.nonfinite:
+                return 0.0
+            return 100.0 * figures.cosine if figures.mismatches else 100.0
         if self.kinds[name] == "top1":
             pairs = [(wanted.argmax(-1), got.argmax(-1)) for wanted, got in pairs]
         total = sum(wanted.size for wanted, _ in pairs)
