@@ -113,7 +113,7 @@ def _weight(low: Lowering, node: Node, y: Value, step: Value, offset: Value | No
         if wide.size == 0 or (wide.min() >= -128 and wide.max() <= 127):
             narrow = _narrow(low, y, scale, zero, axis, real)
             return QuantizedWeight(low, wide.astype(np.int8), scale.reshape(-1), axis, real, narrow=narrow)
-        assert zero is not None
+        zero = np.zeros(1, np.int64) if zero is None else zero
         moved = 128 if q.dtype == np.uint8 else 0
         shifted = (q.astype("int64") - moved).astype(np.int8)
         return QuantizedWeight(low, shifted, scale.reshape(-1), axis, real, zero.astype("int64").reshape(-1) - moved)

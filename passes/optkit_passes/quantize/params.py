@@ -61,7 +61,7 @@ def nearest_weight_scale(scale: np.ndarray, bits: np.ndarray | int = EXACT_WEIGH
     """`scale` rounded to so many significant bits, for weights of one magnitude, of which a smaller scale clips none.
 
     >>> nearest_weight_scale(np.array([0.1, 0.11]), np.array([6, 2])).tolist()
-    [0.1015625, 0.125]
+    [0.099609375, 0.125]
     """
     mantissa, exponent = np.frexp(scale)
     steps = 2.0 ** np.asarray(bits)
