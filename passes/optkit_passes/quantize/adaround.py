@@ -38,11 +38,12 @@ class AdaRound(Pass):
     steps: int = option(200, "steps of the relaxation; 0: only refine what rounding to nearest gives")
     refine: int = option(8, "rounds of coordinate descent after it")
     refit: int = option(0, "times the scales are fitted to the integers and the integers to them")
+    damping: float = option(0.01, "pull to the float weights, as a share of the mean variance of a layer's inputs")
     samples: int | None = option(None, "use at most so many calibration samples, the first")
 
     def run(self, model: ir.Model, context: PassContext) -> Result:
         """Change the integers of `model` in place."""
-        for name in ("steps", "refine", "refit"):
+        for name in ("steps", "refine", "refit", "damping"):
             if getattr(self, name) < 0:
                 raise UsageError(f"adaround: {name}={getattr(self, name)} is negative")
         if context.calibration is None:
@@ -77,8 +78,12 @@ class AdaRound(Pass):
         old = rows(layer.q.astype(np.float64), node, anchor.axis)
         scale = np.broadcast_to(layer.scale.astype(np.float64).reshape(-1), (w.shape[0] * w.shape[1],))
         scale = scale.reshape(w.shape[0], w.shape[1], 1)
-        gram, cross = moments.centred()
+        # A bias takes up the mean of the outputs' error; where there is none, that counts too.
+        gram, cross = moments.centred() if layer.bias is not None and anchor.bias is not None else moments.whole()
         target = w @ cross.transpose(0, 2, 1)
+        # Where inputs hardly vary, any weight would do for these samples: the float ones do for others too.
+        damp = self.damping * np.einsum("gkk->gk", gram).mean(axis=1)[:, None, None]
+        gram, target = gram + damp * np.eye(gram.shape[1]), target + damp * w
         before = objective(scale * old, gram, target)
         q, top = old, layer.top
         if self.steps:

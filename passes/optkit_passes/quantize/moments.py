@@ -102,13 +102,18 @@ class Moments(Means):
 
     def centred(self) -> tuple[np.ndarray, np.ndarray]:
         """(g, k, k) covariances: quantized with quantized, quantized with float."""
-        if self.waiting:
-            self._flush()
+        gram, cross = self.whole()
         count = self.sampled[2]
         seen, meant = self.sampled[0] / count, self.sampled[1] / count
-        gram = self.gram / count - seen[:, :, None] * seen[:, None, :]
-        cross = self.cross / count - seen[:, :, None] * meant[:, None, :]
+        gram = gram - seen[:, :, None] * seen[:, None, :]
+        cross = cross - seen[:, :, None] * meant[:, None, :]
         return gram, cross
+
+    def whole(self) -> tuple[np.ndarray, np.ndarray]:
+        """(g, k, k) mean products, means not taken off."""
+        if self.waiting:
+            self._flush()
+        return self.gram / self.sampled[2], self.cross / self.sampled[2]
 
 
 class Observer:

@@ -27,6 +27,10 @@ class Smooth(Pass):
     stays the same but for rounding, and activations, which have one scale a tensor, lose the channels that made it
     coarse. All products that read a normalization share its s. Comes before `quantize`.
 
+    Where something else reads the normalization too, as a residual sum does, and where a product reads what no
+    normalization made, `insert` puts a multiplication by 1/s in front of the products, which the quantization that
+    follows takes in.
+
     Raises:
         PassError: there is no calibration data.
     """
@@ -34,6 +38,7 @@ class Smooth(Pass):
     name: ClassVar[str] = "smooth"
 
     alpha: float = option(0.5, "share of the difficulty that moves to the weights, 0 to 1")
+    insert: bool = option(False, "multiply by 1/s in front of products where it cannot go into a normalization")
     samples: int | None = option(None, "use at most so many calibration samples, the first")
 
     def run(self, model: ir.Model, context: PassContext) -> Result:
@@ -41,27 +46,44 @@ class Smooth(Pass):
         if not 0 <= self.alpha <= 1:
             raise UsageError(f"smooth: alpha={self.alpha} is not between 0 and 1")
         infer_shapes(model)
-        findings, found = [], []
-        for node in model.graph:
-            if is_op(node, *_NORMS):
-                reason = _refusal(node)
-                if reason is None:
-                    found.append(node)
-                else:
-                    findings.append(Finding("skipped", node.name or "", reason))
+        findings: list[Finding] = []
+        found: list[tuple[ir.Value, ir.Node | None]] = []
+        for value, readers in _products(model.graph).items():
+            norm = value.producer()
+            reason = (
+                _refusal(norm, readers) if norm is not None and is_op(norm, *_NORMS) else "no normalization made it"
+            )
+            if reason is None or self.insert:
+                found.append((value, norm if reason is None else None))
+            elif norm is not None and is_op(norm, *_NORMS):
+                findings.append(Finding("skipped", norm.name or "", f"{reason}; insert=true would multiply in front"))
         if not found:
             findings.append(Finding("note", "", "no normalization that only matrix products read"))
             return Result(model, False, findings)
         if context.calibration is None:
             raise PassError("smooth needs calibration data: outliers are found in activations")
         largest: dict[ir.Value, np.ndarray] = {}
-        observers = {node.outputs[0]: _observer(largest, node.outputs[0]) for node in found}
+        observers = {value: _observer(largest, value) for value, _ in found}
         collect(model, observers, context.calibration, samples=self.samples, progress=context.progress)
-        for node in found:
-            factor = _smooth(node, largest[node.outputs[0]], self.alpha)
+        for value, norm in found:
+            factor = _smooth(model.graph, value, norm, largest[value], self.alpha)
             text = f"channels scaled by {1 / factor.max():.3g} to {1 / factor.min():.3g}"
-            findings.append(Finding("changed", node.name or "", text))
+            where = value.name if norm is None else norm.name
+            findings.append(Finding("changed", where or "", text))
         return Result(model, True, findings)
+
+
+def _products(graph: ir.Graph) -> dict[ir.Value, list[ir.Node]]:
+    """By tensor, in graph order, the products with a constant matrix that read it."""
+    found: dict[ir.Value, list[ir.Node]] = {}
+    for node in graph:
+        source = node.inputs[0] if is_op(node, "MatMul", "Gemm") else None
+        if source is None or constant(source) is not None or source.dtype != ir.DataType.FLOAT:
+            continue
+        weight = constant(node.inputs[1])
+        if weight is not None and weight.ndim == 2 and node.attributes.get_int("transA", 0) == 0:
+            found.setdefault(source, []).append(node)
+    return found
 
 
 def _observer(largest: dict[ir.Value, np.ndarray], value: ir.Value) -> Callable[[np.ndarray], None]:
@@ -72,50 +94,50 @@ def _observer(largest: dict[ir.Value, np.ndarray], value: ir.Value) -> Callable[
     return observe
 
 
-def _refusal(node: ir.Node) -> str | None:
-    """Why the channels of a normalization cannot be scaled, or None."""
+def _refusal(node: ir.Node, products: list[ir.Node]) -> str | None:
+    """Why the channels of a normalization cannot be scaled for its products, or None."""
     value = node.outputs[0]
     axis = node.attributes.get_int("axis", -1)
     rank = None if value.shape is None else len(value.shape)
     if axis != -1 and (rank is None or axis != rank - 1):
         return "it normalizes more than the last axis"
-    if constant(node.inputs[1]) is None:
-        return "its factors are no constant"
-    if len(node.inputs) > 2 and node.inputs[2] is not None and constant(node.inputs[2]) is None:
-        return "its offsets are no constant"
-    users = [(user, index) for user, index in value.uses()]
-    if value.is_graph_output() or not users:
+    if any(v is not None and constant(v) is None for v in node.inputs[1:]):
+        return "its factors or offsets are no constant"
+    if value.is_graph_output():
         return "it is an output of the model"
-    for user, index in users:
-        if index != 0 or not is_op(user, "MatMul", "Gemm") or user.graph is not node.graph:
+    for user, index in value.uses():
+        if index != 0 or user not in products:
             return f"{user.op_type} {user.name!r} reads it too"
-        weight = constant(user.inputs[1])
-        if weight is None or weight.ndim != 2 or user.attributes.get_int("transA", 0) == 1:
-            return f"the weight of {user.op_type} {user.name!r} is no constant matrix"
     return None
 
 
-def _smooth(node: ir.Node, largest: np.ndarray, alpha: float) -> np.ndarray:
-    """Scale a normalization and its readers; returns s, (channels,)."""
-    graph, value = node.graph, node.outputs[0]
-    readers = list(dict.fromkeys(user for user, _ in value.uses()))
+def _smooth(graph: ir.Graph, value: ir.Value, norm: ir.Node | None, largest: np.ndarray, alpha: float) -> np.ndarray:
+    """Scale a tensor in its normalization, or in front of the products that read it; returns s, (channels,)."""
+    readers = _products(graph)[value]
     weights = [(user, np.asarray(constant(user.inputs[1]), np.float64)) for user in readers]
     flips = [user.attributes.get_int("transB", 0) == 1 for user in readers]
-    reach = np.max(
-        [np.abs(w.T if flip else w).max(axis=1) for (_, w), flip in zip(weights, flips, strict=True)], axis=0
-    )
+    largest_weights = [np.abs(w).max(axis=0 if flip else 1) for (_, w), flip in zip(weights, flips, strict=True)]
+    reach = np.max(largest_weights, axis=0)
     alive = (largest > 0) & (reach > 0)
     s = np.where(alive, largest, 1.0) ** alpha / np.where(alive, reach, 1.0) ** (1 - alpha)
     # only the ratios between channels count; around 1 they leave the weights' size as it was
     s = np.asarray(np.clip(s / np.exp(np.log(s).mean()), 1e-5, 1e5))
-    for index in range(1, len(node.inputs)):
-        old = node.inputs[index]
-        if old is not None:
+    for index in range(1, 0 if norm is None else len(norm.inputs)):
+        old = norm.inputs[index] if norm is not None else None
+        if norm is not None and old is not None:
             scaled = np.asarray(constant(old), np.float64) / s
-            node.replace_input_with(index, add_constant(graph, f"{old.name}_smooth", scaled.astype(np.float32)))
+            norm.replace_input_with(index, add_constant(graph, f"{old.name}_smooth", scaled.astype(np.float32)))
+    source = value
+    if norm is None:
+        factor = add_constant(graph, f"{value.name}_smooth", (1 / s).astype(np.float32))
+        scale = ir.node("Mul", [value, factor], name=f"{value.name}_smoothed")
+        source = scale.outputs[0]
+        source.name, source.shape, source.type = f"{value.name}_smoothed", value.shape, value.type
+        graph.insert_before(readers[0], scale)
     for (user, w), flip in zip(weights, flips, strict=True):
         scaled = w * s if flip else w * s[:, None]
         old = user.inputs[1]
         name = "weight" if old is None else old.name
+        user.replace_input_with(0, source)
         user.replace_input_with(1, add_constant(graph, f"{name}_smooth", scaled.astype(np.float32)))
     return s

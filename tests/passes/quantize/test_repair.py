@@ -185,16 +185,30 @@ def test_smoothing_keeps_the_function_and_lets_outliers_through() -> None:
     assert loss("smooth,quantize") < 0.75 * loss("quantize")
 
 
-def test_a_normalization_that_others_read_is_left_alone() -> None:
+def test_a_normalization_that_others_read_is_left_alone_or_multiplied_behind() -> None:
+    gamma = np.ones(16, np.float32)
+    gamma[3] = 60.0
     model = build(
-        "n = LayerNormalization(x, g)  m = MatMul(n, w)  y = Add(n, m)",
+        "n = LayerNormalization(x, g)  m = MatMul(n, w)  r = Relu(m)  k = MatMul(r, v)  y = Add(n, k)",
         "float[n,5,16] x",
         "float[a,b,c] y",
-        g=np.ones(16, np.float32),
+        g=gamma,
         w=weights(16, 16),
+        v=weights(16, 16, seed=1),
     )
-    result = transform("smooth", model, PassContext(calibration=tokens()))
+    context = PassContext(calibration=tokens())
+    result = transform("smooth", model, context)
     assert not result.modified and "Add" in next(iter(skipped(result).values()))
+    inserted = transform("smooth{insert=true}", model, context)
+    assert [node.op_type for node in inserted.model.graph].count("Mul") == 2
+    same(model, inserted.model, rtol=1e-4, atol=1e-3)
+    feed = next(tokens(1, seed=9)())
+    want = session(model).run(None, feed)[0]
+    loss = [
+        float(np.square(session(transform(p, model, context).model).run(None, feed)[0] - want).sum())
+        for p in ("quantize", "smooth{insert=true},quantize")
+    ]
+    assert loss[1] < 0.5 * loss[0]
     with pytest.raises(PassError, match="needs calibration data"):
         transform("smooth", transformer())
     with pytest.raises(UsageError, match="between 0 and 1"):
