@@ -104,7 +104,7 @@ class _Options:
         if spread is None or spread < UNEVEN:
             return
         why = f"its input's largest channel is {spread:.1f} times the median one"
-        word = "smooth" if layer.op_type in ("MatMul", "Gemm") else "equalize"
+        word = "smooth{insert=true}" if layer.op_type in ("MatMul", "Gemm") else "equalize"
         yield from self._insert(word, after=False, why=why)
 
     def _exclude(self, layer: Layer) -> Iterator[Advice]:
@@ -128,11 +128,11 @@ class _Options:
         yield Advice(shown, str(changed), why)
 
     def _insert(self, word: str, after: bool, why: str) -> Iterator[Advice]:
-        """A pass beside `quantize`, where it is installed and not in the pipeline."""
-        passes = list(passes_of(self.pipeline))
-        if word not in registry.pass_names() or any(p.name == word for p in passes):
+        """A pass beside `quantize`, in text form, where it is installed and not in the pipeline."""
+        passes, name = list(passes_of(self.pipeline)), word.partition("{")[0]
+        if name not in registry.pass_names() or any(p.name == name for p in passes):
             return
         place = next(i for i, p in enumerate(passes) if p.name == QUANTIZE) + int(after)
-        passes.insert(place, registry.get_pass(word)())
+        passes[place:place] = Pipeline.parse(word).passes
         order = f"{QUANTIZE},{word}" if after else f"{word},{QUANTIZE}"
         yield Advice(f"--passes '...,{order}'", str(Pipeline(tuple(passes))), why)

@@ -25,9 +25,10 @@ class AdaRound(Pass):
 
     Comes after `quantize`, which chose the scales. Layers are taken in the order of the graph; each one's error is that
     of its outputs on the calibration samples, between the float model and the quantized model with all layers before
-    it rounded already (the paper's asymmetric reconstruction), so later layers make good for earlier ones. All the
-    data comes down to two matrices a layer, so memory does not depend on the number of samples. Afterwards single
-    integers are moved on as long as that helps (`refine`), and the bias takes up the mean that remains.
+    it rounded already (the paper's asymmetric reconstruction), so later layers make good for earlier ones. With
+    `asymmetric=false`, which transformers want, each makes good for its own rounding alone. All the data comes down to
+    two matrices a layer, so memory does not depend on the number of samples. Afterwards single integers are moved on as
+    long as that helps (`refine`), and the bias takes up the mean that remains.
 
     Raises:
         PassError: quantize does not come before it, or there is no calibration data.
@@ -38,6 +39,7 @@ class AdaRound(Pass):
     steps: int = option(200, "steps of the relaxation; 0: only refine what rounding to nearest gives")
     refine: int = option(8, "rounds of coordinate descent after it")
     refit: int = option(0, "times the scales are fitted to the integers and the integers to them")
+    asymmetric: bool = option(True, "make good what layers before lost; false: only what this layer's rounding does")
     damping: float = option(0.01, "pull to the float weights, as a share of the mean variance of a layer's inputs")
     samples: int | None = option(None, "use at most so many calibration samples, the first")
 
@@ -80,7 +82,7 @@ class AdaRound(Pass):
         scale = scale.reshape(w.shape[0], w.shape[1], 1)
         # A bias takes up the mean of the outputs' error; where there is none, that counts too.
         gram, cross = moments.centred() if layer.bias is not None and anchor.bias is not None else moments.whole()
-        target = w @ cross.transpose(0, 2, 1)
+        target = w @ (cross if self.asymmetric else gram).transpose(0, 2, 1)
         # Where inputs hardly vary, any weight would do for these samples: the float ones do for others too.
         damp = self.damping * np.einsum("gkk->gk", gram).mean(axis=1)[:, None, None]
         gram, target = gram + damp * np.eye(gram.shape[1]), target + damp * w

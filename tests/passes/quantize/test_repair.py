@@ -35,7 +35,8 @@ def test_adaround_is_closer_to_float_than_rounding_to_nearest(bits: int) -> None
     nearest = run(quantize, model)
     relaxed = run(f"{quantize},adaround{{steps=300}}", model)
     refined = run(f"{quantize},adaround{{steps=0}}", model)
-    for result in (relaxed, refined):
+    alone = run(f"{quantize},adaround{{steps=0,asymmetric=false}}", model)
+    for result in (relaxed, refined, alone):
         check_contract(result.model)
         assert error(result.model, reference) < 0.7 * error(nearest.model, reference)
     top = 2 ** (bits - 1) - 1
