@@ -70,7 +70,7 @@ class AdaRound(Pass):
         if layers:
             text = f"{100 * moved / total:.0f} % of the weights of {len(layers)} layers not rounded to nearest"
             findings.append(Finding("changed", "", text))
-        return Result(model, moved > 0, findings)
+        return Result(model, bool(layers), findings)
 
     def _round(self, layer: QuantizedLayer, moments: Moments) -> None:
         """Set integers, scale and bias."""
@@ -86,7 +86,7 @@ class AdaRound(Pass):
         # Where inputs hardly vary, any weight would do for these samples: the float ones do for others too.
         damp = self.damping * np.einsum("gkk->gk", gram).mean(axis=1)[:, None, None]
         gram, target = gram + damp * np.eye(gram.shape[1]), target + damp * w
-        before = objective(scale * old, gram, target)
+        before, first = objective(scale * old, gram, target), scale
         q, top = old, layer.top
         if self.steps:
             q = relax(w, scale, gram, target, top, self.steps)
@@ -95,8 +95,8 @@ class AdaRound(Pass):
             scale = _exact(layer, fit_scale(q, scale, gram, target), q)
             q = descend(q, scale, gram, target, top, self.refine)
         after = objective(scale * q, gram, target)
-        kept = before <= after
-        q = np.where(kept[..., None], old, q)
+        kept = (before <= after)[..., None]
+        q, scale = np.where(kept, old, q), np.where(kept, first, scale)
         layer.set_weight(from_rows(q, layer.q.shape, node, anchor.axis))
         if self.refit and layer.scale.ndim:
             layer.set_scale(scale.reshape(-1))

@@ -35,12 +35,12 @@ from optkit_passes.quantize.weights import RANGES, QuantizedWeight, quantize_wei
 class Quantize(Pass):
     """Static quantization: weights of 8 bits or fewer, uint8 activations, ranges from calibration data.
 
-    The result is a standard ONNX model with Q/DQ nodes (see `rewrite`) that ONNX Runtime runs. Where the
-    context holds no calibration data, ranges come from made-up inputs, where the source model has batch norms corrected
-    to their statistics (see `bn_statistics`), with a warning; where it holds scales found elsewhere (`context.given`),
-    these are taken. A model that holds
-    Q/DQ nodes already is left alone. Weights of fewer than 8 bits are int8 there, in a smaller range; an artifact
-    stores them packed. The float model stays in `context.unquantized`, for passes that repair what was lost.
+    The result is a standard ONNX model with Q/DQ nodes (see `rewrite`) that ONNX Runtime runs. Where the context holds
+    no calibration data, ranges come from made-up inputs, where the source model has batch norms corrected to their
+    statistics (see `bn_statistics`), with a warning; where it holds scales found elsewhere (`context.given`), these are
+    taken. A model that holds Q/DQ nodes already is left alone. Weights of fewer than 8 bits are int8 there, in a
+    smaller range; an artifact stores them packed. The float model stays in `context.unquantized`, for passes that
+    repair what was lost.
 
     Findings: every convolution and matrix product left in float with its reason, and the share of
     multiply-accumulates that became int8.

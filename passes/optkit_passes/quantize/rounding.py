@@ -8,8 +8,6 @@ integers).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 _LOW, _HIGH = -0.1, 1.1
@@ -78,7 +76,6 @@ def relax(
     target: np.ndarray,
     top: int,
     steps: int,
-    report: Callable[[int], None] = lambda _done: None,
 ) -> np.ndarray:
     """AdaRound (Nagel et al. 2020, "Up or Down?", section 3.2): each weight goes to one of its two neighbours.
 
@@ -109,7 +106,6 @@ def relax(
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         V = V - _RATE * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
-        report(step)
     h = np.clip((_HIGH - _LOW) / (1 + np.exp(-V)) + _LOW, 0, 1)
     rounded: np.ndarray = np.clip(floor + (h >= 0.5), -top, top)
     return rounded
