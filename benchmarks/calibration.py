@@ -180,23 +180,22 @@ def measure_time(path: Path, repetitions: int, peer_samples: int, methods: tuple
 
 
 def memory_worker(path: Path, method: str, count: int, pipe: Connection) -> None:
-    """The whole pass on `count` samples; sends the peak of resident memory in bytes, and seconds."""
+    """The whole pass on `count` samples; sends the peak of resident memory in bytes."""
     model = load_model(path)
     rows = samples(model)
-    start = time.perf_counter()
     Quantize(method=method).run(model, PassContext(calibration=lambda: islice(cycle(rows), count)))
-    pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.perf_counter() - start))
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def measure_memory(path: Path, method: str, count: int) -> dict[str, float]:
-    """Peak resident MiB and seconds of calibrating with `count` samples, in a process of its own."""
+    """Peak resident MiB of calibrating with `count` samples, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     process = context.Process(target=memory_worker, args=(path, method, count, theirs), daemon=True)
     process.start()
-    peak, seconds = mine.recv()
+    peak = mine.recv()
     process.join()
-    return {"samples": count, "peak_mib": peak / 2**20, "seconds": seconds}
+    return {"samples": count, "peak_mib": peak / 2**20}
 
 
 @click.command()
