@@ -143,5 +143,5 @@ def find_target(name: str) -> Target:
     if not owners:
         if broken:
             raise broken[0]
-        raise UsageError(f"unknown target {name!r}; {nearest(name, [*listed, *families])}")
+        raise UsageError(f"unknown target {name!r}; {nearest(name, {*listed, *families})}")
     return families[owners[0]].make(name)
