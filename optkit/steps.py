@@ -95,7 +95,8 @@ def run_passes(
 ) -> tuple[PipelineResult, Samples | None]:
     """Run the pipeline on the source's model; also returns what opens the calibration samples."""
     context = pass_context(source, target, calib_data, preprocess, calib_samples, seed, progress, calib_cache)
-    return pipeline.run(source.model, context), context.calibration
+    samples = context.calibration  # all: passes may hold some out from those behind them
+    return pipeline.run(source.model, context), samples
 
 
 def pass_context(

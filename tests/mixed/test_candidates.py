@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from optkit.data import held_out, open_calibration, without_held_out
+from optkit.data import Samples, held_out, open_calibration, without_held_out
 from optkit.errors import UsageError
 from optkit.mixed.candidates import Candidates, Precisions, quantized_layers
 from optkit.mixed.execute import onnx_runner, rounding
@@ -103,6 +103,19 @@ def test_held_out_samples_do_not_calibrate() -> None:
     assert scale("fold,quantize") > 20 * scale("fold,quantize{hold_out=4}")
     with pytest.raises(UsageError, match="leaves no sample"):
         scale("fold,quantize{hold_out=1}")
+
+
+def test_passes_behind_see_no_held_out_sample() -> None:
+    rows = weights(8, 3, 16, 16, seed=3)
+    rows[3::4] *= 50
+    everything, few = (open_calibration(r, source().graph.inputs) for r in (rows, np.delete(rows, [3, 7], axis=0)))
+
+    def model(samples: Samples, hold_out: int) -> bytes:
+        text = f"fold,quantize{{hold_out={hold_out}}},bias_correct"
+        made = Pipeline.parse(text).run(source(), PassContext(calibration=samples)).model
+        return to_proto(made).graph.SerializeToString(deterministic=True)
+
+    assert model(everything, 4) == model(few, 0) != model(everything, 0)
 
 
 def test_layers_that_came_quantized_are_not_open() -> None:

@@ -215,6 +215,8 @@ class Quantize(Pass):
             taken[kept.method] += 1
             shared = params_of_range(kept.low, kept.high, symmetric=self.symmetric_activations, exact=self.exact)
             params.update(dict.fromkeys(group.tensors, shared))
+        if self.hold_out and context.calibration is not None:  # from the passes behind too, which fit weights to them
+            context.calibration = without_held_out(context.calibration, self.hold_out)
         findings = [Finding("note", "", f"ranges by {self.method} from {count} calibration samples")]
         if made_up:
             text = "no calibration data: ranges come from made-up inputs, accuracy may suffer; give real samples"
