@@ -353,7 +353,8 @@ def _product(
             args = read(b), words, geometry, pad_value, tile
             return low.emit(depthwise2d_words, *args, name="depthwise", kind=OUT_FUSABLE)
         return low.emit(depthwise2d, read(b), packed, geometry, pad_value, tile, name="depthwise", kind=OUT_FUSABLE)
-    g = dot_group(low) if compute == "int8" else 2 if pairs else 1
+    halves = kind == "float16" and low.target.has("f16_pairs")
+    g = dot_group(low) if compute == "int8" else 2 if pairs or halves else 1
     c = b
     if channels < b and x.block != b and groups == 1:
         # Planes as they are serve a kernel that takes one channel at a time; pairs and fours have to lie together.

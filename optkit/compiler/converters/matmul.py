@@ -132,6 +132,8 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         data, weight = bits(low, data), weight.astype(ml_dtypes.bfloat16).view(BITS)
     elif compute == "bfloat16":
         data, weight = low.bind(relax.op.astype(data, "bfloat16")), weight.astype(ml_dtypes.bfloat16)
+    elif weight.dtype == np.float16 and target.has("f16_pairs") and weight.shape[0] % 2 == 0:
+        g = 2
     elif weight.dtype == np.int8:
         assert b.const is not None
         weight = b.const if axis == 1 else b.const.T

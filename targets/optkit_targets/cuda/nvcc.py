@@ -8,12 +8,16 @@ explicit fma), and nvcc sees no folder: equal sources give equal bytes.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 from optkit.errors import CompileError
+
+DEVICE = Path(__file__).parent / "device"
+"""Sources that kernels call into, as they ship."""
 
 PRELUDE = """\
 // sum of four products of an unsigned and a signed byte, added to c (PTX ISA, "dp4a")
@@ -23,6 +27,13 @@ static __device__ __forceinline__ int optkit_dp4a_u8s8(unsigned a, int b, int c)
   return d;
 }
 """
+
+
+def whole(source: str) -> str:
+    """Generated source with the device code before it that it calls."""
+    tensor_core = (DEVICE / "tensor_core.cuh").read_text() if re.search(r"\bOptkit\w+<", source) else ""
+    return PRELUDE + tensor_core + source
+
 
 FLAGS = ("-O3", "-std=c++17", "-fmad=false", "--expt-relaxed-constexpr", "-w")
 
@@ -50,7 +61,7 @@ def compile_source(source: str, arch: str) -> bytes:
     capability = arch.removeprefix("sm_")
     generate = f"arch=compute_{capability},code=[sm_{capability},compute_{capability}]"
     with tempfile.TemporaryDirectory(prefix="optkit-nvcc-") as folder:
-        (Path(folder) / "kernels.cu").write_text(PRELUDE + source)
+        (Path(folder) / "kernels.cu").write_text(whole(source))
         command = [find_nvcc(), "-fatbin", *FLAGS, "-gencode", generate, "-o", "kernels.fatbin", "kernels.cu"]
         done = subprocess.run(
             command,

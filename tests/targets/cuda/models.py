@@ -43,6 +43,49 @@ def cnn(batch: str = "1") -> ir.Model:
     )
 
 
+def deep(batch: str = "2") -> ir.Model:
+    """Convolutions with enough channels for tensor cores: padded, strided, dilated, pointwise with a sum behind."""
+    return build(
+        """
+        a = Conv<pads=[1,1,1,1]>(x, w0, b0)
+        ar = Relu(a)
+        b = Conv<pads=[0,1,1,1], strides=[2,2]>(ar, w1)
+        br = Relu(b)
+        c = Conv<dilations=[2,1]>(br, w2, b2)
+        d = Conv(c, w3, b3)
+        s = Add(d, c)
+        y = Relu(s)
+        """,
+        inputs=f"float[{batch},36,13,11] x",
+        outputs=f"float[{batch},70,2,4] y",
+        w0=weights(40, 36, 3, 3, seed=0, scale=0.1),
+        b0=weights(40, seed=1),
+        w1=weights(34, 40, 3, 3, seed=2, scale=0.1),
+        w2=weights(70, 34, 3, 3, seed=3, scale=0.1),
+        b2=weights(70, seed=4),
+        w3=weights(70, 70, 1, 1, seed=5, scale=0.2),
+        b3=weights(70, seed=6),
+    )
+
+
+def tokens() -> ir.Model:
+    """Products for tensor cores: 2 x 19 tokens of 48 channels, with a bias and a function or a sum behind."""
+    return build(
+        """
+        m = MatMul(x, w0)
+        a = Add(m, b0)
+        g = Relu(a)
+        h = MatMul(g, w1)
+        y = Add(h, x)
+        """,
+        inputs="float[2,19,48] x",
+        outputs="float[2,19,48] y",
+        w0=weights(48, 80, seed=0, scale=0.2),
+        b0=weights(80, seed=1),
+        w1=weights(80, 48, seed=2, scale=0.2),
+    )
+
+
 def attention(batch: str = "1") -> ir.Model:
     """One head pair of self-attention with normalization and GELU over 5 tokens of 22 channels."""
     return build(

@@ -17,10 +17,11 @@ from optkit.compiler.build import Built, build
 from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, others
+from tests.targets.cuda.models import attention, cnn, deep, others, tokens
 
 CASES = [
     *((cnn, name) for name in ("default", "int8", "fp16", "bf16")),
+    *((model, name) for model in (deep, tokens) for name in ("int8", "fp16")),
     *((attention, name) for name in ("int8", "fp16", "bf16")),
     (others, "default"),
 ]
@@ -42,7 +43,7 @@ def test_every_kernel_becomes_machine_code(model: Callable[[], ir.Model], pipeli
     source = made.executable.source()
     kernels = len(re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?\w+\(.*\{", source))
     assert kernels >= len(made.kernels)
-    (tmp_path / "k.cu").write_text(nvcc.PRELUDE + source)
+    (tmp_path / "k.cu").write_text(nvcc.whole(source))
     for arch in ("sm_80", "sm_90"):
         command = [nvcc.find_nvcc(), "-cubin", f"-arch={arch}", *nvcc.FLAGS, "-Xptxas=-v", "-o", "k.cubin", "k.cu"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -76,6 +77,31 @@ def test_integers_use_dp4a_and_nothing_else_is_contracted() -> None:
     assert "fmaf(" in real
     assert "-fmad=false" in nvcc.FLAGS
     assert not any("fast" in flag for flag in nvcc.FLAGS)
+
+
+@pytest.mark.needs_nvcc
+@pytest.mark.parametrize(
+    ("pipeline", "instruction"),
+    [
+        ("int8", "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32"),
+        ("fp16", "mma.sync.aligned.m16n8k16.row.col.f32.f16"),
+    ],
+)
+@pytest.mark.parametrize(("model", "count"), [(deep, 4), (tokens, 2)], ids=["convolutions", "products"])
+def test_deep_sums_run_on_tensor_cores(
+    model: Callable[[], ir.Model], count: int, pipeline: str, instruction: str, tmp_path: Path
+) -> None:
+    made = built(model, pipeline, "cuda:sm_80")
+    assert sum(k.rule in ("cuda.tensor_conv", "cuda.tensor_matmul") for k in made.kernels) == count
+    (tmp_path / "k.cu").write_text(nvcc.whole(made.executable.source()))
+    command = [nvcc.find_nvcc(), "-ptx", "-arch=sm_80", *nvcc.FLAGS, "-o", "k.ptx", "k.cu"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    kernels = (tmp_path / "k.ptx").read_text().split(".visible .entry ")
+    assert sum(instruction in text and "cp.async" in text for text in kernels) == count
+
+
+def test_older_gpus_go_without_them() -> None:
+    assert "Optkit" not in built(deep, "int8", "cuda:sm_75").executable.source()
 
 
 @pytest.mark.needs_nvcc

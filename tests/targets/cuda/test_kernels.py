@@ -18,21 +18,34 @@ from optkit.compiler.schedule import choose
 from optkit.pipeline import Pipeline
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, others, rows
+from tests.targets.cuda.models import attention, cnn, deep, others, rows, tokens
 from tests.targets.cuda.simulate import simulated
 
 MODELS: dict[str, Callable[[], ir.Model]] = {
     "cnn": cnn,
     "cnn-batch": lambda: cnn("n"),
+    "deep": deep,
+    "tokens": tokens,
     "attention": attention,
     "attention-batch": lambda: attention("n"),
     "rows": rows,
 }
-CORNERS = [("cnn", "default"), ("cnn", "int8"), ("attention", "int8"), ("rows", "default"), ("rows", "int8")]
+CORNERS = [
+    ("deep", "int8"),
+    ("deep", "fp16"),
+    ("tokens", "int8"),
+    ("tokens", "fp16"),
+    ("cnn", "default"),
+    ("cnn", "int8"),
+    ("attention", "int8"),
+    ("rows", "default"),
+    ("rows", "int8"),
+]
 CASES = [
     *((name, pipeline) for name in MODELS for pipeline in ("default", "int8")),
     ("cnn", "fp16"),
     ("cnn", "bf16"),
+    ("deep", "fp16"),
     ("attention", "bf16"),
 ]
 

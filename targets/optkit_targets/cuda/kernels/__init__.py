@@ -8,11 +8,15 @@ from optkit_targets.cuda.kernels.fallback import FallbackRule
 from optkit_targets.cuda.kernels.injective import InjectiveRule
 from optkit_targets.cuda.kernels.matmul import MatmulRule
 from optkit_targets.cuda.kernels.rows import RowsRule
+from optkit_targets.cuda.kernels.tensor_conv import TensorConvRule
+from optkit_targets.cuda.kernels.tensor_matmul import TensorMatmulRule
 from optkit_targets.cuda.kernels.window import DepthwiseRule, PoolRule
 
 RULES: tuple[KernelRule, ...] = (
+    TensorConvRule(),
     ConvRule(),
     DepthwiseRule(),
+    TensorMatmulRule(),
     MatmulRule(),
     PoolRule(),
     RowsRule(),
