@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -58,7 +57,6 @@ class Row:
         top1: percent.
         agreement: percent of images with the answer of FP32.
         divergence: mean KL divergence from FP32, nats.
-        seconds: that quantizing took.
     """
 
     model: str
@@ -67,7 +65,6 @@ class Row:
     top1: float
     agreement: float
     divergence: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -196,13 +193,10 @@ def main(
                 known = next((r for r in rows if (r.model, r.variant) == (path.stem, name)), None)
                 if (only and name not in only) or (known is not None and known.pipeline == text and not again):
                     continue
-                start = time.perf_counter()
-                model = make()
-                seconds = time.perf_counter() - start
-                got = scores(model, data.images)
+                got = scores(make(), data.images)
                 top1 = 100 * float((got.argmax(axis=1) == data.labels).mean())
                 same = 100 * float((got.argmax(axis=1) == reference.argmax(axis=1)).mean())
-                row = Row(path.stem, name, text, top1, same, divergence(got, reference), round(seconds, 1))
+                row = Row(path.stem, name, text, top1, same, divergence(got, reference))
                 rows = [r for r in rows if (r.model, r.variant) != (path.stem, name)] + [row]
                 account = {"samples": samples, "images": len(data.images), "rows": [asdict(r) for r in rows]}
                 write_whole(output, json.dumps(account, indent=1).encode() + b"\n")
