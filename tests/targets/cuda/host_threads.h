@@ -1,5 +1,6 @@
 // A thread block on a CPU: a thread each, warps that meet at mma, copies that arrive when they are waited for.
 #pragma once
+#include <atomic>
 #include <barrier>
 #include <cmath>
 #include <cstdint>
@@ -21,13 +22,20 @@ static thread_local int thread_index;
 static thread_local std::vector<Copy> uncommitted;
 static thread_local std::deque<std::vector<Copy>> groups;
 static std::barrier<> *block_barrier, *warp_barrier[4];
+static std::atomic<int> bad_copies;  // not aligned, or from outside of the operands
+static const unsigned *data_begin, *data_end, *weights_begin, *weights_end;
 static unsigned registers_a[128][4], registers_b[128][2];
 
 OPTKIT_DEVICE int optkit_thread() { return thread_index; }
 OPTKIT_DEVICE void optkit_sync() { block_barrier->arrive_and_wait(); }
 template <int bytes>
 OPTKIT_DEVICE void optkit_copy(unsigned* to, const unsigned* from) {
-  if (reinterpret_cast<std::uintptr_t>(to) % bytes || reinterpret_cast<std::uintptr_t>(from) % bytes) std::abort();
+  const unsigned* end = from + bytes / 4;
+  const bool inside = (from >= data_begin && end <= data_end) || (from >= weights_begin && end <= weights_end);
+  if (!inside || reinterpret_cast<std::uintptr_t>(to) % bytes || reinterpret_cast<std::uintptr_t>(from) % bytes) {
+    bad_copies++;
+    return;
+  }
   uncommitted.push_back({to, from, bytes});
 }
 OPTKIT_DEVICE void optkit_commit() {

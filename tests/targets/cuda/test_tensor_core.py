@@ -71,10 +71,13 @@ def host_library(folder: Path, name: str, kind: str, geometry: Geometry | Produc
     """All thread blocks of one image or matrix, one after the other, as the function run(data, weights, out, ...)."""
     numbers = ", ".join(f"{n}u" if i == 16 else str(n) for i, n in enumerate(astuple(geometry)))
     (folder / "block.cpp").write_text(f"""
-        #include <cstdlib>
         #include "host_threads.h"
         #include "tensor_core.cuh"
-        extern "C" void run(const unsigned* data, const unsigned* weights, {kind}* out, int down, int across) {{
+        extern "C" void bounds(const unsigned* data, int words, const unsigned* weights, int more) {{
+          data_begin = data, data_end = data + words, weights_begin = weights, weights_end = weights + more;
+        }}
+        extern "C" int place(int k, int m) {{ return {name}<{kind}, {numbers}>::Left::at(k, m); }}
+        extern "C" int run(const unsigned* data, const unsigned* weights, {kind}* out, int down, int across) {{
           const int size = {(geometry.rows + 1) * geometry.columns};
           for (int y = 0; y < down; ++y)
             for (int x = 0; x < across; ++x) {{
@@ -85,6 +88,7 @@ def host_library(folder: Path, name: str, kind: str, geometry: Geometry | Produc
               }});
               std::memcpy(out + (y * across + x) * size, tile, sizeof(tile));
             }}
+          return bad_copies;
         }}""")
     include = [f"-I{HERE}", f"-I{nvcc.DEVICE}"]
     command = ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", *include, "block.cpp", "-o", "block.so"]
@@ -98,7 +102,12 @@ def tiles(library: ctypes.CDLL, g: Geometry | Product, data: np.ndarray, packed:
     down, across = -(-rows // g.rows), -(-g.blocks_out * 4 // g.columns)
     kind = np.int32 if data.dtype == np.uint8 else np.float32
     out = np.empty((down, across, g.columns // 4, g.rows + 1, 4), kind)
-    library.run(*(ctypes.c_void_p(a.ctypes.data) for a in (data, packed, out)), down, across)
+    for m in range(0, g.rows, 8):
+        for k in (0, 4):  # the words that the 32 lanes of a warp read at once
+            assert len({library.place(k + quad, m + group) % 32 for quad in range(4) for group in range(8)}) == 32
+    library.bounds(*(x for a in (data, packed) for x in (ctypes.c_void_p(a.ctypes.data), a.nbytes // 4)))
+    bad = library.run(*(ctypes.c_void_p(a.ctypes.data) for a in (data, packed, out)), down, across)
+    assert bad == 0
     return (
         out[..., :-1, :].transpose(0, 3, 1, 2, 4).reshape(down * g.rows, across * g.columns)[:rows, : g.blocks_out * 4]
     )
