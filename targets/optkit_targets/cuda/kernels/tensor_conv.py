@@ -51,7 +51,7 @@ class Convolution:
 
 
 class TensorConvRule:
-    """Takes convolutions of bytes and halves, not grouped, deep enough to fill an instruction."""
+    """Takes convolutions of bytes and halves, not grouped, deep enough to fill half an instruction."""
 
     name = "cuda.tensor_conv"
 
@@ -81,7 +81,7 @@ def _convolution(view: View) -> Convolution | None:
         return None
     operator, dtype = Operator.parse(str(text)), read_dtype(sch, conv)
     s = operator.named()
-    if dtype not in STEP or s["groups"] != 1 or s["b"] != SHORT or s["c"] < STEP[dtype]:
+    if dtype not in STEP or s["groups"] != 1 or s["b"] != SHORT or 2 * s["c"] < STEP[dtype]:
         return None
     reads = [read.source for read in sch.get(conv).reads]
     depth, group = -(-s["c"] // SHORT), GROUP[dtype]
