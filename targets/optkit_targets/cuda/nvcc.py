@@ -29,7 +29,7 @@ static __device__ __forceinline__ int optkit_dp4a_u8s8(unsigned a, int b, int c)
 """
 
 
-def whole(source: str) -> str:
+def with_device_code(source: str) -> str:
     """Generated source with the device code before it that it calls."""
     tensor_core = (DEVICE / "tensor_core.cuh").read_text() if re.search(r"\bOptkit\w+<", source) else ""
     return PRELUDE + tensor_core + source
@@ -61,7 +61,7 @@ def compile_source(source: str, arch: str) -> bytes:
     capability = arch.removeprefix("sm_")
     generate = f"arch=compute_{capability},code=[sm_{capability},compute_{capability}]"
     with tempfile.TemporaryDirectory(prefix="optkit-nvcc-") as folder:
-        (Path(folder) / "kernels.cu").write_text(whole(source))
+        (Path(folder) / "kernels.cu").write_text(with_device_code(source))
         command = [find_nvcc(), "-fatbin", *FLAGS, "-gencode", generate, "-o", "kernels.fatbin", "kernels.cu"]
         done = subprocess.run(
             command,

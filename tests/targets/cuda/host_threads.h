@@ -7,6 +7,7 @@
 #include <cstring>
 #include <deque>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #define OPTKIT_HOST
@@ -69,7 +70,7 @@ OPTKIT_DEVICE void optkit_mma(Sum* c, const unsigned* a, const unsigned* b) {
   std::memcpy(registers_a[thread_index], a, 16);
   std::memcpy(registers_b[thread_index], b, 8);
   warp_barrier[warp]->arrive_and_wait();
-  const int inner = sizeof(Sum) && static_cast<Sum>(0.5f) == 0 ? 4 : 2;
+  const int inner = std::is_integral<Sum>::value ? 4 : 2;  // terms in a word
   for (int r = 0; r < 4; ++r) {
     const int row = lane / 4 + r / 2 * 8, column = lane % 4 * 2 + r % 2;
     for (int word = 0; word < 8; ++word) {

@@ -68,8 +68,8 @@ def deep(batch: str = "2") -> ir.Model:
     )
 
 
-def tokens() -> ir.Model:
-    """Products for tensor cores: 2 x 19 tokens of 48 channels, with a bias and a function or a sum behind."""
+def tokens(batch: str = "2") -> ir.Model:
+    """Products for tensor cores: 19 tokens a sample of 48 channels, with a bias and a function or a sum behind."""
     return build(
         """
         m = MatMul(x, w0)
@@ -78,8 +78,8 @@ def tokens() -> ir.Model:
         h = MatMul(g, w1)
         y = Add(h, x)
         """,
-        inputs="float[2,19,48] x",
-        outputs="float[2,19,48] y",
+        inputs=f"float[{batch},19,48] x",
+        outputs=f"float[{batch},19,48] y",
         w0=weights(48, 80, seed=0, scale=0.2),
         b0=weights(80, seed=1),
         w1=weights(80, 48, seed=2, scale=0.2),

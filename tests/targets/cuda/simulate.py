@@ -14,6 +14,7 @@ from typing import Any
 import tvm
 import tvm_ffi
 from optkit_targets.cuda.kernels.intrinsics import DP4A, FMA
+from optkit_targets.cuda.kernels.tensor import BLOCK
 from tvm import s_tir, tirx
 
 from optkit.kernel import Choice, KernelRule
@@ -32,7 +33,7 @@ def serial(func: Any) -> Any:
         if node.kind != tirx.ForKind.THREAD_BINDING:
             return node
         block = node.body.block if isinstance(node.body, s_tir.SBlockRealize) else None
-        if block is not None and block.name_hint in ("tensor_conv", "tensor_matmul"):
+        if block is not None and block.name_hint == BLOCK:
             return _tensor_core(block)
         return tirx.For(node.loop_var, node.min, node.extent, tirx.ForKind.SERIAL, node.body)
 

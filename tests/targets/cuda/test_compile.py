@@ -43,7 +43,7 @@ def test_every_kernel_becomes_machine_code(model: Callable[[], ir.Model], pipeli
     source = made.executable.source()
     kernels = len(re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?\w+\(.*\{", source))
     assert kernels >= len(made.kernels)
-    (tmp_path / "k.cu").write_text(nvcc.whole(source))
+    (tmp_path / "k.cu").write_text(nvcc.with_device_code(source))
     for arch in ("sm_80", "sm_90"):
         command = [nvcc.find_nvcc(), "-cubin", f"-arch={arch}", *nvcc.FLAGS, "-Xptxas=-v", "-o", "k.cubin", "k.cu"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -93,7 +93,7 @@ def test_deep_sums_run_on_tensor_cores(
 ) -> None:
     made = built(model, pipeline, "cuda:sm_80")
     assert sum(k.rule in ("cuda.tensor_conv", "cuda.tensor_matmul") for k in made.kernels) == count
-    (tmp_path / "k.cu").write_text(nvcc.whole(made.executable.source()))
+    (tmp_path / "k.cu").write_text(nvcc.with_device_code(made.executable.source()))
     command = [nvcc.find_nvcc(), "-ptx", "-arch=sm_80", *nvcc.FLAGS, "-o", "k.ptx", "k.cu"]
     subprocess.run(command, cwd=tmp_path, check=True)
     kernels = (tmp_path / "k.ptx").read_text().split(".visible .entry ")

@@ -25,7 +25,9 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "cnn": cnn,
     "cnn-batch": lambda: cnn("n"),
     "deep": deep,
+    "deep-batch": lambda: deep("n"),
     "tokens": tokens,
+    "tokens-batch": lambda: tokens("n"),
     "attention": attention,
     "attention-batch": lambda: attention("n"),
     "rows": rows,
@@ -45,7 +47,7 @@ CASES = [
     *((name, pipeline) for name in MODELS for pipeline in ("default", "int8")),
     ("cnn", "fp16"),
     ("cnn", "bf16"),
-    ("deep", "fp16"),
+    *((name, "fp16") for name in ("deep", "deep-batch", "tokens", "tokens-batch")),
     ("attention", "bf16"),
 ]
 

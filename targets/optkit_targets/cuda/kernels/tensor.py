@@ -6,7 +6,7 @@ outside. What is fused behind reads them from shared memory, four neighbouring c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.tirx import op
 
+from optkit.compiler.operator import OPERATOR, Operator
+from optkit.kernel import Choice
 from optkit.target import Target
-from optkit_targets.cpu.kernels.tools import finish
+from optkit_targets.cpu.kernels.tools import View, annotation, finish, look, read_dtype, same
 
 THREADS = 128
 SHORT = 4
@@ -25,24 +27,139 @@ STEP = {"uint8": 32, "float16": 16}
 """Terms that one instruction sums."""
 GROUP = {"uint8": 4, "float16": 2}
 """Terms in a word."""
-WEIGHT = {"uint8": "int8", "float16": "float16"}
-SUM = {"uint8": "int", "float16": "float"}
-SPACE = {"rows": (64, 128), "columns": (32, 64)}
+BLOCK = "tensor_core"
+"""Name of the block that calls device code."""
+_WEIGHT = {"uint8": "int8", "float16": "float16"}
+_SUM = {"uint8": "int", "float16": "float"}
+_COMPUTE = {"uint8": "int8", "float16": "float16"}
+_SPACE = {"rows": (64, 128), "columns": (32, 64)}
 _TILES = ((128, 64), (64, 64), (64, 32))
 """Rows x columns, the most work a word read first."""
 
 
-def has_tensor_cores(target: Target) -> bool:
-    """Whether the device code runs there: the instructions came with compute capability 8.0."""
-    return target.has("tensor_core") and target.has("async_copy")
+@dataclass(frozen=True)
+class Tiled:
+    """What is computed in tiles, and the numbers that device code is made for.
+
+    Attributes:
+        dtype: of the data, "uint8" or "float16".
+        operator: with its extents.
+        extents: batch, rows and columns that tiles cover.
+        function: of the device code.
+        numbers: its template arguments behind the tile's rows and columns.
+    """
+
+    dtype: str
+    operator: Operator
+    extents: tuple[int, int, int]
+    function: str
+    numbers: tuple[object, ...]
+
+    def call(self, rows: int, columns: int) -> str:
+        """The device function for a tile of this size."""
+        return f"{self.function}<{_SUM[self.dtype]}, {', '.join(map(str, (rows, columns, *self.numbers)))}>::run"
+
+    def tile(self, cores: int) -> dict[str, int]:
+        """The largest tile of which there is one for every multiprocessor, else the smallest."""
+        batch, rows, columns = self.extents
+        for down, across in _TILES:
+            if batch * -(-rows // down) * -(-columns // across) >= cores:
+                break
+        return {"rows": down, "columns": across}
 
 
-def tile_size(batch: int, rows: int, columns: int, cores: int) -> dict[str, int]:
-    """The largest tile of which there is one for every multiprocessor, else the smallest."""
-    for down, across in _TILES:
-        if batch * -(-rows // down) * -(-columns // across) >= cores:
-            break
-    return {"rows": down, "columns": across}
+class TensorCoreRule:
+    """A rule whose one template computes sums of bytes and halves by device code.
+
+    Attributes:
+        mark: annotation of the block with the sums.
+        beside: annotations of other blocks that may be there.
+        template: name of the template.
+    """
+
+    name: str
+    mark: str
+    beside: frozenset[str]
+    template: str
+
+    def choices(self, func: Any, target: Target) -> list[Choice] | None:
+        """Tiles of `rows` x `columns`, from compute capability 8.0 on, which brought the instructions."""
+        if not target.has("tensor_core") or not target.has("async_copy"):
+            return None
+        view = look(func)
+        if self.mark not in view.ops or set(view.ops) - {self.mark} - self.beside:
+            return None
+        block = view.ops[self.mark]
+        text, dtype = annotation(view.sch, block, OPERATOR), read_dtype(view.sch, block)
+        if text is None or dtype not in STEP or same(view.sch, block, view.last):
+            return None
+        found = self.find(view, Operator.parse(str(text)), dtype)
+        if found is None:
+            return None
+
+        def apply(function: Any, chosen: Mapping[str, int]) -> Any:
+            return self.schedule(look(function), found, chosen["rows"], chosen["columns"])
+
+        compute, params = _COMPUTE[dtype], found.tile(target.cores)
+        return [Choice(self.name, self.template, 1, params, _SPACE, apply, found.operator.macs(), compute)]
+
+    def find(self, view: View, operator: Operator, dtype: str) -> Tiled | None:
+        """What the function computes, None where device code does not fit it."""
+        raise NotImplementedError
+
+    def schedule(self, view: View, found: Tiled, rows: int, columns: int) -> Any:
+        """The scheduled function."""
+        raise NotImplementedError
+
+
+def shape(buffer: Any, first: int = 0) -> list[int] | None:
+    """Extents from axis `first` on; None where one is symbolic."""
+    extents = list(buffer.shape)[first:]
+    return [int(n) for n in extents] if all(isinstance(n, int | tirx.IntImm) for n in extents) else None
+
+
+def constant_weights(view: View, block: Any, dtype: str, packed: list[int]) -> bool:
+    """Whether the block reads data, and weights of this shape in the type that goes with it; nothing else."""
+    reads = [read.source for read in view.sch.get(block).reads]
+    return len(reads) == 2 and str(reads[1].dtype) == _WEIGHT[dtype] and shape(reads[1]) == packed
+
+
+def from_outside(view: View, data: Any) -> bool:
+    """Whether no block of the function makes this tensor: device code reads it from global memory."""
+    return not any(write.source.same_as(data) for block in view.blocks for write in view.sch.get(block).writes)
+
+
+def compute_tiles(
+    sch: Any,
+    block: Any,
+    name: str,
+    size: tuple[int, int],
+    loops: Sequence[Any],
+    index: Callable[[Sequence[Any]], tuple[Any, Any, Any]],
+    image: tuple[Any, ...] = (),
+) -> Any:
+    """The function with a tile a thread block, its sums by the device function `name`.
+
+    Args:
+        size: rows and columns of the tile.
+        loops: of the output: over tiles across and down, over a tile's elements (two, the threads' order), and over
+            the channels of a block.
+        index: channel block, row and channel in the block, from the indices of the sums' tensor.
+        image: loops over what of the data a tile reads, bound to threads already.
+    """
+    across, down, outer, inner, channels = loops
+    sch.bind(across, "blockIdx.y")
+    sch.bind(down, "blockIdx.x")
+    sch.compute_at(block, down, preserve_unit_loops=True)
+    sch.set_scope(block, 0, "shared")
+    _, thread = sch.split(sch.fuse(outer, inner), [None, THREADS])
+    sch.bind(thread, "threadIdx.x")
+    sch.vectorize(channels)
+    column, row, *lead = (sch.get(loop).loop_var for loop in (across, down, *image))
+    around = [sch.get(loop).loop_var for loop in sch.get_loops(block)]
+    place = next(i for i, variable in enumerate(around) if variable.same_as(row))
+    sums = Sums(name, around[place + 1], column, row, *size, index, tuple(lead))
+    return use_device_code(sch, sums)
 
 
 @dataclass(frozen=True)
@@ -51,7 +168,6 @@ class Sums:
 
     Attributes:
         name: of the device function.
-        block: the block's new name.
         outermost: variable of the outermost loop around the sums alone.
         across, down: variables of the tile's column and row.
         rows, columns: the tile's size.
@@ -60,14 +176,13 @@ class Sums:
     """
 
     name: str
-    block: str
     outermost: Any
     across: Any
     down: Any
     rows: int
     columns: int
     index: Callable[[Sequence[Any]], tuple[Any, Any, Any]]
-    image: tuple[Any, ...] = ()
+    image: tuple[Any, ...]
 
 
 def use_device_code(sch: Any, sums: Sums) -> Any:
@@ -104,7 +219,7 @@ def use_device_code(sch: Any, sums: Sums) -> Any:
         pointers = pointer(tile), pointer(data, sums.image), pointer(weights)
         call = op.call_extern("int32", sums.name, *pointers, *numbers)
         whole = [tirx.BufferRegion(b, [tvm.ir.Range(0, n) for n in b.shape]) for b in (data, weights, tile)]
-        block = s_tir.SBlock([], whole[:2], whole[2:], sums.block, tirx.Evaluate(call))
+        block = s_tir.SBlock([], whole[:2], whole[2:], BLOCK, tirx.Evaluate(call))
         binding = tirx.IterVar(None, tirx.Var("", wide), tirx.IterVar.ThreadIndex, "threadIdx.x")
         realize = s_tir.SBlockRealize([], tirx.const(True, "bool"), block)
         thread = tirx.Var("thread", wide)

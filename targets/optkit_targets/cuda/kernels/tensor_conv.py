@@ -2,107 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import tvm
 from tvm import tirx
 from tvm.tirx import IndexMap
 
-from optkit.compiler.operator import OPERATOR, Operator
-from optkit.kernel import Choice
-from optkit.target import Target
-from optkit_targets.cpu.kernels.tools import View, annotation, inline_rest, look, read_dtype, same
+from optkit.compiler.operator import CONV, Operator
+from optkit_targets.cpu.kernels.tools import View, inline_rest
 from optkit_targets.cuda.kernels.tensor import (
     GROUP,
     SHORT,
-    SPACE,
     STEP,
-    SUM,
-    THREADS,
-    WEIGHT,
-    Sums,
-    has_tensor_cores,
-    tile_size,
-    use_device_code,
+    TensorCoreRule,
+    Tiled,
+    compute_tiles,
+    constant_weights,
+    from_outside,
+    shape,
 )
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """What is computed: the numbers that device code is made for.
-
-    Attributes:
-        fill: a word of what is read outside the image.
-    """
-
-    dtype: str
-    operator: Operator
-    fill: int
-
-    def call(self, rows: int, columns: int) -> str:
-        """The device function."""
-        s = self.operator.named()
-        blocks = (-(-s["c"] // SHORT), -(-s["o"] // SHORT))
-        window = (s["kh"], s["kw"], s["sh"], s["sw"], s["dh"], s["dw"], s["pt"], s["pl"])
-        numbers = (rows, columns, *blocks, s["h"], s["w"], *self.operator.output(), *window)
-        return f"OptkitConv<{SUM[self.dtype]}, {', '.join(map(str, numbers))}, {self.fill}u>::run"
-
-
-class TensorConvRule:
+class TensorConvRule(TensorCoreRule):
     """Takes convolutions of bytes and halves, not grouped, deep enough to fill half an instruction."""
 
-    name = "cuda.tensor_conv"
+    name, mark, beside, template = "cuda.tensor_conv", "conv", frozenset({"pad", "crop"}), "implicit_gemm"
 
-    def choices(self, func: Any, target: Target) -> list[Choice] | None:
-        """One template: a tile of `rows` positions and `columns` channels."""
-        if not has_tensor_cores(target):
+    def find(self, view: View, operator: Operator, dtype: str) -> Tiled | None:
+        """Any stride, dilation and padding; batches of any size."""
+        sch, conv, pad = view.sch, view.ops["conv"], view.ops.get("pad")
+        s = operator.named()
+        if operator.kind != CONV or s["groups"] != 1 or s["b"] != SHORT or 2 * s["c"] < STEP[dtype]:
             return None
-        found = _convolution(look(func))
-        if found is None:
+        blocks, group = (-(-s["c"] // SHORT), -(-s["o"] // SHORT)), GROUP[dtype]
+        packed = [blocks[1], blocks[0], s["kh"], s["kw"], SHORT // group, SHORT, group]
+        fill = 0 if pad is None else _padding(sch.get(pad))
+        if fill is None or not constant_weights(view, conv, dtype, packed):
             return None
-        s, (height, width) = found.operator.named(), found.operator.output()
-
-        def apply(function: Any, chosen: Mapping[str, int]) -> Any:
-            return schedule(look(function), found, chosen["rows"], chosen["columns"])
-
-        compute = "int8" if found.dtype == "uint8" else found.dtype
-        params = tile_size(s["n"], height * width, s["o"], target.cores)
-        return [Choice(self.name, "implicit_gemm", 1, params, SPACE, apply, found.operator.macs(), compute)]
-
-
-def _convolution(view: View) -> Convolution | None:
-    if "conv" not in view.ops or set(view.ops) - {"conv", "pad", "crop"}:
-        return None
-    sch, conv, pad = view.sch, view.ops["conv"], view.ops.get("pad")
-    text = annotation(sch, conv, OPERATOR)
-    if text is None or same(sch, conv, view.last):
-        return None
-    operator, dtype = Operator.parse(str(text)), read_dtype(sch, conv)
-    s = operator.named()
-    if dtype not in STEP or s["groups"] != 1 or s["b"] != SHORT or 2 * s["c"] < STEP[dtype]:
-        return None
-    reads = [read.source for read in sch.get(conv).reads]
-    depth, group = -(-s["c"] // SHORT), GROUP[dtype]
-    kernel = [-(-s["o"] // SHORT), depth, s["kh"], s["kw"], SHORT // group, SHORT, group]
-    if len(reads) != 2 or str(reads[1].dtype) != WEIGHT[dtype] or list(map(int, reads[1].shape)) != kernel:
-        return None
-    data, fill = reads[0], 0
-    if pad is not None:
-        value = _padding(sch.get(pad))
-        if value is None:
+        data = sch.get(conv if pad is None else pad).reads[0].source
+        if shape(data, 1) != [blocks[0], s["h"], s["w"], SHORT] or not from_outside(view, data):
             return None
-        data, fill = sch.get(pad).reads[0].source, value
-    if list(map(int, data.shape)) != [s["n"], depth, s["h"], s["w"], SHORT]:
-        return None
-    if any(write.source.same_as(data) for block in view.blocks for write in sch.get(block).writes):
-        return None
-    height, width = operator.output()
-    positions = list(map(int, sch.get(conv).writes[0].source.shape))[2:-1]
-    if positions not in ([height, width], [height * width]):
-        return None  # rounded up to a register tile
-    return Convolution(dtype, operator, fill)
+        height, width = operator.output()
+        sums, out = (shape(sch.get(block).writes[0].source, 1) for block in (conv, view.last))
+        if sums not in ([blocks[1], height, width, SHORT], [blocks[1], height * width, SHORT]):
+            return None  # rounded up to a register tile
+        if out != [blocks[1], height, width, SHORT]:
+            return None
+        window = (s["kh"], s["kw"], s["sh"], s["sw"], s["dh"], s["dw"], s["pt"], s["pl"])
+        numbers = (*blocks, s["h"], s["w"], height, width, *window, f"{fill}u")
+        return Tiled(dtype, operator, (s["n"], height * width, s["o"]), "OptkitConv", numbers)
+
+    def schedule(self, view: View, found: Tiled, rows: int, columns: int) -> Any:
+        """Threads of a tile are neighbouring positions: so their four channels lie side by side."""
+        sch, conv = view.sch, view.ops["conv"]
+        if len(sch.get(conv).writes[0].source.shape) == 5:
+            width = found.operator.output()[1]
+            sch.transform_layout(conv, ("write", 0), lambda n, o, y, x, v: (n, o, y * width + x, v))
+            flat = IndexMap.from_func(lambda n, o, y, x, *rest: (n, o, y * width + x, *rest), ndim=10)
+            sch.transform_block_layout(conv, flat)
+        inline_rest(view, [conv])
+        n, c, y, x, v = sch.get_loops(view.last)
+        across, ci = sch.split(c, [None, columns // SHORT])
+        down, pi = sch.split(sch.fuse(y, x), [None, rows])
+        sch.reorder(n, across, down, ci, pi, v)
+        sch.bind(n, "blockIdx.z")
+        name, loops = found.call(rows, columns), (across, down, ci, pi, v)
+        return compute_tiles(sch, conv, name, (rows, columns), loops, lambda i: (i[1], i[2], i[3]), (n,))
 
 
 def _padding(block: Any) -> int | None:
@@ -116,29 +81,3 @@ def _padding(block: Any) -> int | None:
     if isinstance(outside, tirx.FloatImm):
         return 0 if outside.value == 0 else None
     return int(outside.value) * 0x01010101 if isinstance(outside, tirx.IntImm) else None
-
-
-def schedule(view: View, found: Convolution, rows: int, columns: int) -> Any:
-    """Apply the template."""
-    sch, conv = view.sch, view.ops["conv"]
-    if len(sch.get(conv).writes[0].source.shape) == 5:
-        width = found.operator.output()[1]
-        sch.transform_layout(conv, ("write", 0), lambda n, o, y, x, v: (n, o, y * width + x, v))
-        flat = IndexMap.from_func(lambda n, o, y, x, *rest: (n, o, y * width + x, *rest), ndim=10)
-        sch.transform_block_layout(conv, flat)
-    inline_rest(view, [conv])
-    n, c, y, x, v = sch.get_loops(view.last)
-    across, ci = sch.split(c, [None, columns // SHORT])
-    down, pi = sch.split(sch.fuse(y, x), [None, rows])
-    sch.reorder(n, across, down, ci, pi, v)
-    for loop, axis in ((n, "blockIdx.z"), (across, "blockIdx.y"), (down, "blockIdx.x")):
-        sch.bind(loop, axis)
-    sch.compute_at(conv, down, preserve_unit_loops=True)
-    sch.set_scope(conv, 0, "shared")
-    _, thread = sch.split(sch.fuse(ci, pi), [None, THREADS])
-    sch.bind(thread, "threadIdx.x")
-    sch.vectorize(v)
-    outermost, column, row, image = (sch.get(loop).loop_var for loop in (sch.get_loops(conv)[3], across, down, n))
-    name = found.call(rows, columns)
-    sums = Sums(name, "tensor_conv", outermost, column, row, rows, columns, lambda i: (i[1], i[2], i[3]), (image,))
-    return use_device_code(sch, sums)
