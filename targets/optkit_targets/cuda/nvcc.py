@@ -29,10 +29,23 @@ static __device__ __forceinline__ int optkit_dp4a_u8s8(unsigned a, int b, int c)
 """
 
 
+_FILES = {
+    "tensor_core.cuh": {"OptkitConv", "OptkitMatmul", "OptkitProduct"},
+    "attention.cuh": {"OptkitAttention"},
+}
+"""Device code by file, and what kernels call in it."""
+
+
 def with_device_code(source: str) -> str:
     """Generated source with the device code before it that it calls."""
-    tensor_core = (DEVICE / "tensor_core.cuh").read_text() if re.search(r"\bOptkit\w+<", source) else ""
-    return PRELUDE + tensor_core + source
+    return PRELUDE + "".join((DEVICE / name).read_text() for name in _needed(source)) + source
+
+
+def _needed(source: str) -> tuple[str, ...]:
+    called = set(re.findall(r"\b(Optkit\w+)<", source))
+    if not called:
+        return ()
+    return ("instructions.cuh", *(name for name, has in _FILES.items() if called & has))
 
 
 FLAGS = ("-O3", "-std=c++17", "-fmad=false", "--expt-relaxed-constexpr", "-w")

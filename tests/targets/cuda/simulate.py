@@ -49,45 +49,87 @@ def serial(func: Any) -> Any:
 
 
 def _tensor_core(block: Any) -> Any:
-    """The sums of a tile, once for all threads."""
-    name, *pointers, column, row = block.body.value.args
-    tile, data, weights = (pointer.args[0] for pointer in pointers)
-    function, _, *words = re.findall(r"\w+", name.value)
-    rows, columns, depth, outs, *numbers = (int(word.rstrip("u")) for word in words[:-1])
-    convolution = function == "OptkitConv"
-    ky, kx = numbers[4:6] if convolution else (1, 1)
-    kind = str(tile.source.dtype)
-    extents = {"o": columns // 4, "m": rows, "v": 4, "k": depth, "ky": ky, "kx": kx, "r": 4}
-    i = {letter: tirx.Var(letter, "int32") for letter in extents}
-    position, place = row + i["m"], [i["o"], i["m"], i["v"]]
-    if convolution:
-        limit = numbers[2] * numbers[3]
-        value = _element(data, i, position, numbers).astype(kind)
-    else:
-        (limit,) = numbers
-        lead = data.source.shape[1:-1]
-        indices = [position // math.prod(map(int, lead)), *([position % int(lead[0])] if lead else [])]
-        value = tirx.BufferLoad(data.source, [*indices, i["k"] * 4 + i["r"]]).astype(kind)
-    group, word = int(weights.source.shape[-1]), i["k"] * 4 + i["r"]
-    inner = [i["k"], i["ky"], i["kx"], i["r"] // group] if convolution else [word // group]
-    weight = tirx.BufferLoad(weights.source, [column + i["o"], *inner, i["v"], i["r"] % group]).astype(kind)
-    body: Any = tirx.BufferStore(tile.source, tirx.BufferLoad(tile.source, place) + value * weight, place)
-    for letter in ("r", "kx", "ky", "k"):
-        body = tirx.For(i[letter], 0, extents[letter], tirx.ForKind.SERIAL, body)
-    body = tirx.IfThenElse(tirx.all(column + i["o"] < outs, position < limit), body, None)
-    body = tirx.SeqStmt([tirx.BufferStore(tile.source, tirx.const(0, kind), place), body])
-    for letter in ("v", "m", "o"):
-        body = tirx.For(i[letter], 0, extents[letter], tirx.ForKind.SERIAL, body)
+    """What device code leaves in a tile, once for all threads."""
+    name, *arguments = block.body.value.args
+    function, *words = re.findall(r"\w+", name.value)[:-1]
+    tensors = [argument.args[0] for argument in arguments if isinstance(argument, tvm.ir.Call)]
+    numbers = [int(word.rstrip("u")) for word in words if word not in ("int", "float")]
+    column, row = arguments[-2:]
+    body = _SIMULATED[function](*tensors, numbers, column, row)
     whole = s_tir.SBlock([], block.reads, block.writes, block.name_hint, body)
     return s_tir.SBlockRealize([], tirx.const(True, "bool"), whole)
 
 
-def _element(data: Any, i: Mapping[str, Any], position: Any, numbers: list[int]) -> Any:
+def _nest(loops: Mapping[Any, int], body: Any) -> Any:
+    """Serial loops around a statement, the first outermost."""
+    for variable, extent in reversed(loops.items()):
+        body = tirx.For(variable, 0, extent, tirx.ForKind.SERIAL, body)
+    return body
+
+
+def _sums(tile: Any, numbers: list[int], inside: Any, terms: Mapping[Any, int], value: Any, i: list[Any]) -> Any:
+    """Zero in the whole tile, and sums where `inside` says that the result is."""
+    add = tirx.BufferStore(tile.source, tirx.BufferLoad(tile.source, i) + value, i)
+    zero = tirx.BufferStore(tile.source, tirx.const(0, str(tile.source.dtype)), i)
+    rows, columns = numbers[:2]
+    over = dict(zip(i, (columns // 4, rows, 4), strict=True))
+    return _nest(over, tirx.SeqStmt([zero, tirx.IfThenElse(inside, _nest(terms, add), None)]))
+
+
+def _variables(letters: str) -> list[Any]:
+    return [tirx.Var(letter, "int32") for letter in letters]
+
+
+def _conv(tile: Any, data: Any, weights: Any, numbers: list[int], column: Any, row: Any) -> Any:
+    depth, outs, *geometry = numbers[6:]
+    h, w, oh, ow, ky, kx, *rest = geometry
+    place = o, m, v = _variables("omv")
+    k, y, x, r = _variables("kyxr")
+    position, out, kind = row + m, column // 4 + o, str(tile.source.dtype)
+    value = _element(data, (k, y, x, r), position, [h, w, ow, *rest]).astype(kind)
+    group = int(weights.source.shape[-1])
+    weight = tirx.BufferLoad(weights.source, [out, k, y, x, r // group, v, r % group]).astype(kind)
+    inside = tirx.all(out < outs, position < oh * ow)
+    return _sums(tile, numbers, inside, {k: depth, y: ky, x: kx, r: 4}, value * weight, place)
+
+
+def _matmul(tile: Any, data: Any, weights: Any, numbers: list[int], column: Any, row: Any) -> Any:
+    depth, outs, rows = numbers[6:]
+    place = o, m, v = _variables("omv")
+    (k,) = _variables("k")
+    position, out, kind = row + m, column // 4 + o, str(tile.source.dtype)
+    lead = data.source.shape[1:-1]
+    indices = [position // math.prod(map(int, lead)), *([position % int(lead[0])] if lead else [])]
+    group = int(weights.source.shape[-1])
+    weight = tirx.BufferLoad(weights.source, [out, k // group, v, k % group]).astype(kind)
+    value = tirx.BufferLoad(data.source, [*indices, k]).astype(kind)
+    return _sums(tile, numbers, tirx.all(out < outs, position < rows), {k: depth * 4}, value * weight, place)
+
+
+def _product(tile: Any, left: Any, right: Any, numbers: list[int], column: Any, row: Any) -> Any:
+    depth, columns, rows, transposed = numbers[6:]
+    place = o, m, v = _variables("omv")
+    (k,) = _variables("k")
+    position, out = row + m, column + o * 4 + v
+    second = [out, k] if transposed else [k, out]
+    value, other = (
+        tirx.BufferLoad(t.source, [*t.indices[:-2], *at]).astype("float32")
+        for t, at in ((left, [position, k]), (right, second))
+    )
+    inside = tirx.all(out < columns, position < rows)
+    return _sums(tile, numbers, inside, {k: depth * 4}, value * other, place)
+
+
+_SIMULATED = {"OptkitConv": _conv, "OptkitMatmul": _matmul, "OptkitProduct": _product}
+
+
+def _element(data: Any, term: tuple[Any, ...], position: Any, numbers: list[int]) -> Any:
     """What a convolution multiplies, or the padding."""
-    h, w, _, ow, _, _, sy, sx, dy, dx, top, left, fill = numbers
-    y = position // ow * sy - top + i["ky"] * dy
-    x = position % ow * sx - left + i["kx"] * dx
-    read = tirx.BufferLoad(data.source, [data.indices[0], i["k"], y, x, i["r"]])
+    h, w, ow, sy, sx, dy, dx, top, left, fill = numbers
+    block, ky, kx, lane = term
+    y = position // ow * sy - top + ky * dy
+    x = position % ow * sx - left + kx * dx
+    read = tirx.BufferLoad(data.source, [data.indices[0], block, y, x, lane])
     inside = tirx.all(y >= 0, y < h, x >= 0, x < w)
     return tirx.if_then_else(inside, read, tirx.const(fill & 255, str(data.source.dtype)))
 
@@ -134,17 +176,25 @@ class _Serial:
 
     def _serial(self, choice: Choice) -> Choice:
         def apply(func: Any, params: Mapping[str, int]) -> Any:
-            return serial(choice.apply(func, params))
+            scheduled = choice.apply(func, params)
+            if not self.largest:
+                return serial(scheduled)
+            for name, values in choice.space.items():
+                try:
+                    params = {**params, name: max(values)}
+                    scheduled = choice.apply(func, params)
+                except ValueError:  # too large together with those before
+                    params = {**params, name: min(values)}
+            return serial(scheduled)
 
-        corner = {name: max(values) for name, values in choice.space.items()}
-        return replace(choice, apply=apply, params={**choice.params, **corner} if self.largest else choice.params)
+        return replace(choice, apply=apply)
 
 
 def simulated(real: Target, largest: bool = False) -> Target:
     """`real` with its layouts and schedules, and code for any CPU of this machine's architecture.
 
-    With `largest`, every parameter takes the largest value of its space and not the model's choice, which for
-    small tensors is the smallest.
+    With `largest`, every parameter takes the largest value of its space that still fits and not the model's choice,
+    which for small tensors is the smallest.
 
     Not for this very CPU: LLVM 22 miscompiles scalar float16 loops that it vectorizes for AVX-512 itself.
     """

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from optkit_targets.cuda import nvcc
+from optkit_targets.cuda.kernels.tiles import Tile
 
 from optkit.compiler.packing import conv_weight, matmul_weight
 
 HERE = Path(__file__).parent
+NEEDS = pytest.mark.skipif(shutil.which("g++") is None, reason="runs the device code as C++20, by g++")
 
 
 @dataclass(frozen=True)
 class Geometry:
     """The numbers of `OptkitConv`, in its order."""
 
-    rows: int
-    columns: int
     blocks_in: int
     blocks_out: int
     h: int
@@ -40,12 +40,19 @@ class Geometry:
     fill: int = 0
 
 
+SMALL, WIDE, SQUARE = Tile(64, 32, 1, 2, 1), Tile(128, 64, 1, 4, 1), Tile(64, 64, 2, 3, 1)
+SLICED, LARGE, FLAT = Tile(32, 64, 1, 3, 4), Tile(128, 128, 2, 2, 1), Tile(32, 128, 2, 2, 2)
 GEOMETRIES = {
-    "pointwise, tiles not full": Geometry(64, 32, 3, 5, 7, 9, 7, 9),
-    "pointwise, many steps": Geometry(128, 64, 40, 18, 6, 11, 6, 11),
-    "3x3, padded": Geometry(64, 64, 9, 16, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080),
-    "3x3, stride 2": Geometry(128, 32, 4, 8, 13, 9, 7, 5, 3, 3, 2, 2, top=1, left=1, fill=0x07070707),
-    "dilated, not square": Geometry(64, 32, 6, 3, 11, 12, 9, 8, 2, 3, dy=2, dx=2, fill=0),
+    "pointwise, tiles not full": (SMALL, Geometry(3, 5, 7, 9, 7, 9)),
+    "pointwise, many steps": (WIDE, Geometry(40, 18, 6, 11, 6, 11)),
+    "pointwise, vectors of positions": (LARGE, Geometry(20, 40, 12, 15, 12, 15)),
+    "pointwise, slices": (SLICED, Geometry(50, 18, 6, 6, 6, 6)),
+    "3x3, padded": (SQUARE, Geometry(9, 16, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080)),
+    "3x3, slices": (FLAT, Geometry(16, 33, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x01010101)),
+    "3x3, stride 2": (Tile(128, 32, 1, 3, 1), Geometry(4, 8, 13, 9, 7, 5, 3, 3, 2, 2, top=1, left=1, fill=0x07070707)),
+    "one block in": (SQUARE, Geometry(1, 16, 15, 13, 8, 7, 7, 7, 2, 2, top=3, left=3, fill=0x80808080)),
+    "few blocks in, slices": (SLICED, Geometry(3, 4, 9, 9, 9, 9, 3, 3, top=1, left=1, fill=0x03030303)),
+    "dilated, not square": (SMALL, Geometry(6, 3, 11, 12, 9, 8, 2, 3, dy=2, dx=2, fill=0)),
 }
 
 
@@ -53,43 +60,51 @@ GEOMETRIES = {
 class Product:
     """The numbers of `OptkitMatmul`, in its order."""
 
-    rows: int
-    columns: int
     blocks_in: int
     blocks_out: int
     m: int
 
 
 PRODUCTS = {
-    "not full": Product(64, 32, 4, 3, 37),
-    "many steps": Product(128, 64, 44, 21, 150),
-    "one strip of warps": Product(128, 32, 12, 8, 128),
+    "not full": (SMALL, Product(4, 3, 37)),
+    "many steps": (WIDE, Product(44, 21, 150)),
+    "one row, slices": (SLICED, Product(100, 25, 1)),
+    "deep steps": (LARGE, Product(36, 40, 100)),
+    "one strip of warps": (Tile(128, 32, 2, 3, 1), Product(12, 8, 128)),
 }
 
 
-def host_library(folder: Path, name: str, kind: str, geometry: Geometry | Product) -> ctypes.CDLL:
-    """All thread blocks of one image or matrix, one after the other, as the function run(data, weights, out, ...)."""
-    numbers = ", ".join(f"{n}u" if i == 16 else str(n) for i, n in enumerate(astuple(geometry)))
+@dataclass(frozen=True)
+class Pair:
+    """The numbers of `OptkitProduct`, in its order."""
+
+    blocks_in: int
+    n: int
+    m: int
+    transposed: int
+
+
+PAIRS = {
+    "rows by rows": (SQUARE, Pair(16, 50, 70, 1)),
+    "rows by rows, slices": (SLICED, Pair(38, 33, 20, 1)),
+    "rows by columns": (SQUARE, Pair(22, 56, 70, 0)),
+    "rows by columns, wide": (LARGE, Pair(10, 136, 130, 0)),
+    "rows by columns, slices": (Tile(32, 32, 2, 2, 2), Pair(36, 40, 33, 0)),
+}
+
+
+def host_library(folder: Path, source: str, slices: int) -> ctypes.CDLL:
+    """The device code and `source` behind it, compiled for this machine."""
     (folder / "block.cpp").write_text(f"""
+        #define SLICES_OF_BLOCK {slices}
         #include "host_threads.h"
+        #include "instructions.cuh"
         #include "tensor_core.cuh"
+        #include "attention.cuh"
         extern "C" void bounds(const unsigned* data, int words, const unsigned* weights, int more) {{
           data_begin = data, data_end = data + words, weights_begin = weights, weights_end = weights + more;
         }}
-        extern "C" int place(int k, int m) {{ return {name}<{kind}, {numbers}>::Left::at(k, m); }}
-        extern "C" int run(const unsigned* data, const unsigned* weights, {kind}* out, int down, int across) {{
-          const int size = {(geometry.rows + 1) * geometry.columns};
-          for (int y = 0; y < down; ++y)
-            for (int x = 0; x < across; ++x) {{
-              alignas(16) static {kind} tile[size];
-              for (auto& value : tile) value = 77;
-              run_block([&] {{
-                {name}<{kind}, {numbers}>::run(tile, data, weights, x * {geometry.columns // 4}, y * {geometry.rows});
-              }});
-              std::memcpy(out + (y * across + x) * size, tile, sizeof(tile));
-            }}
-          return bad_copies;
-        }}""")
+        {source}""")
     include = [f"-I{HERE}", f"-I{nvcc.DEVICE}"]
     command = ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", *include, "block.cpp", "-o", "block.so"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -97,20 +112,50 @@ def host_library(folder: Path, name: str, kind: str, geometry: Geometry | Produc
     return ctypes.CDLL(str(folder / "block.so"))
 
 
-def tiles(library: ctypes.CDLL, g: Geometry | Product, data: np.ndarray, packed: np.ndarray, rows: int) -> np.ndarray:
-    """(rows, output channels) of all tiles."""
-    down, across = -(-rows // g.rows), -(-g.blocks_out * 4 // g.columns)
-    kind = np.int32 if data.dtype == np.uint8 else np.float32
-    out = np.empty((down, across, g.columns // 4, g.rows + 1, 4), kind)
-    for m in range(0, g.rows, 8):
-        for k in (0, 4):  # the words that the 32 lanes of a warp read at once
-            assert len({library.place(k + quad, m + group) % 32 for quad in range(4) for group in range(8)}) == 32
-    library.bounds(*(x for a in (data, packed) for x in (ctypes.c_void_p(a.ctypes.data), a.nbytes // 4)))
-    bad = library.run(*(ctypes.c_void_p(a.ctypes.data) for a in (data, packed, out)), down, across)
-    assert bad == 0
-    return (
-        out[..., :-1, :].transpose(0, 3, 1, 2, 4).reshape(down * g.rows, across * g.columns)[:rows, : g.blocks_out * 4]
+def pointers(*arrays: np.ndarray) -> list[ctypes.c_void_p]:
+    """Addresses for a call."""
+    return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+
+
+def tiles(
+    folder: Path, name: str, tile: Tile, numbers: tuple[int, ...], operands: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """All thread blocks of one image or matrix, one after the other: (rows, columns), for rows and columns whole."""
+    kind, result = ("int", np.int32) if operands[0].dtype == np.uint8 else ("float", np.float32)
+    m, n = numbers[-2:]
+    sizes = (tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.planes)
+    text = ", ".join([kind, *map(str, sizes), *(f"{v}u" if i == 14 else str(v) for i, v in enumerate(numbers[:-2]))])
+    down, across = -(-m // tile.rows), -(-n // tile.columns)
+    library = host_library(
+        folder,
+        f"""
+        typedef {name}<{text}> Code;
+        extern "C" int left(int k, int m) {{ return Code::Left::at(k, m); }}
+        extern "C" int right(int k, int n) {{ return Code::Right::at(k, n); }}
+        extern "C" int run(const unsigned* data, const unsigned* weights, {kind}* out) {{
+          const int size = {tile.planes * (tile.rows + 1) * 4}, kept = {(tile.rows + 1) * tile.columns};
+          for (int y = 0; y < {down}; ++y)
+            for (int x = 0; x < {across}; ++x) {{
+              alignas(16) static {kind} tile[size + 1];
+              for (auto& value : tile) value = 77;
+              run_block([&] {{ Code::run(tile, data, weights, x * {tile.columns}, y * {tile.rows}); }});
+              if (tile[size] != 77) bad_copies++;
+              std::memcpy(out + (y * {across} + x) * kept, tile, kept * sizeof({kind}));
+            }}
+          return bad_copies;
+        }}""",
+        tile.slices,
     )
+    for at, extent, group in ((library.left, tile.rows, 8), (library.right, tile.columns, 8)):
+        for i in range(0, extent, group):
+            for k in range(0, 8 * tile.deep, 4):  # the words that the 32 lanes of a warp read at once
+                places = {at(k + quad, i + g) for quad in range(4) for g in range(group)}
+                assert len({place % 32 for place in places}) == len(places)
+    out = np.empty((down, across, tile.columns // 4, tile.rows + 1, 4), result)
+    library.bounds(*(x for a in operands for x in (*pointers(a), a.nbytes // 4)))
+    assert library.run(*pointers(*operands, out)) == 0
+    whole = out[..., :-1, :].transpose(0, 3, 1, 2, 4)
+    return whole.reshape(down * tile.rows, across * tile.columns)[:m, :n]
 
 
 def agree(found: np.ndarray, want: np.ndarray) -> None:
@@ -135,9 +180,6 @@ def sums(data: np.ndarray, weights: np.ndarray, g: Geometry, fill: float) -> np.
     return total
 
 
-NEEDS = pytest.mark.skipif(shutil.which("g++") is None, reason="runs the device code as C++20, by g++")
-
-
 def operands(kind: str, *shapes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, int]:
     """Data and weights of all values, and the channels in that a word of weights holds."""
     rng = np.random.default_rng(0)
@@ -151,12 +193,14 @@ def operands(kind: str, *shapes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarra
 @pytest.mark.parametrize("kind", ["int", "float"])
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
-    g = GEOMETRIES[name] if kind == "int" else replace(GEOMETRIES[name], fill=0)
+    tile, g = GEOMETRIES[name]
+    g = g if kind == "int" else replace(g, fill=0)
     shape, kernel = (g.blocks_in * 4, g.h, g.w), (g.blocks_out * 4, g.blocks_in * 4, g.ky, g.kx)
     data, weights, group = operands(kind, shape, kernel)
     blocked = np.ascontiguousarray(data.reshape(g.blocks_in, 4, g.h, g.w).transpose(0, 2, 3, 1))
     packed = conv_weight(weights, 1, 4, 4, group)
-    found = tiles(host_library(tmp_path, "OptkitConv", kind, g), g, blocked, packed, g.oh * g.ow)
+    numbers = (*astuple(g), g.oh * g.ow, g.blocks_out * 4)
+    found = tiles(tmp_path, "OptkitConv", tile, numbers, (blocked, packed))
     agree(found, sums(data, weights, g, g.fill & 255))
 
 
@@ -164,8 +208,19 @@ def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Pa
 @pytest.mark.parametrize("kind", ["int", "float"])
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_tiles_of_a_product_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
-    p = PRODUCTS[name]
+    tile, p = PRODUCTS[name]
     data, weights, group = operands(kind, (p.m, p.blocks_in * 4), (p.blocks_in * 4, p.blocks_out * 4))
     packed = matmul_weight(weights, 4, group)
-    found = tiles(host_library(tmp_path, "OptkitMatmul", kind, p), p, data, packed, p.m)
+    found = tiles(tmp_path, "OptkitMatmul", tile, (*astuple(p), p.m, p.blocks_out * 4), (data, packed))
     agree(found, data.astype(np.float64) @ weights.astype(np.float64))
+
+
+@NEEDS
+@pytest.mark.parametrize("name", PAIRS)
+def test_tiles_of_a_product_of_activations_hold_its_sums(name: str, tmp_path: Path) -> None:
+    tile, p = PAIRS[name]
+    depth = p.blocks_in * 4
+    left, right, _ = operands("float", (p.m, depth), (p.n, depth) if p.transposed else (depth, p.n))
+    found = tiles(tmp_path, "OptkitProduct", tile, (*astuple(p), p.m, p.n), (left, right))
+    other = right.T if p.transposed else right
+    agree(found, left.astype(np.float64) @ other.astype(np.float64))

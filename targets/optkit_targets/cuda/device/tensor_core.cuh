@@ -1,49 +1,11 @@
-// Convolution (implicit GEMM, NCHW4c) and matrix product on tensor cores: uint8 x int8 to int32, half x half to float.
+// Convolution (implicit GEMM, NCHW4c) and matrix products on tensor cores: uint8 x int8 to int32, half x half to float.
 //
-// A word is what one operand register of mma holds of a row: four bytes or two halves, neighbours along the channels.
-// Both m16n8k32 on bytes and m16n8k16 on halves are 16 rows x 8 words x 8 columns with the same layout of registers
-// (PTX ISA, "Matrix Fragments for mma.m16n8k16/m16n8k32"), so one loop serves both. Blocks of four channels are one
-// word of bytes or two of halves: fragments are read as words straight from where positions lie side by side, without
-// a transposition. Bank conflicts: strides of 8 words more than a multiple of 32, or vectors that change places, leave
-// the 32 words of a fragment's register on 32 banks.
+// Blocks of four channels are one word of bytes or two of halves: fragments are read as words straight from where
+// positions lie side by side, without a transposition. Bank conflicts: strides of 8 words more than a multiple of 32,
+// or vectors that change places, leave the 32 words of a fragment's register on 32 banks.
 //
-// What only a GPU has stands in `optkit_*` functions below; with OPTKIT_HOST they come from elsewhere.
-#pragma once
-
-#ifndef OPTKIT_HOST
-#define OPTKIT_DEVICE static __device__ __forceinline__
-#define OPTKIT_MEMBER __device__ __forceinline__
-
-// `bytes` (4, 8 or 16) from global to shared memory, asynchronously
-template <int bytes>
-OPTKIT_DEVICE void optkit_copy(unsigned* to, const unsigned* from) {
-  unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  if (bytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(from), "n"(bytes) : "memory");
-  }
-}
-OPTKIT_DEVICE void optkit_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int pending>
-OPTKIT_DEVICE void optkit_wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
-}
-OPTKIT_DEVICE void optkit_sync() { __syncthreads(); }
-OPTKIT_DEVICE int optkit_thread() { return threadIdx.x; }
-OPTKIT_DEVICE void optkit_mma(int* c, const unsigned* a, const unsigned* b) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-OPTKIT_DEVICE void optkit_mma(float* c, const unsigned* a, const unsigned* b) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-#endif
+// A step is 8 DEEP words of the sum. Its operands pass through STAGES buffers; a thread block has SLICES groups of 128
+// threads, which sum every so many steps each and add up what they have at the end (for small tensors of deep sums).
 
 // Words of a block of four channels.
 template <typename Sum>
@@ -55,167 +17,275 @@ struct OptkitWords<float> {
   static const int COUNT = 2;
 };
 
-// The left operand of a step is 8 words of each row; `at(k, m)` is where word k of row m lies.
+// Which blocks of channels, and which tap of the kernel, a step sums: blocks of one tap, or where that would leave
+// more than a quarter of the steps empty, blocks and taps as they lie in the weights.
+template <typename Sum, int DEEP, int IN, int TAPS>
+struct OptkitSteps {
+  static const int BLOCKS = 8 * DEEP / OptkitWords<Sum>::COUNT;
+  static const int APART = (IN + BLOCKS - 1) / BLOCKS * TAPS, TOGETHER = (IN * TAPS + BLOCKS - 1) / BLOCKS;
+  static const bool FLAT = TOGETHER * 4 <= APART * 3;
+  static const int COUNT = FLAT ? TOGETHER : APART;
+  OPTKIT_DEVICE int block(int step, int k) { return FLAT ? (step * BLOCKS + k) / TAPS : step / TAPS * BLOCKS + k; }
+  OPTKIT_DEVICE int tap(int step, int k) { return FLAT ? (step * BLOCKS + k) % TAPS : step % TAPS; }
+};
+
+// Operands. `at(k, i)` is where a step's word k of row (left) or column (right) i lies, SIZE the words of a step.
 
 // Positions of an image, [IN][H][W][4]; extents as in OptkitConv.
-template <typename Sum, int ROWS, int IN, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY, int DX,
-          int T, int L, unsigned FILL>
+template <typename Sum, int ROWS, int DEEP, int IN, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY,
+          int DX, int T, int L, unsigned FILL>
 struct OptkitPositions {
-  static const int WORDS = OptkitWords<Sum>::COUNT, BLOCKS = 8 / WORDS, STRIDE = ROWS + 8, SIZE = 8 * STRIDE;
+  typedef OptkitSteps<Sum, DEEP, IN, KY * KX> Steps;
+  static const int WORDS = OptkitWords<Sum>::COUNT, BLOCKS = Steps::BLOCKS, STRIDE = ROWS + 8;
+  static const int SIZE = 8 * DEEP * STRIDE;
+  static const bool POINTWISE = KY * KX * SY * SX == 1 && T == 0 && L == 0 && H == OH && W == OW;
+  static const int VECTOR = POINTWISE && H * W % (4 / WORDS) == 0 ? 4 / WORDS : 1;  // positions of a copy
+  static const int ACROSS = ROWS / VECTOR;
   const unsigned* data;
-  int y, x;
-  bool real;
+  int row, y, x;
 
-  OPTKIT_MEMBER OptkitPositions(const void* image, int row) : data(static_cast<const unsigned*>(image)) {
-    const int p = row + optkit_thread() % ROWS;
-    y = p / OW * SY - T, x = p % OW * SX - L, real = p < OH * OW;
+  OPTKIT_MEMBER OptkitPositions(const void* image, int first) : data(static_cast<const unsigned*>(image)) {
+    row = first + optkit_thread() % ACROSS * VECTOR;
+    y = row / OW * SY - T, x = row % OW * SX - L;
   }
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
-    const int first = step / (KY * KX) * BLOCKS, tap = step % (KY * KX), m = optkit_thread() % ROWS;
-    const int iy = y + tap / KX * DY, ix = x + tap % KX * DX;
-    const bool inside = real && iy >= 0 && iy < H && ix >= 0 && ix < W;
+    const int m = optkit_thread() % ACROSS * VECTOR;
 #pragma unroll
-    for (int k = optkit_thread() / ROWS; k < BLOCKS; k += 128 / ROWS) {
+    for (int k = optkit_thread() / ACROSS; k < BLOCKS; k += 128 / ACROSS) {
+      const int block = Steps::block(step, k), tap = Steps::tap(step, k);
+      const int iy = y + tap / KX * DY, ix = x + tap % KX * DX;
+      const int place = POINTWISE ? row : iy * W + ix;
       unsigned* to = stage + (k * STRIDE + m) * WORDS;
-      if (inside && first + k < IN) {
-        optkit_copy<4 * WORDS>(to, data + (static_cast<long long>(first + k) * (H * W) + iy * W + ix) * WORDS);
+      if (row < OH * OW && block < IN && (POINTWISE || (iy >= 0 && iy < H && ix >= 0 && ix < W))) {
+        optkit_copy<4 * WORDS * VECTOR>(to, data + (static_cast<long long>(block) * (H * W) + place) * WORDS);
       } else {
-        for (int w = 0; w < WORDS; ++w) to[w] = FILL;
+        for (int w = 0; w < WORDS * VECTOR; ++w) to[w] = FILL;
       }
     }
   }
   OPTKIT_DEVICE int at(int k, int m) { return (k / WORDS * STRIDE + m) * WORDS + k % WORDS; }
+  OPTKIT_DEVICE unsigned word(const unsigned* stage, int k, int m) { return stage[at(k, m)]; }
 };
 
-// Rows of a matrix, [M][DEPTH words], DEPTH a multiple of four. The two vectors of a row change places every four rows.
-template <int ROWS, int M, int DEPTH>
+// Rows of a matrix, [LIMIT][DEPTH words], DEPTH a multiple of four, of which COUNT are in a tile. Vectors of a row change
+// places.
+template <int COUNT, int DEEP, int LIMIT, int DEPTH>
 struct OptkitRows {
-  static const int SIZE = 8 * ROWS;
+  static const int SIZE = 8 * DEEP * COUNT, VECTORS = 2 * DEEP;
   const unsigned* data;
-  int row;
+  int first;
 
-  OPTKIT_MEMBER OptkitRows(const void* matrix, int row) : data(static_cast<const unsigned*>(matrix)), row(row) {}
+  OPTKIT_MEMBER OptkitRows(const void* matrix, int row) : data(static_cast<const unsigned*>(matrix)), first(row) {}
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
-    for (int item = optkit_thread(); item < 2 * ROWS; item += 128) {
-      const int m = item / 2, k = item % 2 * 4;
+    for (int item = optkit_thread(); item < VECTORS * COUNT; item += 128) {
+      const int m = item / VECTORS, k = item % VECTORS * 4;
       unsigned* to = stage + at(k, m);
-      if (row + m < M && step * 8 + k < DEPTH) {
-        optkit_copy<16>(to, data + static_cast<long long>(row + m) * DEPTH + step * 8 + k);
+      if (first + m < LIMIT && step * (8 * DEEP) + k < DEPTH) {
+        optkit_copy<16>(to, data + static_cast<long long>(first + m) * DEPTH + step * (8 * DEEP) + k);
       } else {
         for (int w = 0; w < 4; ++w) to[w] = 0;
       }
     }
   }
-  OPTKIT_DEVICE int at(int k, int m) { return m * 8 + (k / 4 ^ (m / 4 & 1)) * 4 + k % 4; }
+  OPTKIT_DEVICE int at(int k, int m) {
+    return m * (8 * DEEP) + (k / 4 ^ (m * DEEP / 4 & (VECTORS - 1))) * 4 + k % 4;
+  }
+  OPTKIT_DEVICE unsigned word(const unsigned* stage, int k, int m) { return stage[at(k, m)]; }
+};
+
+// Columns of a matrix of halves, [DEPTH][LIMIT], LIMIT a multiple of eight: a word is of two of its rows.
+template <int COUNT, int DEEP, int LIMIT, int DEPTH>
+struct OptkitColumns {
+  static const int STRIDE = COUNT / 2 + 4, SIZE = 16 * DEEP * STRIDE, VECTORS = COUNT / 8;
+  const unsigned* data;
+  int first;
+
+  OPTKIT_MEMBER OptkitColumns(const void* matrix, int column)
+      : data(static_cast<const unsigned*>(matrix)), first(column) {}
+  OPTKIT_MEMBER void load(unsigned* stage, int step) const {
+#pragma unroll
+    for (int item = optkit_thread(); item < 16 * DEEP * VECTORS; item += 128) {
+      const int k = step * (16 * DEEP) + item / VECTORS, n = first + item % VECTORS * 8;
+      unsigned* to = stage + item / VECTORS * STRIDE + item % VECTORS * 4;
+      if (k < DEPTH && n < LIMIT) {
+        optkit_copy<16>(to, data + (static_cast<long long>(k) * LIMIT + n) / 2);
+      } else {
+        for (int w = 0; w < 4; ++w) to[w] = 0;
+      }
+    }
+  }
+  OPTKIT_DEVICE int at(int k, int n) { return 2 * k * STRIDE + n / 2; }
+  OPTKIT_DEVICE unsigned word(const unsigned* stage, int k, int n) {
+    const unsigned low = stage[at(k, n)], high = stage[at(k, n) + STRIDE];
+    return n % 2 ? low >> 16 | (high & 0xffff0000u) : (low & 0xffffu) | high << 16;
+  }
+};
+
+// Weights, [OUT][IN][TAPS] of 4 WORDS words: channels out, in twos or fours in.
+template <typename Sum, int COLUMNS, int DEEP, int IN, int OUT, int TAPS>
+struct OptkitWeights {
+  typedef OptkitSteps<Sum, DEEP, IN, TAPS> Steps;
+  static const int WORDS = OptkitWords<Sum>::COUNT, STEP = 8 * DEEP, STRIDE = COLUMNS + 8, SIZE = STEP * STRIDE;
+  const unsigned* data;
+  int first;
+
+  OPTKIT_MEMBER OptkitWeights(const void* kernels, int column)
+      : data(static_cast<const unsigned*>(kernels)), first(column) {}
+  OPTKIT_MEMBER void load(unsigned* stage, int step) const {
+#pragma unroll
+    for (int item = optkit_thread(); item < STEP * COLUMNS / 4; item += 128) {
+      const int k = item % STEP, out = first / 4 + item / STEP;
+      const int block = Steps::block(step, k / WORDS), tap = Steps::tap(step, k / WORDS);
+      unsigned* to = stage + k * STRIDE + item / STEP * 4;
+      if (block < IN && out < OUT) {
+        optkit_copy<16>(
+            to, data + ((static_cast<long long>(out) * IN + block) * TAPS + tap) * (4 * WORDS) + k % WORDS * 4);
+      } else {
+        for (int w = 0; w < 4; ++w) to[w] = 0;
+      }
+    }
+  }
+  OPTKIT_DEVICE int at(int k, int n) { return k * STRIDE + n; }
+  OPTKIT_DEVICE unsigned word(const unsigned* stage, int k, int n) { return stage[at(k, n)]; }
 };
 
 // Sums of a tile of ROWS x COLUMNS to `tile`, [COLUMNS / 4][ROWS + 1][4], of which the last row is not used: it keeps
-// threads that go down or across it on banks of their own. It also holds the operands before.
+// threads that go down or across it on banks of their own. It also holds the operands before, PLANES [ROWS + 1][4] in all.
 //   Sum: int for bytes, float for halves
-//   IN, OUT: blocks of four channels
-//   kernels: [OUT][IN][TAPS] of 4 WORDS words: channels out, in twos or fours in
-//   column: first block of output channels
-template <typename Sum, int ROWS, int COLUMNS, int IN, int OUT, int TAPS, typename Left>
+//   COUNT: steps of the whole sum
+template <typename Sum, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int COUNT, typename Left,
+          typename Right>
 struct OptkitTile {
-  static const int THREADS = 128, STEP = 8;
-  static const int WORDS = OptkitWords<Sum>::COUNT, BLOCKS = STEP / WORDS;  // of a step
-  static const int STEPS = (IN + BLOCKS - 1) / BLOCKS * TAPS;
-  static const int RIGHT = COLUMNS + 8, STAGE = Left::SIZE + STEP * RIGHT;
-  static const int FIT = ROWS * COLUMNS / STAGE, STAGES = FIT < 4 ? FIT : 4;
-  static const int ACROSS = ROWS / COLUMNS >= 4 ? 1 : 2, DOWN = THREADS / 32 / ACROSS;  // warps
-  static const int TILES = ROWS / DOWN / 16, STRIPS = COLUMNS / ACROSS / 8;             // of mma in a warp
-  static_assert(STAGES >= 2, "the stages of the operands have to fit where the sums go");
-  static_assert(THREADS % ROWS == 0 && TILES > 0 && STRIPS > 0, "no such tile");
+  static const int STAGE = Left::SIZE + Right::SIZE;
+  static const int ACROSS = ROWS / COLUMNS >= 4 ? 1 : 2, DOWN = 4 / ACROSS;  // warps of a slice
+  static const int TILES = ROWS / DOWN / 16, STRIPS = COLUMNS / ACROSS / 8;  // of mma in a warp
+  static_assert(SLICES * STAGES * STAGE <= PLANES * (ROWS + 1) * 4, "the operands have to fit");
+  static_assert(COLUMNS / 4 <= PLANES, "the sums have to fit");
+  static_assert(STAGES >= 2 && 128 % ROWS == 0 && TILES > 0 && STRIPS > 0, "no such tile");
 
-  OPTKIT_DEVICE void load(unsigned* stage, const Left& left, const unsigned* weights, int column, int step) {
-    left.load(stage, step);
-    const int first = step / TAPS * BLOCKS, tap = step % TAPS;
-#pragma unroll
-    for (int item = optkit_thread(); item < STEP * COLUMNS / 4; item += THREADS) {
-      const int k = item % STEP, block = first + k / WORDS, out = column + item / STEP;
-      unsigned* to = stage + Left::SIZE + k * RIGHT + item / STEP * 4;
-      if (block < IN && out < OUT) {
-        optkit_copy<16>(to, weights + ((static_cast<long long>(out) * IN + block) * TAPS + tap) * (4 * WORDS) +
-                                k % WORDS * 4);
-      } else {
-        for (int w = 0; w < 4; ++w) to[w] = 0;
-      }
-    }
-  }
-
-  OPTKIT_DEVICE void run(Sum* tile, const Left& left, const void* kernels, int column) {
-    unsigned* stages = reinterpret_cast<unsigned*>(tile);
-    const unsigned* weights = static_cast<const unsigned*>(kernels);
-    const int lane = optkit_thread() % 32, warp = optkit_thread() / 32, group = lane / 4, quad = lane % 4;
-    const int m0 = warp / ACROSS * (TILES * 16) + group, n0 = warp % ACROSS * (STRIPS * 8);
+  OPTKIT_DEVICE void run(Sum* tile, const Left& left, const Right& right) {
+    const int slice = optkit_slice(), lane = optkit_thread() % 32, warp = optkit_thread() / 32;
+    unsigned* stages = reinterpret_cast<unsigned*>(tile) + slice * (STAGES * STAGE);
+    const int group = lane / 4, quad = lane % 4;
+    const int m0 = warp / ACROSS * (TILES * 16) + group, n0 = warp % ACROSS * (STRIPS * 8) + group;
     Sum sums[TILES][STRIPS][4];
 #pragma unroll
     for (int i = 0; i < TILES; ++i)
+#pragma unroll
       for (int j = 0; j < STRIPS; ++j)
+#pragma unroll
         for (int v = 0; v < 4; ++v) sums[i][j][v] = 0;
 #pragma unroll
     for (int s = 0; s < STAGES - 1; ++s) {
-      if (s < STEPS) load(stages + s * STAGE, left, weights, column, s);
+      const int step = s * SLICES + slice;
+      if (step < COUNT) {
+        left.load(stages + s * STAGE, step);
+        right.load(stages + s * STAGE + Left::SIZE, step);
+      }
       optkit_commit();
     }
-    for (int step = 0; step < STEPS; ++step) {
+    for (int i = 0, place = 0; i * SLICES + slice < COUNT; ++i) {
       optkit_wait<STAGES - 2>();
-      optkit_sync();
-      const int next = step + STAGES - 1;
-      if (next < STEPS) load(stages + next % STAGES * STAGE, left, weights, column, next);
+      if (SLICES == 1) {
+        optkit_sync();
+      } else {
+        optkit_sync_slice();
+      }
+      const int step = (i + STAGES - 1) * SLICES + slice, free = place == 0 ? STAGES - 1 : place - 1;
+      if (step < COUNT) {
+        left.load(stages + free * STAGE, step);
+        right.load(stages + free * STAGE + Left::SIZE, step);
+      }
       optkit_commit();
-      const unsigned* from = stages + step % STAGES * STAGE;
-      const unsigned* right = from + Left::SIZE;
-      unsigned a[TILES][4], b[STRIPS][2];
+      const unsigned* a_words = stages + place * STAGE;
+      const unsigned* b_words = a_words + Left::SIZE;
+      place = place == STAGES - 1 ? 0 : place + 1;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int k = quad + 4 * h;
+      for (int chunk = 0; chunk < DEEP; ++chunk) {
+        unsigned a[TILES][4], b[STRIPS][2];
 #pragma unroll
-        for (int i = 0; i < TILES; ++i) {
-          a[i][2 * h] = from[Left::at(k, m0 + i * 16)];
-          a[i][2 * h + 1] = from[Left::at(k, m0 + i * 16 + 8)];
+        for (int h = 0; h < 2; ++h) {
+          const int k = chunk * 8 + quad + 4 * h;
+#pragma unroll
+          for (int i = 0; i < TILES; ++i) {
+            a[i][2 * h] = Left::word(a_words, k, m0 + i * 16);
+            a[i][2 * h + 1] = Left::word(a_words, k, m0 + i * 16 + 8);
+          }
+#pragma unroll
+          for (int j = 0; j < STRIPS; ++j) b[j][h] = Right::word(b_words, k, n0 + j * 8);
         }
 #pragma unroll
-        for (int j = 0; j < STRIPS; ++j) b[j][h] = right[k * RIGHT + n0 + j * 8 + group];
+        for (int i = 0; i < TILES; ++i)
+#pragma unroll
+          for (int j = 0; j < STRIPS; ++j) optkit_mma(sums[i][j], a[i], b[j]);
       }
-#pragma unroll
-      for (int i = 0; i < TILES; ++i)
-#pragma unroll
-        for (int j = 0; j < STRIPS; ++j) optkit_mma(sums[i][j], a[i], b[j]);
     }
     optkit_wait<0>();
     optkit_sync();
 #pragma unroll
-    for (int i = 0; i < TILES; ++i)
+    for (int turn = 0; turn < SLICES; ++turn) {
+      if (slice == turn) {
 #pragma unroll
-      for (int j = 0; j < STRIPS; ++j)
+        for (int i = 0; i < TILES; ++i)
 #pragma unroll
-        for (int v = 0; v < 4; ++v) {
-          const int m = m0 + i * 16 + v / 2 * 8, n = n0 + j * 8 + quad * 2 + v % 2;
-          tile[(n / 4 * (ROWS + 1) + m) * 4 + n % 4] = sums[i][j][v];
-        }
-    optkit_sync();
+          for (int j = 0; j < STRIPS; ++j)
+#pragma unroll
+            for (int v = 0; v < 4; ++v) {
+              const int m = m0 + i * 16 + v / 2 * 8, n = n0 - group + j * 8 + quad * 2 + v % 2;
+              Sum& place = tile[(n / 4 * (ROWS + 1) + m) * 4 + n % 4];
+              place = turn ? place + sums[i][j][v] : sums[i][j][v];
+            }
+      }
+      optkit_sync();
+    }
   }
 };
 
 // A thread block's tile of a convolution.
 //   H, W, OH, OW: extents; K, S, D: kernel, stride, dilation; T, L: padding before; FILL: a word of what is read outside
-//   column: first block of output channels; row: first position
-template <typename Sum, int ROWS, int COLUMNS, int IN, int OUT, int H, int W, int OH, int OW, int KY, int KX, int SY,
-          int SX, int DY, int DX, int T, int L, unsigned FILL>
+//   column: first output channel; row: first position
+template <typename Sum, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int OUT, int H,
+          int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitConv {
-  typedef OptkitPositions<Sum, ROWS, IN, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
+  typedef OptkitPositions<Sum, ROWS, DEEP, IN, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
+  typedef OptkitWeights<Sum, COLUMNS, DEEP, IN, OUT, KY * KX> Right;
+  typedef OptkitTile<Sum, ROWS, COLUMNS, DEEP, STAGES, SLICES, PLANES, Left::Steps::COUNT, Left, Right> Tile;
   OPTKIT_DEVICE void run(Sum* tile, const void* image, const void* kernels, int column, int row) {
-    OptkitTile<Sum, ROWS, COLUMNS, IN, OUT, KY * KX, Left>::run(tile, Left(image, row), kernels, column);
+    Tile::run(tile, Left(image, row), Right(kernels, column));
   }
 };
 
-// A thread block's tile of a product of M rows, IN blocks deep, and OUT blocks of columns.
-template <typename Sum, int ROWS, int COLUMNS, int IN, int OUT, int M>
+// A thread block's tile of the product of M rows, IN blocks deep, and weights of OUT blocks of columns.
+template <typename Sum, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int OUT, int M>
 struct OptkitMatmul {
-  typedef OptkitRows<ROWS, M, IN * OptkitWords<Sum>::COUNT> Left;
+  typedef OptkitSteps<Sum, DEEP, IN, 1> Steps;
+  typedef OptkitRows<ROWS, DEEP, M, IN * OptkitWords<Sum>::COUNT> Left;
+  typedef OptkitWeights<Sum, COLUMNS, DEEP, IN, OUT, 1> Right;
+  typedef OptkitTile<Sum, ROWS, COLUMNS, DEEP, STAGES, SLICES, PLANES, Steps::COUNT, Left, Right> Tile;
   OPTKIT_DEVICE void run(Sum* tile, const void* matrix, const void* kernels, int column, int row) {
-    OptkitTile<Sum, ROWS, COLUMNS, IN, OUT, 1, Left>::run(tile, Left(matrix, row), kernels, column);
+    Tile::run(tile, Left(matrix, row), Right(kernels, column));
+  }
+};
+
+// A thread block's tile of the product of two matrices of halves, M x 4 IN and 4 IN x N; the second lies transposed, or
+// it does not.
+template <typename Sum, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int N, int M,
+          int TRANSPOSED>
+struct OptkitProduct {
+  typedef OptkitSteps<Sum, DEEP, IN, 1> Steps;
+  typedef OptkitRows<ROWS, DEEP, M, IN * 2> Left;
+  template <int transposed, typename Unused>
+  struct Choose {
+    typedef OptkitRows<COLUMNS, DEEP, N, IN * 2> Type;
+  };
+  template <typename Unused>
+  struct Choose<0, Unused> {
+    typedef OptkitColumns<COLUMNS, DEEP, N, IN * 4> Type;
+  };
+  typedef typename Choose<TRANSPOSED, void>::Type Right;
+  typedef OptkitTile<Sum, ROWS, COLUMNS, DEEP, STAGES, SLICES, PLANES, Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(Sum* tile, const void* left, const void* right, int column, int row) {
+    Tile::run(tile, Left(left, row), Right(right, column));
   }
 };

@@ -1,7 +1,7 @@
 """What the tensor-core templates share: a thread block's tile is summed by device code and finished by its threads.
 
-The sums are device code (`device/tensor_core.cuh`), which needs whole tiles and nothing else: it guards what lies
-outside. What is fused behind reads them from shared memory, four neighbouring channels a thread.
+The sums are device code (`device/*.cuh`), which needs whole tiles and nothing else: it guards what lies outside. What
+is fused behind reads them from shared memory, four neighbouring channels a thread.
 """
 
 from __future__ import annotations
@@ -19,22 +19,21 @@ from optkit.compiler.operator import OPERATOR, Operator
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, finish, look, read_dtype, same
+from optkit_targets.cuda.kernels.tiles import SPACE, Tile, best
 
-THREADS = 128
 SHORT = 4
 """Channels of a block."""
-STEP = {"uint8": 32, "float16": 16}
-"""Terms that one instruction sums."""
 GROUP = {"uint8": 4, "float16": 2}
 """Terms in a word."""
+STEP = {dtype: 8 * group for dtype, group in GROUP.items()}
+"""Terms that one instruction sums."""
 BLOCK = "tensor_core"
 """Name of the block that calls device code."""
+LARGEST_GRID = 65535
+"""Thread blocks along the second and third axis of a launch."""
 _WEIGHT = {"uint8": "int8", "float16": "float16"}
 _SUM = {"uint8": "int", "float16": "float"}
 _COMPUTE = {"uint8": "int8", "float16": "float16"}
-_SPACE = {"rows": (64, 128), "columns": (32, 64)}
-_TILES = ((128, 64), (64, 64), (64, 32))
-"""Rows x columns, the most work a word read first."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +44,22 @@ class Tiled:
         dtype: of the data, "uint8" or "float16".
         operator: with its extents.
         extents: batch, rows and columns that tiles cover.
+        words: of a sum.
         function: of the device code.
-        numbers: its template arguments behind the tile's rows and columns.
+        numbers: its template arguments behind the tile's.
     """
 
     dtype: str
     operator: Operator
     extents: tuple[int, int, int]
+    words: int
     function: str
     numbers: tuple[object, ...]
 
-    def call(self, rows: int, columns: int) -> str:
+    def call(self, tile: Tile) -> str:
         """The device function for a tile of this size."""
-        return f"{self.function}<{_SUM[self.dtype]}, {', '.join(map(str, (rows, columns, *self.numbers)))}>::run"
-
-    def tile(self, cores: int) -> dict[str, int]:
-        """The largest tile of which there is one for every multiprocessor, else the smallest."""
-        batch, rows, columns = self.extents
-        for down, across in _TILES:
-            if batch * -(-rows // down) * -(-columns // across) >= cores:
-                break
-        return {"rows": down, "columns": across}
+        sizes = tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.planes
+        return f"{self.function}<{_SUM[self.dtype]}, {', '.join(map(str, (*sizes, *self.numbers)))}>::run"
 
 
 class TensorCoreRule:
@@ -83,7 +77,7 @@ class TensorCoreRule:
     template: str
 
     def choices(self, func: Any, target: Target) -> list[Choice] | None:
-        """Tiles of `rows` x `columns`, from compute capability 8.0 on, which brought the instructions."""
+        """Tiles of every size, from compute capability 8.0 on, which brought the instructions."""
         if not target.has("tensor_core") or not target.has("async_copy"):
             return None
         view = look(func)
@@ -98,16 +92,16 @@ class TensorCoreRule:
             return None
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
-            return self.schedule(look(function), found, chosen["rows"], chosen["columns"])
+            return self.schedule(look(function), found, Tile.of(chosen, target))
 
-        compute, params = _COMPUTE[dtype], found.tile(target.cores)
-        return [Choice(self.name, self.template, 1, params, _SPACE, apply, found.operator.macs(), compute)]
+        compute, params = _COMPUTE[dtype], best(found.extents, found.words, target)
+        return [Choice(self.name, self.template, 2, params, SPACE, apply, found.operator.macs(), compute)]
 
     def find(self, view: View, operator: Operator, dtype: str) -> Tiled | None:
         """What the function computes, None where device code does not fit it."""
         raise NotImplementedError
 
-    def schedule(self, view: View, found: Tiled, rows: int, columns: int) -> Any:
+    def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """The scheduled function."""
         raise NotImplementedError
 
@@ -129,37 +123,64 @@ def from_outside(view: View, data: Any) -> bool:
     return not any(write.source.same_as(data) for block in view.blocks for write in view.sch.get(block).writes)
 
 
+@dataclass(frozen=True)
+class Call:
+    """A call of device code: what sums a tile.
+
+    Attributes:
+        name: of the device function.
+        rows, columns: of the tile.
+        planes: of (rows + 1) x 4 words that it works in.
+        threads: of a thread block.
+        scope: of the memory.
+        operands: the operands as pointers, from the variables of `compute_tiles`' loops over the batch.
+        numbers: more arguments, before the tile's first column and row.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    planes: int
+    threads: int
+    scope: str
+    operands: Callable[[Sequence[Any]], Sequence[tuple[Any, Sequence[Any]]]]
+    numbers: tuple[Any, ...] = ()
+
+
+def call_of(found: Tiled, tile: Tile, operands: Callable[[Sequence[Any]], Sequence[tuple[Any, Sequence[Any]]]]) -> Call:
+    """The call for a tile of a product."""
+    sizes = tile.rows, tile.columns, tile.planes, tile.threads, tile.scope
+    return Call(found.call(tile), *sizes, operands)
+
+
 def compute_tiles(
     sch: Any,
     block: Any,
-    name: str,
-    size: tuple[int, int],
+    call: Call,
     loops: Sequence[Any],
     index: Callable[[Sequence[Any]], tuple[Any, Any, Any]],
-    image: tuple[Any, ...] = (),
+    batch: tuple[Any, ...] = (),
 ) -> Any:
-    """The function with a tile a thread block, its sums by the device function `name`.
+    """The function with a tile a thread block, its sums by device code.
 
     Args:
-        size: rows and columns of the tile.
         loops: of the output: over tiles across and down, over a tile's elements (two, the threads' order), and over
             the channels of a block.
         index: channel block, row and channel in the block, from the indices of the sums' tensor.
-        image: loops over what of the data a tile reads, bound to threads already.
+        batch: loops around tiles, bound to threads already.
     """
     across, down, outer, inner, channels = loops
     sch.bind(across, "blockIdx.y")
     sch.bind(down, "blockIdx.x")
     sch.compute_at(block, down, preserve_unit_loops=True)
     sch.set_scope(block, 0, "shared")
-    _, thread = sch.split(sch.fuse(outer, inner), [None, THREADS])
+    _, thread = sch.split(sch.fuse(outer, inner), [None, call.threads])
     sch.bind(thread, "threadIdx.x")
     sch.vectorize(channels)
-    column, row, *lead = (sch.get(loop).loop_var for loop in (across, down, *image))
+    column, row, *lead = (sch.get(loop).loop_var for loop in (across, down, *batch))
     around = [sch.get(loop).loop_var for loop in sch.get_loops(block)]
     place = next(i for i, variable in enumerate(around) if variable.same_as(row))
-    sums = Sums(name, around[place + 1], column, row, *size, index, tuple(lead))
-    return use_device_code(sch, sums)
+    return use_device_code(sch, Sums(call, around[place + 1], column, row, index, tuple(lead)))
 
 
 @dataclass(frozen=True)
@@ -167,63 +188,62 @@ class Sums:
     """Where a scheduled function computes its sums, and what is to do it.
 
     Attributes:
-        name: of the device function.
+        call: of the device code.
         outermost: variable of the outermost loop around the sums alone.
         across, down: variables of the tile's column and row.
-        rows, columns: the tile's size.
         index: channel block, row and channel in the block, from the indices of the sums' tensor.
-        image: leading indices of the data that the tile reads.
+        batch: variables of the loops around tiles.
     """
 
-    name: str
+    call: Call
     outermost: Any
     across: Any
     down: Any
-    rows: int
-    columns: int
     index: Callable[[Sequence[Any]], tuple[Any, Any, Any]]
-    image: tuple[Any, ...]
+    batch: tuple[Any, ...]
 
 
 def use_device_code(sch: Any, sums: Sums) -> Any:
     """The function with the loops of its sums replaced by the device function, and their tensor by the tile.
 
-    The sums' tensor is the only one in shared memory, its block reads data and weights.
+    The sums' tensor is the only one in shared memory. Whatever computes nothing else than what the sums read from
+    inside the function goes.
     """
     func = finish(sch)
-    root = func.body.block
+    root, code = func.body.block, sums.call
     (tensor,) = [buffer for buffer in root.alloc_buffers if buffer.scope() == "shared"]
+    gone = [buffer for buffer in root.alloc_buffers if not buffer.same_as(tensor)]
     wide = sums.across.ty.dtype
     # A row more than there is, which keeps threads that read down or across it off each other's banks.
-    tile = tirx.decl_buffer((sums.columns // SHORT, sums.rows + 1, SHORT), str(tensor.dtype), "tile", scope="shared")
+    extents = (code.planes, code.rows + 1, SHORT)
+    tile = tirx.decl_buffer(extents, str(tensor.dtype), "tile", scope=code.scope)
 
     def const(value: int) -> Any:
         return tirx.const(value, wide)
 
-    column, row = sums.across * const(sums.columns // SHORT), sums.down * const(sums.rows)
+    column, row = sums.across * const(code.columns), sums.down * const(code.rows)
+    first = sums.across * const(code.columns // SHORT)
 
     def moved(indices: Sequence[Any]) -> list[Any]:
         o, p, v = sums.index(indices)
-        return [o - column, p - row, v]
+        return [o - first, p - row, v]
 
-    def pointer(buffer: Any, lead: tuple[Any, ...] = ()) -> Any:
+    def pointer(buffer: Any, lead: Sequence[Any] = ()) -> Any:
         return op.address_of(tirx.BufferLoad(buffer, [*lead, *[const(0)] * (len(buffer.shape) - len(lead))]))
 
     def loops(node: Any) -> Any:
         if not node.loop_var.same_as(sums.outermost):
             return node
-        found: list[Any] = []
-        tvm_ffi.structural_walk(node, [(s_tir.SBlock, found.append)])
-        data, weights = (read.source for read in found[0].reads)
-        numbers = [tirx.Cast("int32", value) for value in (column, row)]
-        pointers = pointer(tile), pointer(data, sums.image), pointer(weights)
-        call = op.call_extern("int32", sums.name, *pointers, *numbers)
-        whole = [tirx.BufferRegion(b, [tvm.ir.Range(0, n) for n in b.shape]) for b in (data, weights, tile)]
-        block = s_tir.SBlock([], whole[:2], whole[2:], BLOCK, tirx.Evaluate(call))
+        operands = code.operands(sums.batch)
+        numbers = [*code.numbers, *(tirx.Cast("int32", value) for value in (column, row))]
+        pointers = pointer(tile), *(pointer(buffer, lead) for buffer, lead in operands)
+        call = op.call_extern("int32", code.name, *pointers, *numbers)
+        whole = [tirx.BufferRegion(b, [tvm.ir.Range(0, n) for n in b.shape]) for b in (*(b for b, _ in operands), tile)]
+        block = s_tir.SBlock([], whole[:-1], whole[-1:], BLOCK, tirx.Evaluate(call))
         binding = tirx.IterVar(None, tirx.Var("", wide), tirx.IterVar.ThreadIndex, "threadIdx.x")
         realize = s_tir.SBlockRealize([], tirx.const(True, "bool"), block)
         thread = tirx.Var("thread", wide)
-        return tirx.For(thread, const(0), const(THREADS), tirx.ForKind.THREAD_BINDING, realize, binding)
+        return tirx.For(thread, const(0), const(code.threads), tirx.ForKind.THREAD_BINDING, realize, binding)
 
     def load(node: Any) -> Any:
         return tirx.BufferLoad(tile, moved(node.indices)) if node.source.same_as(tensor) else node
@@ -235,8 +255,20 @@ def use_device_code(sch: Any, sums: Sums) -> Any:
         ranges = [tvm.ir.Range.from_min_extent(a, b) for a, b in zip(starts, extents, strict=True)]
         return tirx.BufferRegion(tile, ranges)
 
-    body = tvm_ffi.structural_map(root.body, [(tirx.For, loops)])
+    whole = without(root.body, gone) if gone else root.body
+    body = tvm_ffi.structural_map(whole, [(tirx.For, loops)])
     body = tvm_ffi.structural_map(body, [(tvm.ir.TensorLoad, load), (tvm.ir.TensorRegion, region)])
-    buffers = [tile if b.same_as(tensor) else b for b in root.alloc_buffers]
-    block = s_tir.SBlock(root.iter_vars, root.reads, root.writes, root.name_hint, body, root.init, buffers)
+    block = s_tir.SBlock(root.iter_vars, root.reads, root.writes, root.name_hint, body, root.init, [tile])
     return func.with_body(s_tir.SBlockRealize(func.body.iter_values, func.body.predicate, block))
+
+
+def without(body: Any, buffers: Sequence[Any]) -> Any:
+    """The statements but for those that write these buffers."""
+
+    def writes(statement: Any) -> bool:
+        found: list[Any] = []
+        tvm_ffi.structural_walk(statement, [(s_tir.SBlock, found.append)])
+        return any(w.source.same_as(b) for block in found for w in block.writes for b in buffers)
+
+    kept = [statement for statement in body.seq if not writes(statement)]
+    return kept[0] if len(kept) == 1 else tirx.SeqStmt(kept)

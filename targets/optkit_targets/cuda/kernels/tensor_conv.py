@@ -16,15 +16,17 @@ from optkit_targets.cuda.kernels.tensor import (
     STEP,
     TensorCoreRule,
     Tiled,
+    call_of,
     compute_tiles,
     constant_weights,
     from_outside,
     shape,
 )
+from optkit_targets.cuda.kernels.tiles import Tile
 
 
 class TensorConvRule(TensorCoreRule):
-    """Takes convolutions of bytes and halves, not grouped, deep enough to fill half an instruction."""
+    """Takes convolutions of bytes and halves, not grouped, whose sums fill an instruction."""
 
     name, mark, beside, template = "cuda.tensor_conv", "conv", frozenset({"pad", "crop"}), "implicit_gemm"
 
@@ -32,9 +34,12 @@ class TensorConvRule(TensorCoreRule):
         """Any stride, dilation and padding; batches of any size."""
         sch, conv, pad = view.sch, view.ops["conv"], view.ops.get("pad")
         s = operator.named()
-        if operator.kind != CONV or s["groups"] != 1 or s["b"] != SHORT or 2 * s["c"] < STEP[dtype]:
+        if operator.kind != CONV or s["groups"] != 1 or s["b"] != SHORT:
             return None
         blocks, group = (-(-s["c"] // SHORT), -(-s["o"] // SHORT)), GROUP[dtype]
+        terms = blocks[0] * SHORT * s["kh"] * s["kw"]
+        if terms < STEP[dtype]:
+            return None
         packed = [blocks[1], blocks[0], s["kh"], s["kw"], SHORT // group, SHORT, group]
         fill = 0 if pad is None else _padding(sch.get(pad))
         if fill is None or not constant_weights(view, conv, dtype, packed):
@@ -50,9 +55,9 @@ class TensorConvRule(TensorCoreRule):
             return None
         window = (s["kh"], s["kw"], s["sh"], s["sw"], s["dh"], s["dw"], s["pt"], s["pl"])
         numbers = (*blocks, s["h"], s["w"], height, width, *window, f"{fill}u")
-        return Tiled(dtype, operator, (s["n"], height * width, s["o"]), "OptkitConv", numbers)
+        return Tiled(dtype, operator, (s["n"], height * width, s["o"]), terms // group, "OptkitConv", numbers)
 
-    def schedule(self, view: View, found: Tiled, rows: int, columns: int) -> Any:
+    def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring positions: so their four channels lie side by side."""
         sch, conv = view.sch, view.ops["conv"]
         if len(sch.get(conv).writes[0].source.shape) == 5:
@@ -61,13 +66,14 @@ class TensorConvRule(TensorCoreRule):
             flat = IndexMap.from_func(lambda n, o, y, x, *rest: (n, o, y * width + x, *rest), ndim=10)
             sch.transform_block_layout(conv, flat)
         inline_rest(view, [conv])
+        data, weights = (read.source for read in sch.get(conv).reads)
         n, c, y, x, v = sch.get_loops(view.last)
-        across, ci = sch.split(c, [None, columns // SHORT])
-        down, pi = sch.split(sch.fuse(y, x), [None, rows])
+        across, ci = sch.split(c, [None, tile.columns // SHORT])
+        down, pi = sch.split(sch.fuse(y, x), [None, tile.rows])
         sch.reorder(n, across, down, ci, pi, v)
         sch.bind(n, "blockIdx.z")
-        name, loops = found.call(rows, columns), (across, down, ci, pi, v)
-        return compute_tiles(sch, conv, name, (rows, columns), loops, lambda i: (i[1], i[2], i[3]), (n,))
+        call = call_of(found, tile, lambda batch: [(data, batch), (weights, ())])
+        return compute_tiles(sch, conv, call, (across, down, ci, pi, v), lambda i: (i[1], i[2], i[3]), (n,))
 
 
 def _padding(block: Any) -> int | None:

@@ -13,20 +13,23 @@ from optkit_targets.cuda.kernels.tensor import (
     STEP,
     TensorCoreRule,
     Tiled,
+    call_of,
     compute_tiles,
     constant_weights,
     from_outside,
     shape,
 )
+from optkit_targets.cuda.kernels.tiles import Tile
 
-ROWS = 16
-"""Rows of an instruction; of fewer most of its work would be for nothing."""
 VECTOR = {"uint8": 16, "float16": 8}
 """Elements of 16 bytes, which a row is copied in."""
 
 
 class TensorMatmulRule(TensorCoreRule):
-    """Takes products of bytes and halves with constant weights, whose rows are whole vectors."""
+    """Takes products of bytes and halves with constant weights, whose rows are whole vectors.
+
+    Of a single row too: most of an instruction's work is for nothing then, but weights are read as fast as they come.
+    """
 
     name, mark, beside, template = "cuda.tensor_matmul", "matmul", frozenset({"crop"}), "gemm"
 
@@ -36,7 +39,7 @@ class TensorMatmulRule(TensorCoreRule):
         if operator.kind != MATMUL:
             return None
         m, k, n = operator.sizes
-        if m < ROWS or k < STEP[dtype] or k % VECTOR[dtype] or n % SHORT:
+        if k < STEP[dtype] or k % VECTOR[dtype] or n % SHORT:
             return None
         if not constant_weights(view, block, dtype, [n // SHORT, k // GROUP[dtype], SHORT, GROUP[dtype]]):
             return None
@@ -48,15 +51,17 @@ class TensorMatmulRule(TensorCoreRule):
             return None
         if (data[-1], math.prod(data), out[-1], math.prod(out)) != (k, m * k, n, m * n):
             return None
-        return Tiled(dtype, operator, (1, m, n), "OptkitMatmul", (k // SHORT, n // SHORT, m))
+        numbers = k // SHORT, n // SHORT, m
+        return Tiled(dtype, operator, (1, m, n), k // GROUP[dtype], "OptkitMatmul", numbers)
 
-    def schedule(self, view: View, found: Tiled, rows: int, columns: int) -> Any:
+    def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring columns, which lie side by side."""
         sch, product = view.sch, view.ops["matmul"]
+        reads = [read.source for read in sch.get(product).reads]
         inline_rest(view, [product])
         *lead, n = sch.get_loops(view.last)
-        down, mi = sch.split(sch.fuse(*lead) if len(lead) > 1 else lead[0], [None, rows])
-        across, ci, v = sch.split(n, [None, columns // SHORT, SHORT])
+        down, mi = sch.split(sch.fuse(*lead) if len(lead) > 1 else lead[0], [None, tile.rows])
+        across, ci, v = sch.split(n, [None, tile.columns // SHORT, SHORT])
         sch.reorder(across, down, mi, ci, v)
-        name, loops = found.call(rows, columns), (across, down, mi, ci, v)
-        return compute_tiles(sch, product, name, (rows, columns), loops, lambda i: (i[1], i[0], i[2]))
+        call = call_of(found, tile, lambda _: [(buffer, ()) for buffer in reads])
+        return compute_tiles(sch, product, call, (across, down, mi, ci, v), lambda i: (i[1], i[0], i[2]))

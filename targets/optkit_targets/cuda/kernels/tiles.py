@@ -1,0 +1,133 @@
+"""Tiles of the tensor-core kernels: what they take of a multiprocessor, and about how long."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from optkit.target import Target
+
+SLICE = 128
+"""Threads that sum together."""
+SPACE: dict[str, tuple[int, ...]] = {
+    "rows": (32, 64, 128),
+    "columns": (32, 64, 128),
+    "deep": (1, 2),
+    "stages": (2, 3, 4),
+    "slices": (1, 2, 4),
+}
+_STATIC = 48 * 1024
+"""Bytes of shared memory that a block has on every GPU without asking for more."""
+_REGISTERS, _THREADS = 65536, 1536  # of a multiprocessor
+# Cycles, as measured by others: Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture", 2024.
+_MEMORY, _STEP, _START = 700, 60, 1500
+_L2_BYTES = 64
+"""Bytes that a multiprocessor gets in a cycle."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a thread block computes and how; the device code's template arguments.
+
+    Attributes:
+        rows, columns: of the result.
+        deep: of a step, in 8 words.
+        stages: buffers that the operands of steps pass through.
+        slices: groups of 128 threads that divide the steps among themselves.
+    """
+
+    rows: int
+    columns: int
+    deep: int
+    stages: int
+    slices: int
+
+    @classmethod
+    def of(cls, params: Mapping[str, int], target: Target) -> Tile:
+        """The tile of a choice's parameters.
+
+        Raises:
+            ValueError: it does not fit a multiprocessor.
+        """
+        tile = cls(**{name: params[name] for name in SPACE})
+        if not tile.fits(target):
+            raise ValueError(f"{tile.shared} bytes of shared memory, {tile.registers} registers a thread do not fit")
+        return tile
+
+    @property
+    def threads(self) -> int:
+        """Of a thread block."""
+        return SLICE * self.slices
+
+    @property
+    def planes(self) -> int:
+        """Of (rows + 1) x 4 words: for the operands, and later for the sums."""
+        operands = self.slices * self.stages * 8 * self.deep * (self.rows + self.columns + 16)
+        return max(self.columns // 4, -(-operands // (4 * (self.rows + 1))))
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory."""
+        return self.planes * (self.rows + 1) * 16
+
+    @property
+    def scope(self) -> str:
+        """TVM's name of the memory; more than what every GPU has is asked for at the launch."""
+        return scope(self.shared)
+
+    @property
+    def _mma(self) -> tuple[int, int]:
+        across = 1 if self.rows // self.columns >= 4 else 2
+        return self.rows // (4 // across) // 16, self.columns // across // 8
+
+    @property
+    def registers(self) -> int:
+        """Registers of a thread, about: sums, operands, and what addresses take."""
+        down, across = self._mma
+        return 4 * down * across + 4 * down + 2 * across + 48
+
+    def fits(self, target: Target) -> bool:
+        """Whether the device code takes this tile, and a multiprocessor holds it."""
+        down, across = self._mma
+        if down < 1 or across < 1 or self.registers > 255:
+            return False
+        return self.shared <= target.cache[0] - 1024 and self.registers * self.threads <= _REGISTERS
+
+    def cycles(self, extents: tuple[int, int, int], words: int, target: Target) -> float:
+        """About how long the whole kernel takes.
+
+        Args:
+            extents: batch, rows, columns.
+            words: of the sum.
+        """
+        batch, rows, columns = extents
+        blocks = batch * -(-rows // self.rows) * -(-columns // self.columns)
+        resident = min(
+            target.cache[0] // (self.shared + 1024),
+            _REGISTERS // (self.registers * self.threads),
+            _THREADS // self.threads,
+            -(-blocks // target.cores),
+        )
+        down, across = self._mma
+        multiply = self.rows * self.columns * self.deep / 64
+        read = 4 * (4 * down + 2 * across) * self.deep
+        move = 32 * self.deep * (self.rows + self.columns) / _L2_BYTES
+        busy = max(multiply, read, move) * resident * self.slices
+        step = max(busy, _MEMORY / (self.stages - 1), _STEP + multiply)
+        steps = -(-words // (8 * self.deep * self.slices))
+        end = self.rows * self.columns / 8 * resident + 200 * self.slices
+        return math.ceil(blocks / (target.cores * resident)) * (steps * step + _START + end)
+
+
+def scope(size: int) -> str:
+    """TVM's name of shared memory of so many bytes."""
+    return "shared" if size <= _STATIC else "shared.dyn"
+
+
+def best(extents: tuple[int, int, int], words: int, target: Target) -> dict[str, int]:
+    """Parameters of the tile that is quickest by `Tile.cycles`; of equals, the one that takes least."""
+    tiles = (Tile(*values) for values in itertools.product(*SPACE.values()))
+    fitting = [tile for tile in tiles if tile.fits(target)]
+    return asdict(min(fitting, key=lambda t: (t.cycles(extents, words, target), t.shared, t.threads)))
