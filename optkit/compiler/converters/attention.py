@@ -15,11 +15,14 @@ from optkit.compiler.converters.matmul import untransposed
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operator import ATTENTION, Operator
 from optkit.compiler.operators.attention import attention as define
+from optkit.compiler.operators.half_attention import half_attention
 from optkit.compiler.tiling import Tile, kept, tile_step
 from optkit.compiler.values import OPAQUE, PLAIN, Value
 
 LEAST_ROWS = 8
 """Rows of queries below which packing keys and values is most of the work."""
+HALF_VECTOR, HALF_DEPTH = 8, 128
+"""Of float16 queries and values: rows are copied in vectors of this many, and up to this depth kept in registers."""
 _LARGEST_BAND = 32
 
 
@@ -46,14 +49,15 @@ def find_attention(low: Lowering, graph: ir.Graph) -> dict[ir.Node, Attention]:
 
     Where something is quantized, softmax has to round as it is written.
     """
-    if low.rounded or not low.target.has("attention"):
+    if low.rounded or not (low.target.has("attention") or low.target.has("half_attention")):
         return {}
     found = (_match(low, node) for node in graph if node.op_type == "MatMul" and node.domain == "")
     return {match.product: match for match in found if match is not None}
 
 
 def _match(low: Lowering, product: ir.Node) -> Attention | None:
-    softmax = _only(product.inputs[0], product)
+    inner: list[ir.Node] = []
+    softmax = _uncast(_only(product.inputs[0], product), inner)
     if softmax is None or softmax.op_type != "Softmax":
         return None
     axis = softmax.attributes.get("axis")
@@ -61,7 +65,8 @@ def _match(low: Lowering, product: ir.Node) -> Attention | None:
     last = axis.as_int() if axis is not None else (-1 if low.opset >= 13 else 1)
     if rank is None or last not in (-1, rank - 1):
         return None
-    inner, mask, scale, node = [softmax], None, 1.0, _only(softmax.inputs[0], softmax)
+    inner.append(softmax)
+    mask, scale, node = None, 1.0, _uncast(_only(softmax.inputs[0], softmax), inner)
     while node is not None and node.op_type != "MatMul":
         inner.append(node)
         step = _step(node)
@@ -69,7 +74,7 @@ def _match(low: Lowering, product: ir.Node) -> Attention | None:
             return None
         source, added, factor = step
         mask, scale = (added, scale) if added is not None else (mask, scale * factor)
-        node = _only(source, node)
+        node = _uncast(_only(source, node), inner)
     if node is None:
         return None
     query, key, value = node.inputs[0], node.inputs[1], product.inputs[1]
@@ -78,6 +83,17 @@ def _match(low: Lowering, product: ir.Node) -> Attention | None:
         return None
     match = Attention(product, (node, *reversed(inner)), query, key, value, mask, scale)
     return match if _fits(low, match) else None
+
+
+def _uncast(node: ir.Node | None, passed: list[ir.Node]) -> ir.Node | None:
+    """The node before conversions between float16 and float32, which `passed` gets: what lies between stays float32."""
+    while node is not None and node.op_type == "Cast":
+        source = node.inputs[0]
+        if source is None or {source.dtype, node.outputs[0].dtype} - {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
+            return None
+        passed.append(node)
+        node = _only(source, node)
+    return node
 
 
 def _step(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None, float] | None:
@@ -102,7 +118,7 @@ def _step(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None, float] | Non
 def _from_product(value: ir.Value | None) -> bool:
     """Whether a value is a product of matrices, maybe times numbers."""
     maker = None if value is None else value.producer()
-    while maker is not None and maker.op_type in ("Mul", "Div"):
+    while maker is not None and maker.op_type in ("Mul", "Div", "Cast"):
         sources = [v for v in maker.inputs if v is not None and v.const_value is None]
         maker = sources[0].producer() if len(sources) == 1 else None
     return maker is not None and maker.op_type == "MatMul"
@@ -120,9 +136,9 @@ def _rank(value: ir.Value | None) -> int | None:
     return None if value is None or value.shape is None else len(value.shape)
 
 
-def _shape(value: ir.Value) -> tuple[int, ...] | None:
-    """Extents of a float32 tensor, None where they or its type are not known."""
-    if value.shape is None or value.dtype != ir.DataType.FLOAT or value.const_value is not None:
+def _shape(value: ir.Value, dtype: ir.DataType = ir.DataType.FLOAT) -> tuple[int, ...] | None:
+    """Extents of a tensor, None where they are not known or it is of another type."""
+    if value.shape is None or value.dtype != dtype or value.const_value is not None:
         return None
     known = tuple(d for d in value.shape if isinstance(d, int))
     return known if len(known) == len(value.shape) else None
@@ -130,7 +146,9 @@ def _shape(value: ir.Value) -> tuple[int, ...] | None:
 
 def _fits(low: Lowering, match: Attention) -> bool:
     """Whether the kernel computes exactly this: equal leading axes, whole vectors of values, a mask of one rank."""
-    query, key, value = (_shape(v) for v in (match.query, match.key, match.value))
+    half = low.target.has("half_attention")
+    dtype = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
+    query, key, value = (_shape(v, dtype) for v in (match.query, match.key, match.value))
     if query is None or key is None or value is None or not 3 <= len(query) == len(key) == len(value):
         return False
     pairs = match.product.metadata_props.get("optkit.compute_type") == "bfloat16"
@@ -139,11 +157,13 @@ def _fits(low: Lowering, match: Attention) -> bool:
     scores = (*query[:-1], key[-1])
     if match.mask is not None:
         shape = None if match.mask.shape is None else tuple(match.mask.shape)
-        if shape is None or match.mask.dtype != ir.DataType.FLOAT or len(shape) > len(scores):
+        if shape is None or match.mask.dtype not in (dtype, ir.DataType.FLOAT) or len(shape) > len(scores):
             return False
         if any(d not in (1, e) for d, e in zip(reversed(shape), reversed(scores), strict=False)):
             return False
     alike = query[:-2] == key[:-2] == value[:-2] and query[-1] == key[-2] and key[-1] == value[-2]
+    if half:
+        return alike and all(d % HALF_VECTOR == 0 and d <= HALF_DEPTH for d in (query[-1], value[-1]))
     return alike and value[-1] % low.target.lanes == 0 and query[-2] >= LEAST_ROWS
 
 
@@ -161,16 +181,22 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
     tensors = [query.plain(), straight, value.plain()]
     if compute == "bfloat16":
         tensors = [bits(low, tensor) for tensor in tensors]
+    operator = Operator(ATTENTION, compute, (math.prod(lead), rows, columns, depth, wide))
     mask = None
     if match.mask is not None:
         mask = low.values[match.mask].plain()
         missing = len(query.shape) - len(match.mask.shape or ())
         if missing:
             mask = low.bind(relax.op.expand_dims(mask, list(range(missing))))
+    if query.dtype == "float16":
+        if mask is not None and str(mask.ty.dtype) != "float32":
+            mask = low.bind(relax.op.astype(mask, "float32"))
+        options = mask, match.scale, str(operator)
+        made = low.emit(half_attention, *tensors, *options, name="attention", kind=OPAQUE)
+        return low.blocked((*lead, rows, wide), query.dtype, PLAIN, made)
     tiles, band = _tiles(rows, columns, wide, low.target.lanes, low.target.registers)
-    operator = Operator(ATTENTION, compute, (math.prod(lead), rows, columns, depth, wide))
-    options = mask, match.scale, low.target.lanes, tiles, band, str(operator), low.target.has("bf16_vector")
-    made = low.emit(define, *tensors, *options, name="attention", kind=OPAQUE)
+    plan = low.target.lanes, tiles, band, str(operator), low.target.has("bf16_vector")
+    made = low.emit(define, *tensors, mask, match.scale, *plan, name="attention", kind=OPAQUE)
     return low.blocked((*lead, rows, wide), query.dtype, PLAIN, made)
 
 

@@ -60,6 +60,7 @@ OPTKIT_DEVICE void optkit_wait() {
 
 static float half(unsigned bits) {
   const int sign = bits >> 15 & 1, exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  if (exponent == 31) return mantissa ? NAN : sign ? -INFINITY : INFINITY;
   const float value = exponent ? std::ldexp(1024.f + mantissa, exponent - 25) : std::ldexp(float(mantissa), -24);
   return sign ? -value : value;
 }

@@ -128,6 +128,34 @@ def attention(batch: str = "1") -> ir.Model:
     )
 
 
+def heads(batch: str = "2") -> ir.Model:
+    """Two products of activations with a softmax between them, 3 heads of 72 and 83 tokens, masked; then one alone."""
+    return build(
+        """
+        q2 = Reshape(x, shape)
+        k2 = Reshape(z, others)
+        q = Transpose<perm=[0,2,1,3]>(q2)
+        k = Transpose<perm=[0,2,3,1]>(k2)
+        v = Transpose<perm=[0,2,1,3]>(k2)
+        s = MatMul(q, k)
+        t = Div(s, scale)
+        m = Add(t, mask)
+        p = Softmax<axis=-1>(m)
+        o = MatMul(p, v)
+        r = Transpose<perm=[0,2,1,3]>(o)
+        j = Reshape(r, joined)
+        n = Transpose<perm=[0,2,1]>(j)
+        y = MatMul(j, n)
+        """,
+        inputs=f"float[{batch},72,72] x, float[{batch},83,72] z, float[{batch},1,1,83] mask",
+        outputs=f"float[{batch},72,72] y",
+        scale=np.float32(4.9),
+        shape=np.array([0, 72, 3, 24], np.int64),
+        others=np.array([0, 83, 3, 24], np.int64),
+        joined=np.array([0, 72, 72], np.int64),
+    )
+
+
 def rows() -> ir.Model:
     """A product over 3 x 4 rows, which a tile of six straddles, and 9 columns."""
     return build(

@@ -54,9 +54,12 @@ def _tensor_core(block: Any) -> Any:
     function, *words = re.findall(r"\w+", name.value)[:-1]
     tensors = [argument.args[0] for argument in arguments if isinstance(argument, tvm.ir.Call)]
     numbers = [int(word.rstrip("u")) for word in words if word not in ("int", "float")]
-    column, row = arguments[-2:]
-    body = _SIMULATED[function](*tensors, numbers, column, row)
-    whole = s_tir.SBlock([], block.reads, block.writes, block.name_hint, body)
+    buffers, scalars = [], arguments[len(tensors) :]
+    if function == "OptkitAttention":
+        body = _attention(*tensors, numbers, *scalars, buffers)
+    else:
+        body = _SIMULATED[function](*tensors, numbers, *scalars)
+    whole = s_tir.SBlock([], block.reads, block.writes, block.name_hint, body, None, buffers)
     return s_tir.SBlockRealize([], tirx.const(True, "bool"), whole)
 
 
@@ -118,6 +121,58 @@ def _product(tile: Any, left: Any, right: Any, numbers: list[int], column: Any, 
     )
     inside = tirx.all(out < columns, position < rows)
     return _sums(tile, numbers, inside, {k: depth * 4}, value * other, place)
+
+
+def _attention(
+    tile: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: Any,
+    numbers: list[int],
+    scale: Any,
+    _column: Any,
+    row: Any,
+    buffers: list[Any],
+) -> Any:
+    """A row after the other: its scores, their maximum and sum, and the weighted values."""
+    _, _, rows, columns, depth, wide, masked, down, across = numbers
+    scores = tirx.decl_buffer((columns,), "float32", "scores")
+    top, total = (tirx.decl_buffer((1,), "float32", name) for name in ("top", "total"))
+    buffers += [scores, top, total]
+    m, n, k, c, e, t = _variables("mnkcet")
+    position, kind = row + m, "float32"
+
+    def read(tensor: Any, *at: Any) -> Any:
+        return tirx.BufferLoad(tensor.source, [*tensor.indices[:-2], *at]).astype(kind)
+
+    def add(buffer: Any, at: Any, term: Any) -> Any:
+        return tirx.BufferStore(buffer, tirx.BufferLoad(buffer, [at]) + term, [at])
+
+    def of(buffer: Any, at: Any = 0) -> Any:
+        return tirx.BufferLoad(buffer, [at])
+
+    product = _nest({k: depth}, add(scores, n, read(query, position, k) * read(key, n, k)))
+    scaled = of(scores, n) * scale
+    if masked:
+        scaled = scaled + read(mask, position if down else 0, n if across else 0)
+    lowest = tirx.BufferStore(top, tirx.min_value(kind), [0])
+    highest = tirx.BufferStore(top, tirx.max(of(top), of(scores, n)), [0])
+    score = [tirx.BufferStore(scores, tirx.const(0.0, kind), [n]), product, tirx.BufferStore(scores, scaled, [n])]
+    power = tirx.BufferStore(scores, tirx.exp(of(scores, t) - of(top)), [t])
+    place = [e // 4, m, e % 4]
+    weigh = tirx.BufferStore(
+        tile.source, tirx.BufferLoad(tile.source, place) + of(scores, c) * read(value, c, e) / of(total), place
+    )
+    zero = tirx.BufferStore(tile.source, tirx.const(0.0, kind), place)
+    whole = [
+        lowest,
+        tirx.BufferStore(total, tirx.const(0.0, kind), [0]),
+        _nest({n: columns}, tirx.SeqStmt([*score, highest])),
+        _nest({t: columns}, tirx.SeqStmt([power, add(total, 0, of(scores, t))])),
+        _nest({e: wide}, tirx.SeqStmt([zero, _nest({c: columns}, weigh)])),
+    ]
+    return _nest({m: 64}, tirx.IfThenElse(position < rows, tirx.SeqStmt(whole), None))
 
 
 _SIMULATED = {"OptkitConv": _conv, "OptkitMatmul": _matmul, "OptkitProduct": _product}

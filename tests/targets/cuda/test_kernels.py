@@ -18,7 +18,7 @@ from optkit.compiler.schedule import choose
 from optkit.pipeline import Pipeline
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, deep, others, rows, tokens
+from tests.targets.cuda.models import attention, cnn, deep, heads, others, rows, tokens
 from tests.targets.cuda.simulate import simulated
 
 MODELS: dict[str, Callable[[], ir.Model]] = {
@@ -30,6 +30,7 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "tokens-batch": lambda: tokens("n"),
     "attention": attention,
     "attention-batch": lambda: attention("n"),
+    "heads": heads,
     "rows": rows,
 }
 CORNERS = [
@@ -37,6 +38,7 @@ CORNERS = [
     ("deep", "fp16"),
     ("tokens", "int8"),
     ("tokens", "fp16"),
+    ("heads", "fp16"),
     ("cnn", "default"),
     ("cnn", "int8"),
     ("attention", "int8"),
@@ -47,7 +49,7 @@ CASES = [
     *((name, pipeline) for name in MODELS for pipeline in ("default", "int8")),
     ("cnn", "fp16"),
     ("cnn", "bf16"),
-    *((name, "fp16") for name in ("deep", "deep-batch", "tokens", "tokens-batch")),
+    *((name, "fp16") for name in ("deep", "deep-batch", "tokens", "tokens-batch", "heads")),
     ("attention", "bf16"),
 ]
 

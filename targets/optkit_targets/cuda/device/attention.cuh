@@ -26,8 +26,7 @@ struct OptkitHeads {
 
 // Rows `row` to `row` + 63 of one head to `tile`, [E / 4][65][4].
 //   M, N: queries and keys; D, E: depth of queries and keys, and of values
-//   DOWN, ACROSS: elements from one row, and one column, of the mask to the next; FLOATS: it is of floats, not halves;
-//   MASKED: there is one
+//   MASKED: there is a mask; DOWN, ACROSS: its elements from one row, and one column, to the next
 template <int KEYS, int PLANES, int M, int N, int D, int E, int MASKED, int DOWN, int ACROSS>
 struct OptkitAttention {
   static const int ROWS = 64, STRIPS = KEYS / 8;
@@ -38,8 +37,8 @@ struct OptkitAttention {
   static_assert(Query::SIZE + 2 * STAGE <= PLANES * (ROWS + 1) * 4 && E / 4 <= PLANES, "the operands have to fit");
   static_assert(KEYS % 16 == 0 && D % 8 == 0 && E % 8 == 0, "no such attention");
 
-  OPTKIT_DEVICE void run(float* tile, const void* query, const void* key, const void* value, const float* mask,
-                         float scale, int row) {
+  OPTKIT_DEVICE void run(float* tile, const void* query, const void* key, const void* value, const void* mask,
+                         float scale, int, int row) {
     unsigned* memory = reinterpret_cast<unsigned*>(tile);
     unsigned* stages = memory + Query::SIZE;
     const int lane = optkit_thread() % 32, warp = optkit_thread() / 32, group = lane / 4, quad = lane % 4;
@@ -85,7 +84,7 @@ struct OptkitAttention {
           optkit_mma(scores[j], q[k], b);
         }
       }
-      weigh(scores, sums, top, total, mask, scale, row + warp * 16 + group, step * KEYS + quad * 2);
+      weigh(scores, sums, top, total, static_cast<const float*>(mask), scale, row + warp * 16 + group, step * KEYS + quad * 2);
       const unsigned* values = keys + Key::SIZE;
 #pragma unroll
       for (int k = 0; k < KEYS / 16; ++k) {

@@ -8,8 +8,10 @@ from optkit_targets.cuda.kernels.fallback import FallbackRule
 from optkit_targets.cuda.kernels.injective import InjectiveRule
 from optkit_targets.cuda.kernels.matmul import MatmulRule
 from optkit_targets.cuda.kernels.rows import RowsRule
+from optkit_targets.cuda.kernels.tensor_attention import TensorAttentionRule
 from optkit_targets.cuda.kernels.tensor_conv import TensorConvRule
 from optkit_targets.cuda.kernels.tensor_matmul import TensorMatmulRule
+from optkit_targets.cuda.kernels.tensor_product import TensorProductRule
 from optkit_targets.cuda.kernels.window import DepthwiseRule, PoolRule
 
 RULES: tuple[KernelRule, ...] = (
@@ -17,6 +19,8 @@ RULES: tuple[KernelRule, ...] = (
     ConvRule(),
     DepthwiseRule(),
     TensorMatmulRule(),
+    TensorProductRule(),
+    TensorAttentionRule(),
     MatmulRule(),
     PoolRule(),
     RowsRule(),
