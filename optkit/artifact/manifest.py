@@ -17,6 +17,8 @@ SCHEMA_VERSION = 2
 """2: weights of fewer than 8 bits are packed."""
 WHOLE, PARTITIONED = "vm", "vm+onnxruntime"
 """Flavours: what runs an artifact."""
+WITHOUT_GRAPH = ".calls"
+"""Behind an entry's name: the same, every kernel launched by a call of its own."""
 ALIGNMENT = 64
 """Bytes; of weights.bin within the file and of every tensor in it: a cache line, an AVX-512 vector."""
 

@@ -15,6 +15,7 @@ from tvm import relax
 from optkit.artifact.spec import Partition
 from optkit.compiler.binding_order import order_bindings
 from optkit.compiler.constants import lift_constants
+from optkit.compiler.graphs import capture_graphs, note_inputs
 from optkit.compiler.lower import Lowered, NodeRecord, Sites, lower
 from optkit.compiler.operator import Operator
 from optkit.compiler.planning import Records
@@ -128,13 +129,17 @@ def fuse(module: Any) -> Any:
 def generate(module: Any, target: Any) -> Any:
     """Scheduled kernels and the Relax function around them to an executable with a static memory plan."""
     t = relax.transform
-    lowered = tvm.transform.Sequential(
+    planned = tvm.transform.Sequential(
         [
             t.RewriteDataflowReshape(),
             t.ToNonDataflow(),
             t.RemovePurityChecking(),
             t.CallTIRRewrite(),
             t.StaticPlanBlockMemory(),
+        ]
+    )(module)
+    lowered = tvm.transform.Sequential(
+        [
             t.LowerAllocTensor(),
             t.KillAfterLastUse(),
             t.LowerRuntimeBuiltin(),
@@ -143,7 +148,7 @@ def generate(module: Any, target: Any) -> Any:
             order_shape_stores,
             t.AttachGlobalSymbol(),
         ]
-    )(module)
+    )(capture_graphs(planned))
     return relax.build(lowered, target, relax_pipeline=None, tir_pipeline=pipeline())
 
 
@@ -163,7 +168,10 @@ def prepare(model: ir.Model, target: Target, tuned: Records | None = None) -> Pr
     with tvm_target(target), stage("its operators cannot be turned into kernels"):
         lifted = lift_constants(legalize(lowered.module))
         labels = Labels(lowered.names, {w: lowered.names.get(v, v) for w, v in lifted.owners.items()})
-        return Prepared(lowered, fuse(lifted.module), lifted.weights, labels)
+        fused = fuse(lifted.module)
+        if target.device == "cuda":
+            fused = note_inputs(fused, len(lowered.input_names))
+        return Prepared(lowered, fused, lifted.weights, labels)
 
 
 @contextlib.contextmanager

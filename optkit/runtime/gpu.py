@@ -31,6 +31,18 @@ def compute_capabilities() -> list[tuple[int, int]]:
     return found
 
 
+def free_memory() -> tuple[int, int] | None:
+    """Free and total bytes of the GPU that this thread uses; None where none is used."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    if driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)):
+        return None
+    return free.value, total.value
+
+
 def needed_capability(isa: Iterable[str]) -> tuple[int, int]:
     """The compute capability that an `sm_..` word of `isa` names; (0, 0) without one.
 

@@ -13,6 +13,7 @@ from optkit.artifact.reader import ArtifactFile
 from optkit.artifact.spec import numpy_dtype
 from optkit.artifact.writer import WEIGHTS
 from optkit.errors import ArtifactError
+from optkit.runtime.failures import explained
 from optkit.runtime.gpu import check_gpu
 from optkit.runtime.isa import check_isa
 from optkit.runtime.native import import_tvm_ffi, load_executable
@@ -55,9 +56,10 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
     if manifest.device != "cpu":
         # Shape functions run on the CPU, which the virtual machine wants last.
         allocators += [ffi.device("cpu", 0).dlpack_device_type(), 0, _POOLED]
-    vm["vm_initialization"](*allocators)
-    bridge = TensorBridge(ffi, device)
-    weights = [bridge.to_device(bridge.from_array(_array(memory, entry, where))) for entry in manifest.weights]
+    with explained("it cannot be loaded", where):
+        vm["vm_initialization"](*allocators)
+        bridge = TensorBridge(ffi, device)
+        weights = [bridge.to_device(bridge.from_array(_array(memory, entry, where))) for entry in manifest.weights]
     parts = Parts(manifest, ffi, vm, bridge, weights, sessions) if manifest.partitions else None
     return Runner(manifest, ffi, vm, bridge, weights, threads, parts)
 

@@ -38,7 +38,11 @@ def profile(runner: Runner, feed: Mapping[str, Any], runs: int = 30) -> list[Cal
     calls: list[tuple[str, float]] = []
     open_: list[list[Any]] = []
 
+    wait = runner.synchronize if runner.manifest.device != "cpu" else None
+
     def note(_function: Any, name: str, before: bool, _result: Any, *_arguments: Any) -> int:
+        if wait is not None:
+            wait()
         # Branches and loop bodies are functions that are called too: their own calls are what counts.
         if before:
             if open_:

@@ -10,10 +10,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from optkit.artifact.manifest import Manifest
+from optkit.artifact.manifest import WITHOUT_GRAPH, Manifest
 from optkit.artifact.spec import TensorSpec
-from optkit.errors import OptkitError, UsageError
+from optkit.errors import UsageError
 from optkit.runtime.binding import bind_names, check_shapes
+from optkit.runtime.failures import failure
 from optkit.runtime.tensors import TensorBridge
 from optkit.runtime.threads import checked, configure, default_threads
 
@@ -40,18 +41,14 @@ class Runner:
         self._vm = vm
         self._bridge = bridge
         self._weights = tuple(weights)
-        self._main: tuple[Any, tuple[Any, ...]] = (
-            (parts, ()) if parts else (vm[manifest.entry], self._weights[: manifest.entry_weights])
-        )
-        self._variants = {
-            v.shapes: (vm[v.entry], tuple(self._weights[i] for i in v.weights)) for v in manifest.variants
-        }
-        self._entry: Any = self._main[0]
-        self._arguments = self._main[1]
+        self._parts = parts
+        self._main: tuple[Any, tuple[Any, ...]] = (parts, ())
+        self._variants: dict[Any, tuple[Any, tuple[Any, ...]]] = {}
+        self._seen: list[Any] = []
+        self._choose_entries("")
         self._kept = {w.data_ptr() for w in weights}
         self._input_types = [spec.numpy for spec in manifest.inputs]
         self._output_types = [spec.numpy for spec in manifest.outputs]
-        self._seen: list[Any] = []
         self._threads = default_threads() if threads is None else checked(threads)
         self._lock = threading.Lock()
         self._own_thread: ThreadPoolExecutor | None = None
@@ -95,16 +92,83 @@ class Runner:
         """
         return self._run((), feed)
 
+    def run_on_device(self, feed: Mapping[str, Any], stream: Any = None) -> dict[str, Any]:
+        """Run the model once and leave the outputs where they were computed.
+
+        On a GPU the work is only queued: on the stream that is given, else on torch's current one where an input is a
+        tensor of torch on that GPU, else on the default stream. Nothing passes through the host but inputs that lie
+        there.
+
+        Args:
+            feed: as for `run`.
+            stream: a CUDA stream as its address, or an object with one (torch.cuda.Stream, cupy.cuda.Stream).
+
+        Returns:
+            Output name to a tensor that exports DLPack: `torch.from_dlpack(y)`, `cupy.from_dlpack(y)`.
+
+        Raises:
+            DataError, OptkitError: as for `run`; what the GPU meets later is raised by whoever waits for it.
+        """
+        tensors, results = self._tensors((), feed, self._bridge.stream_of(feed.values(), stream))
+        taken = self._kept | {t.data_ptr() for t in tensors}
+        outputs = {}
+        for spec, tensor in zip(self.outputs, results, strict=True):
+            address = tensor.data_ptr()
+            outputs[spec.name] = self._bridge.as_type(self._bridge.copy(tensor) if address in taken else tensor, spec)
+            taken.add(address)
+        return outputs
+
+    def synchronize(self) -> None:
+        """Wait for what was queued on a GPU.
+
+        Raises:
+            OptkitError: it failed.
+        """
+        self._bridge.synchronize()
+
     def instrument(self, note: Callable[..., int] | None) -> None:
         """Call `note(function, name, before, result, *arguments)` before and after every call of a run; None: stop.
 
-        For measuring; see `optkit.runtime.profile`.
+        For measuring; see `optkit.runtime.profile`. Meanwhile no CUDA graph is used: every kernel is a call.
         """
         if self._vm is None:
             raise UsageError("the runner is closed; load the artifact again")
         self._vm["set_instrument"](note if note is not None else lambda *_: 0)
+        self._choose_entries("" if note is None else WITHOUT_GRAPH)
+
+    def _choose_entries(self, ending: str) -> None:
+        """Use the entries with this behind their names, where there are such."""
+        manifest, self._seen = self.manifest, []
+        if not self._parts:
+            self._main = self._function(manifest.entry, ending), self._weights[: manifest.entry_weights]
+        self._variants = {
+            v.shapes: (self._function(v.entry, ending), tuple(self._weights[i] for i in v.weights))
+            for v in manifest.variants
+        }
+        self._entry, self._arguments = self._main
+
+    def _function(self, name: str, ending: str) -> Any:
+        try:
+            return self._vm[name + ending]
+        except AttributeError:
+            return self._vm[name]
 
     def _run(self, positional: Sequence[Any], named: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        tensors, results = self._tensors(positional, named, None)
+        # What a model passes through is the caller's memory or the weights': the caller gets a copy.
+        shared = self._kept | {t.data_ptr() for t in tensors}
+        outputs = {}
+        for spec, tensor, dtype in zip(self.outputs, results, self._output_types, strict=True):
+            array = self._bridge.to_array(tensor, dtype)
+            address = tensor.data_ptr()
+            outputs[spec.name] = array.copy() if address in shared else array
+            shared.add(address)
+        return outputs
+
+    def _tensors(
+        self, positional: Sequence[Any], named: Mapping[str, Any], stream: int | None
+    ) -> tuple[list[Any], list[Any]]:
+        """The inputs and the outputs of a run on the device."""
         values = bind_names(self.inputs, positional, named)
         tensors = [
             self._bridge.from_input(spec, value, dtype)
@@ -116,16 +180,10 @@ class Runner:
             self._seen = shapes
             self._entry, self._arguments = self._variants.get(tuple(map(tuple, shapes)), self._main)
         with self._lock:
-            results = self._invoke(tensors)
-        # What a model passes through is the caller's memory or the weights': the caller gets a copy.
-        shared = self._kept | {t.data_ptr() for t in tensors}
-        outputs = {}
-        for spec, tensor, dtype in zip(self.outputs, results, self._output_types, strict=True):
-            array = self._bridge.to_array(tensor, dtype)
-            address = tensor.data_ptr()
-            outputs[spec.name] = array.copy() if address in shared else array
-            shared.add(address)
-        return outputs
+            if self._bridge.on_cpu:
+                return tensors, self._invoke(tensors)
+            with self._bridge.using(stream):
+                return tensors, self._call(tensors)
 
     def _invoke(self, tensors: list[Any]) -> list[Any]:
         if self._own_thread is not None:
@@ -145,15 +203,14 @@ class Runner:
             raise UsageError("the runner is closed; load the artifact again")
         try:
             result = self._entry(*tensors, *self._arguments)
-        except Exception as e:
-            lines = str(e).strip().splitlines()
-            raise OptkitError(f"running the model failed: {lines[-1] if lines else type(e).__name__}") from e
+        except Exception as error:
+            raise failure("running the model failed", error) from error
         return [result] if isinstance(result, self._ffi.Tensor) else list(result)
 
     def close(self) -> None:
         """Release the weights and the virtual machine; outputs stay valid. Closing twice is fine."""
         with self._lock:
-            self._vm = self._entry = None
+            self._vm = self._entry = self._parts = None
             self._main, self._variants = (None, ()), {}
             self._weights = self._arguments = ()
             if self._own_thread is not None:

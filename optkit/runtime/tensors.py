@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from optkit.artifact.manifest import ALIGNMENT
 from optkit.artifact.spec import TensorSpec, numpy_dtype, numpy_has, storage
-from optkit.errors import DataError
+from optkit.errors import DataError, UsageError
+from optkit.runtime.failures import explained
 
 _CPU = 1  # kDLCPU
 _BYTE, _TWO_BYTES = np.dtype(np.uint8), np.dtype(np.uint16)
@@ -26,6 +30,9 @@ class TensorBridge:
         self._to_bytes = ffi.get_global_func("runtime.TVMTensorCopyToBytes")
         self._copy = ffi.get_global_func("runtime.TVMTensorCopyFromTo")
         self._allocate = ffi.get_global_func("runtime.TVMTensorAllocWithScope")
+        self._wait = ffi.get_global_func("runtime.Device_StreamSync")
+        self._follow = ffi.get_global_func("runtime.Device_StreamSyncFromTo")
+        self._last = 0  # stream
 
     def from_array(self, array: np.ndarray) -> Any:
         """A tensor on the CPU over the array's own memory, which must be contiguous and 64-byte aligned."""
@@ -45,7 +52,9 @@ class TensorBridge:
             return np.from_dlpack(tensor)
         dtype = numpy_dtype(str(tensor.dtype)) if dtype is None else dtype
         if tensor.__dlpack_device__()[0] != _CPU:
-            return self.download(tensor, dtype)
+            self.synchronize()
+            with explained("copying from the GPU failed"):
+                return self.download(tensor, dtype)
         if numpy_has(dtype.name):
             return np.from_dlpack(tensor)
         if dtype.itemsize == 1:
@@ -64,13 +73,57 @@ class TensorBridge:
         self._to_bytes(tensor, ctypes.c_void_p(array.ctypes.data), array.nbytes)
         return array
 
+    def as_type(self, tensor: Any, spec: TensorSpec) -> Any:
+        """The tensor as what exports its values to others: of the type that the model declares."""
+        return self._as(tensor, spec.dtype)
+
+    def stream_of(self, values: Iterable[Any], stream: Any) -> int | None:
+        """The address of a stream; where None is given, of torch's current one if a value is of torch and lies here."""
+        if stream is not None:
+            address = next((getattr(stream, a) for a in ("cuda_stream", "ptr") if hasattr(stream, a)), stream)
+            if not isinstance(address, int):
+                raise UsageError(f"{type(stream).__name__} is no CUDA stream")
+            return address
+        torch = sys.modules.get("torch")
+        if torch is None or self.on_cpu:
+            return None
+        on_gpu = any(isinstance(value, torch.Tensor) and value.is_cuda for value in values)
+        return int(torch.cuda.current_stream().cuda_stream) if on_gpu else None
+
+    @contextlib.contextmanager
+    def using(self, stream: int | None) -> Iterator[None]:
+        """Queue the block's work on a stream, after what this bridge queued before, which shares memory with it."""
+        address = stream or 0
+        if address != self._last:
+            self._follow(self.device, self._last, address)
+            self._last = address
+        with self._ffi.use_raw_stream(self.device, address):
+            yield
+
+    def synchronize(self) -> None:
+        """Wait for the work on the stream used last.
+
+        Raises:
+            OptkitError: it failed.
+        """
+        if not self.on_cpu:
+            with explained("running the model failed"):
+                self._wait(self.device, self._last)
+
+    def copy(self, tensor: Any) -> Any:
+        """The tensor in memory of its own, on its device."""
+        copy = self._allocate(self._ffi.Shape(tensor.shape), tensor.dtype, tensor.device, None)
+        self._copy(tensor, copy)
+        return copy
+
     def to_device(self, tensor: Any) -> Any:
         """The tensor itself if it lies on this device, else a copy there."""
         if self.on_cpu or tensor.device == self.device:
             return tensor
-        copy = self._allocate(self._ffi.Shape(tensor.shape), tensor.dtype, self.device, None)
-        self._copy(tensor, copy)
-        return copy
+        with explained("copying to the GPU failed"):
+            copy = self._allocate(self._ffi.Shape(tensor.shape), tensor.dtype, self.device, None)
+            self._copy(tensor, copy)
+            return copy
 
     def from_input(self, spec: TensorSpec, value: Any, dtype: np.dtype | None = None) -> Any:
         """A tensor on this bridge's device with what the caller passed for an input.

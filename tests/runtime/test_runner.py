@@ -252,3 +252,23 @@ def test_torch_tensors(runner: Runner) -> None:
         runner(torch.from_numpy(x).double())
     with pytest.raises(DataError, match="input 'x'"):
         runner(torch.empty((4, 8), device="meta"))
+
+
+def test_outputs_may_stay_on_the_device(runner: Runner) -> None:
+    torch = pytest.importorskip("torch")
+    x = sample(4)
+    want = runner.run({"x": x})
+    mine = torch.from_numpy(x.copy())
+    found = runner.run_on_device({"x": mine})
+    runner.synchronize()
+    assert found.keys() == want.keys()
+    for name, tensor in found.items():
+        np.testing.assert_array_equal(torch.from_dlpack(tensor).numpy(), want[name])
+        np.testing.assert_array_equal(np.from_dlpack(tensor), want[name])
+    assert torch.from_dlpack(found["y"]).data_ptr() == found["y"].data_ptr()
+    torch.from_dlpack(found["same"]).zero_()
+    torch.from_dlpack(found["bias"]).zero_()
+    assert np.array_equal(mine.numpy(), x)
+    np.testing.assert_array_equal(runner.run({"x": x})["bias"], want["bias"])
+    with pytest.raises(UsageError, match="str is no CUDA stream"):
+        runner.run_on_device({"x": x}, stream="fast")
