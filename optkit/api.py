@@ -13,8 +13,8 @@ from optkit.artifact.link import find_linker, link_library
 from optkit.artifact.manifest import Manifest
 from optkit.artifact.payload import BuildInfo, Payload
 from optkit.artifact.writer import write_artifact
+from optkit.emit import check_forms, parse_forms
 from optkit.emit import emit as emit_forms
-from optkit.emit import parse_forms
 from optkit.errors import UsageError
 from optkit.files import check_writable
 from optkit.issues import check_issues, describe_issue
@@ -131,7 +131,7 @@ def compile(
         opt_shapes: the shapes the artifact is to be fastest at; it then holds code of its own for them.
         fallback: "onnxruntime": leave to it what cannot be compiled; the artifact then needs it where it runs.
         output: path of the artifact; by default the model's name with `.optk`, in the current folder.
-        emit: forms to write beside it: "onnx", "relax", "tir", "asm" or "all".
+        emit: forms to write beside it: "onnx", "relax", "tir", "asm", "all" of these; "cuda" for such a target.
         verify: compare with the reference, and write nothing if they disagree.
         atol, rtol: tolerances of that comparison; by default those of the precision.
         threads: threads the code is laid out for; by default the target's cores.
@@ -162,6 +162,7 @@ def compile(
     forms = parse_forms(emit)
     check_fallback(fallback, opt_shapes)
     machine = choose_target(target, threads)
+    check_forms(forms, machine)
     passes = "int8" if passes is None and max_drop is not None else passes
     pipeline = choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types))
     check_search(precision_search, pipeline, machine, fallback)

@@ -45,7 +45,9 @@ _NAMED = 5
     type=click.Choice(["onnxruntime"]),
     help="Leave what cannot be compiled to it; the artifact then needs it where it runs.",
 )
-@click.option("--emit", multiple=True, metavar="onnx|relax|tir|asm|all", help="Also write these beside the artifact.")
+@click.option(
+    "--emit", multiple=True, metavar="onnx|relax|tir|asm|all|cuda", help="Also write these beside the artifact."
+)
 @click.option("--verify/--no-verify", default=True, help="Compare with ONNX Runtime before writing.")
 @click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance instead of the precision's own.")
 @click.option("--rtol", type=click.FloatRange(0), help="Relative tolerance instead of the precision's own.")

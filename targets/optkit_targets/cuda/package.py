@@ -18,7 +18,7 @@ from typing import Any
 from tvm.runtime import _ffi_api
 
 from optkit.errors import CompileError
-from optkit_targets.cuda.nvcc import compile_source
+from optkit_targets.cuda.nvcc import compile_source, with_device_code
 
 _SYMBOL = "__tvm_ffi__library_bin"
 
@@ -43,6 +43,10 @@ class CudaExecutable:
     def source(self) -> str:
         """The CUDA C++ of all kernels; empty for a model without kernels."""
         return "".join(str(m.inspect_source("cuda")) for m in _device_modules(self.mod))
+
+    def whole_source(self) -> str:
+        """What nvcc compiles: the kernels, and the device code that they call."""
+        return with_device_code(self.source())
 
     def export_library(self, file_name: str, **options: Any) -> Any:
         """As `tvm.relax.VMExecutable.export_library`.

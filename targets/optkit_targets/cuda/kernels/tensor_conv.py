@@ -26,7 +26,7 @@ from optkit_targets.cuda.kernels.tiles import Tile
 
 
 class TensorConvRule(TensorCoreRule):
-    """Takes convolutions of bytes and halves, not grouped, whose sums fill an instruction."""
+    """Takes convolutions of bytes and halves, not grouped, whose sums fill half an instruction."""
 
     name, mark, beside, template = "cuda.tensor_conv", "conv", frozenset({"pad", "crop"}), "implicit_gemm"
 
@@ -38,7 +38,7 @@ class TensorConvRule(TensorCoreRule):
             return None
         blocks, group = (-(-s["c"] // SHORT), -(-s["o"] // SHORT)), GROUP[dtype]
         terms = blocks[0] * SHORT * s["kh"] * s["kw"]
-        if terms < STEP[dtype]:
+        if 2 * terms < STEP[dtype]:
             return None
         packed = [blocks[1], blocks[0], s["kh"], s["kw"], SHORT // group, SHORT, group]
         fill = 0 if pad is None else _padding(sch.get(pad))
