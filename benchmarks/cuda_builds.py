@@ -84,6 +84,7 @@ def examine(source: Path, arch: str, kernels: list[dict[str, Any]]) -> tuple[int
     bodies = {}
     for text in ptx.split(".visible .entry ")[1:]:
         bodies[text[: text.index("(")]] = text
+    problems += [f"{kernel['name']}: {'; '.join(kernel['refused'])}" for kernel in kernels if kernel["refused"]]
     for kernel in kernels:
         if not kernel["rule"].startswith(TENSOR):
             continue
