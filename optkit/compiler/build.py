@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ from optkit.compiler.stack import pipeline
 from optkit.errors import CompileError, OptkitError
 from optkit.target import Target
 from optkit.tidy import one_line
+
+_SOURCE = "TVM_COMPILE_FORCE_FALLBACK"
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,22 @@ def generate(module: Any, target: Any) -> Any:
             t.AttachGlobalSymbol(),
         ]
     )(capture_graphs(planned))
-    return relax.build(lowered, target, relax_pipeline=None, tir_pipeline=pipeline())
+    with source_of_devices():
+        return relax.build(lowered, target, relax_pipeline=None, tir_pipeline=pipeline())
+
+
+@contextlib.contextmanager
+def source_of_devices() -> Iterator[None]:
+    """TVM leaves the source of device code as it is, also where it could compile it: the target's family does that."""
+    before = os.environ.get(_SOURCE)
+    os.environ[_SOURCE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SOURCE]
+        else:
+            os.environ[_SOURCE] = before
 
 
 @dataclass

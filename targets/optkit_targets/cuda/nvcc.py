@@ -19,17 +19,8 @@ from optkit.errors import CompileError
 DEVICE = Path(__file__).parent / "device"
 """Sources that kernels call into, as they ship."""
 
-PRELUDE = """\
-// sum of four products of an unsigned and a signed byte, added to c (PTX ISA, "dp4a")
-static __device__ __forceinline__ int optkit_dp4a_u8s8(unsigned a, int b, int c) {
-  int d;
-  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-  return d;
-}
-"""
-
-
 _FILES = {
+    "dp4a.cuh": {"optkit_dp4a_u8s8"},
     "tensor_core.cuh": {"OptkitConv", "OptkitMatmul", "OptkitProduct"},
     "attention.cuh": {"OptkitAttention"},
 }
@@ -38,14 +29,14 @@ _FILES = {
 
 def with_device_code(source: str) -> str:
     """Generated source with the device code before it that it calls."""
-    return PRELUDE + "".join((DEVICE / name).read_text() for name in _needed(source)) + source
+    return "".join((DEVICE / name).read_text() for name in _needed(source)) + source
 
 
 def _needed(source: str) -> tuple[str, ...]:
-    called = set(re.findall(r"\b(Optkit\w+)<", source))
-    if not called:
-        return ()
-    return ("instructions.cuh", *(name for name, has in _FILES.items() if called & has))
+    called = set(re.findall(r"\b(Optkit\w+|optkit_\w+)[<(]", source))
+    found = [name for name, has in _FILES.items() if called & has]
+    # What works with matrices is built of instructions.
+    return ("instructions.cuh", *found) if set(found) - {"dp4a.cuh"} else tuple(found)
 
 
 FLAGS = ("-O3", "-std=c++17", "-fmad=false", "--expt-relaxed-constexpr", "-w")

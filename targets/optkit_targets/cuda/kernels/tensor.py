@@ -239,7 +239,9 @@ def use_device_code(sch: Any, sums: Sums) -> Any:
         pointers = pointer(tile), *(pointer(buffer, lead) for buffer, lead in operands)
         call = op.call_extern("int32", code.name, *pointers, *numbers)
         whole = [tirx.BufferRegion(b, [tvm.ir.Range(0, n) for n in b.shape]) for b in (*(b for b, _ in operands), tile)]
-        block = s_tir.SBlock([], whole[:-1], whole[-1:], BLOCK, tirx.Evaluate(call))
+        # Without it TVM makes the tile as small as what is read of it in TIR.
+        marks = {"explicit_read_region": [len(whole) - 1]}
+        block = s_tir.SBlock([], whole, whole[-1:], BLOCK, tirx.Evaluate(call), annotations=marks)
         binding = tirx.IterVar(None, tirx.Var("", wide), tirx.IterVar.ThreadIndex, "threadIdx.x")
         realize = s_tir.SBlockRealize([], tirx.const(True, "bool"), block)
         thread = tirx.Var("thread", wide)

@@ -1,0 +1,308 @@
+// CUDA C++ on a CPU: the threads of a block are fibers that take turns at barriers, blocks run one after the other.
+//
+// Included before kernels that g++ compiles. What tensor cores and asynchronous copies do follows the PTX ISA: copies
+// arrive when they are waited for, and no earlier.
+#pragma once
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+#include <vector_functions.h>
+#include <vector_types.h>
+
+#undef __shared__
+#undef __global__
+#undef __device__
+#undef __launch_bounds__
+#define __shared__ static
+#define __global__
+#define __device__
+#define __launch_bounds__(...)
+#define OPTKIT_HOST
+#define OPTKIT_DEVICE static inline
+#define OPTKIT_MEMBER inline
+
+static uint3 threadIdx, blockIdx;
+static dim3 blockDim, gridDim;
+
+namespace emulator {
+
+struct Copy {
+  unsigned* to;
+  const unsigned* from;
+  int bytes;
+};
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  uint3 index;
+  bool done;
+  std::vector<Copy> uncommitted;
+  std::deque<std::vector<Copy>> groups;
+};
+struct Barrier {
+  int count = 0;
+  unsigned generation = 0;
+};
+
+static const std::size_t STACK = 64 << 10;
+static std::vector<std::unique_ptr<Fiber>> fibers;
+static ucontext_t scheduler;
+static int current, running, problems;
+static bool moved;
+static void (*body)(void*);
+static void* body_data;
+static unsigned char* dynamic;
+
+inline Fiber& self() { return *fibers[current]; }
+inline void yield() { swapcontext(&self().context, &scheduler); }
+inline void wait(Barrier& barrier, int expected) {
+  const unsigned generation = barrier.generation;
+  if (++barrier.count == expected) {
+    barrier.count = 0, ++barrier.generation, moved = true;
+    return;
+  }
+  while (barrier.generation == generation) yield();
+}
+inline int flat() { return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z); }
+inline int lanes() { return std::min<int>(32, running - flat() / 32 * 32); }
+
+static Barrier block_barrier, slices[32], warps[64];
+static void enter() {
+  body(body_data);
+  self().done = true, moved = true;
+  if (!self().uncommitted.empty()) ++problems;
+  yield();
+}
+
+// One block; false where its threads wait for each other forever.
+inline bool run_block() {
+  const int count = running = blockDim.x * blockDim.y * blockDim.z;
+  block_barrier = Barrier();
+  for (auto& barrier : slices) barrier = Barrier();
+  for (auto& barrier : warps) barrier = Barrier();
+  while (static_cast<int>(fibers.size()) < count) {
+    fibers.emplace_back(new Fiber());
+    fibers.back()->stack.reset(new char[STACK]);
+  }
+  for (int i = 0; i < count; ++i) {
+    Fiber& fiber = *fibers[i];
+    const unsigned x = blockDim.x, y = blockDim.y, n = i;
+    fiber.index = make_uint3(n % x, n / x % y, n / x / y);
+    fiber.done = false, fiber.uncommitted.clear(), fiber.groups.clear();
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = STACK;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, enter, 0);
+  }
+  for (int left = count; left > 0;) {
+    left = 0, moved = false;
+    for (current = 0; current < count; ++current) {
+      if (self().done) continue;
+      threadIdx = self().index;
+      swapcontext(&scheduler, &self().context);
+      left += !self().done;
+    }
+    if (!moved && left) return false;
+  }
+  return true;
+}
+
+// All blocks of a grid; threads that never wait for each other need no fibers.
+inline int run_grid(dim3 grid, dim3 block, void (*function)(void*), void* data, bool alone) {
+  gridDim = grid, blockDim = block, body = function, body_data = data, problems = 0;
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x) {
+        blockIdx = make_uint3(x, y, z);
+        if (!alone) {
+          if (!run_block()) return -1;
+          continue;
+        }
+        for (unsigned k = 0; k < block.z; ++k)
+          for (unsigned j = 0; j < block.y; ++j)
+            for (unsigned i = 0; i < block.x; ++i) threadIdx = make_uint3(i, j, k), function(data);
+      }
+  return problems;
+}
+
+template <typename... A>
+struct Kernel {
+  void (*function)(A...);
+  void** arguments;
+  template <std::size_t... I>
+  void call(std::index_sequence<I...>) {
+    function(*static_cast<std::decay_t<A>*>(arguments[I])...);
+  }
+  static void run(void* kernel) { static_cast<Kernel*>(kernel)->call(std::index_sequence_for<A...>()); }
+};
+template <typename... A>
+int launch(void (*function)(A...), dim3 grid, dim3 block, void** arguments, bool alone) {
+  Kernel<A...> kernel{function, arguments};
+  return run_grid(grid, block, &Kernel<A...>::run, &kernel, alone);
+}
+// The arguments in memory of their own, which a graph keeps.
+template <typename... A>
+void** keep(void (*)(A...), void** arguments) {
+  void** kept = new void*[sizeof...(A) + 1];
+  const std::size_t sizes[] = {sizeof(std::decay_t<A>)..., 0};
+  for (std::size_t i = 0; i < sizeof...(A); ++i) kept[i] = std::memcpy(std::malloc(sizes[i]), arguments[i], sizes[i]);
+  return kept;
+}
+
+static float exchanged[1024];
+static unsigned registers_a[1024][4], registers_b[1024][2];
+static const std::uint16_t* addresses[1024];
+inline void meet() { wait(warps[flat() / 32], lanes()); }
+template <typename T>
+T shuffle(T value, int from) {
+  static T given[1024];
+  const int mine = flat(), base = mine / 32 * 32;
+  given[mine] = value;
+  meet();
+  const T found = from >= 0 && from < lanes() ? given[base + from] : value;
+  meet();
+  return found;
+}
+inline int left_value(int, unsigned word, int i) { return word >> 8 * i & 255; }
+inline int right_value(int, unsigned word, int i) { return static_cast<std::int8_t>(word >> 8 * i & 255); }
+inline float half_value(unsigned bits) {
+  static const std::vector<float> table = [] {
+    std::vector<float> made(65536);
+    for (int i = 0; i < 65536; ++i) made[i] = __half2float(__ushort_as_half(static_cast<unsigned short>(i)));
+    return made;
+  }();
+  return table[bits & 65535];
+}
+inline float left_value(float, unsigned word, int i) { return half_value(word >> 16 * i); }
+inline float right_value(float, unsigned word, int i) { return half_value(word >> 16 * i); }
+
+}  // namespace emulator
+
+inline void __syncthreads() { emulator::wait(emulator::block_barrier, emulator::running); }
+inline unsigned __activemask() { return 0xffffffffu; }
+template <typename T>
+T __shfl_sync(unsigned, T value, int lane, int = 32) {
+  return emulator::shuffle(value, lane);
+}
+template <typename T>
+T __shfl_up_sync(unsigned, T value, int delta, int = 32) {
+  return emulator::shuffle(value, emulator::flat() % 32 - delta);
+}
+template <typename T>
+T __shfl_down_sync(unsigned, T value, int delta, int = 32) {
+  return emulator::shuffle(value, emulator::flat() % 32 + delta);
+}
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int bit, int = 32) {
+  return emulator::shuffle(value, emulator::flat() % 32 ^ bit);
+}
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline float max(float a, float b) { return std::fmax(a, b); }
+inline float min(float a, float b) { return std::fmin(a, b); }
+inline double max(double a, double b) { return std::fmax(a, b); }
+inline double min(double a, double b) { return std::fmin(a, b); }
+template <typename A, typename B, typename = std::enable_if_t<std::is_integral_v<A> && std::is_integral_v<B>>>
+inline std::common_type_t<A, B> max(A a, B b) {
+  return a < b ? b : a;
+}
+template <typename A, typename B, typename = std::enable_if_t<std::is_integral_v<A> && std::is_integral_v<B>>>
+inline std::common_type_t<A, B> min(A a, B b) {
+  return b < a ? b : a;
+}
+inline float __int_as_float(int bits) {
+  float value;
+  return std::memcpy(&value, &bits, 4), value;
+}
+inline int __float_as_int(float value) {
+  int bits;
+  return std::memcpy(&bits, &value, 4), bits;
+}
+inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
+template <typename T>
+T atomicAdd(T* place, T value) {
+  T before = *place;
+  *place = before + value;
+  return before;
+}
+
+OPTKIT_DEVICE int optkit_thread() { return threadIdx.x % 128; }
+OPTKIT_DEVICE int optkit_slice() { return threadIdx.x / 128; }
+OPTKIT_DEVICE void optkit_sync() { __syncthreads(); }
+OPTKIT_DEVICE void optkit_sync_slice() { emulator::wait(emulator::slices[optkit_slice()], 128); }
+template <int bytes>
+OPTKIT_DEVICE void optkit_copy(unsigned* to, const unsigned* from) {
+  if (reinterpret_cast<std::uintptr_t>(to) % bytes || reinterpret_cast<std::uintptr_t>(from) % bytes)
+    ++emulator::problems;
+  emulator::self().uncommitted.push_back({to, from, bytes});
+}
+OPTKIT_DEVICE void optkit_commit() {
+  emulator::self().groups.push_back(emulator::self().uncommitted);
+  emulator::self().uncommitted.clear();
+}
+template <int pending>
+OPTKIT_DEVICE void optkit_wait() {
+  auto& groups = emulator::self().groups;
+  while (static_cast<int>(groups.size()) > pending) {
+    for (const emulator::Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+    groups.pop_front();
+  }
+}
+// PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type" and "... mma.m16n8k32": of a, register r of
+// lane l holds row l / 4 (+ 8 where r is odd) and word l % 4 (+ 4 where r >= 2); of b, column l / 4 and word l % 4
+// (+ 4 where r = 1); of c, row l / 4 (+ 8 where r >= 2) and column 2 (l % 4) + r % 2.
+template <typename Sum>
+OPTKIT_DEVICE void optkit_mma(Sum* c, const unsigned* a, const unsigned* b) {
+  const int mine = emulator::flat(), lane = mine % 32, base = mine - lane;
+  std::memcpy(emulator::registers_a[mine], a, 16);
+  std::memcpy(emulator::registers_b[mine], b, 8);
+  emulator::meet();
+  const int inner = std::is_integral<Sum>::value ? 4 : 2;  // terms in a word
+  for (int r = 0; r < 4; ++r) {
+    const int row = lane / 4 + r / 2 * 8, column = lane % 4 * 2 + r % 2;
+    for (int word = 0; word < 8; ++word) {
+      const unsigned x = emulator::registers_a[base + row % 8 * 4 + word % 4][row / 8 + word / 4 * 2];
+      const unsigned y = emulator::registers_b[base + column * 4 + word % 4][word / 4];
+      for (int i = 0; i < inner; ++i) c[r] += emulator::left_value(Sum(), x, i) * emulator::right_value(Sum(), y, i);
+    }
+  }
+  emulator::meet();
+}
+// PTX ISA, "ldmatrix": register i of lane l holds of matrix i elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4, here
+// of the transposed matrix; lane l gives the address of row l % 8 of matrix l / 8.
+OPTKIT_DEVICE void optkit_transposed(unsigned* words, const unsigned* from) {
+  const int mine = emulator::flat(), lane = mine % 32, base = mine - lane;
+  if (reinterpret_cast<std::uintptr_t>(from) % 16) ++emulator::problems;
+  emulator::addresses[mine] = reinterpret_cast<const std::uint16_t*>(from);
+  emulator::meet();
+  for (int i = 0; i < 4; ++i) {
+    const std::uint16_t* low = emulator::addresses[base + 8 * i + lane % 4 * 2];
+    const std::uint16_t* high = emulator::addresses[base + 8 * i + lane % 4 * 2 + 1];
+    words[i] = low[lane / 4] | static_cast<unsigned>(high[lane / 4]) << 16;
+  }
+  emulator::meet();
+}
+OPTKIT_DEVICE unsigned optkit_halves(float low, float high) {
+  return __half_as_ushort(__float2half_rn(low)) | static_cast<unsigned>(__half_as_ushort(__float2half_rn(high))) << 16;
+}
+OPTKIT_DEVICE float optkit_exp2(float x) { return std::exp2(x); }
+OPTKIT_DEVICE float optkit_other_lane(float x, int bit) { return emulator::shuffle(x, emulator::flat() % 32 ^ bit); }
+OPTKIT_DEVICE int optkit_dp4a_u8s8(unsigned a, int b, int c) {
+  for (int i = 0; i < 4; ++i) c += emulator::left_value(0, a, i) * emulator::right_value(0, b, i);
+  return c;
+}

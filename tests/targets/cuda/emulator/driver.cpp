@@ -1,0 +1,228 @@
+// What the CUDA runtime and driver are asked for by TVM, on a CPU: memory is the host's, streams run at once, graphs
+// keep their launches. A module is a shared library in the clothes of a fat binary (`emulated_nvcc.py`).
+//
+// EMULATED_MEMORY: bytes that there are. EMULATED_FAILURE: "launch" lets every launch fail, "after:N" those after N.
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace {
+struct Function {
+  int (*run)(dim3, dim3, void**, size_t);
+  void** (*keep)(void**);
+};
+struct Launch {
+  Function function;
+  dim3 grid, block;
+  void** arguments;
+  size_t dynamic;
+};
+struct Graph {
+  std::vector<Launch> launches;
+};
+std::map<void*, size_t> sizes;
+size_t used;
+cudaStream_t capturing;
+Graph* captured;
+long launched, replayed, copied;
+cudaError_t last = cudaSuccess;
+
+size_t memory() {
+  const char* text = getenv("EMULATED_MEMORY");
+  return text ? strtoull(text, nullptr, 10) : size_t(8) << 30;
+}
+bool broken() {
+  const char* text = getenv("EMULATED_FAILURE");
+  if (!text) return false;
+  return !strncmp(text, "after:", 6) ? launched >= atol(text + 6) : true;
+}
+cudaError_t fail(cudaError_t error) { return last = error; }
+CUresult run(const Launch& launch) {
+  if (broken()) return CUDA_ERROR_LAUNCH_FAILED;
+  ++launched;
+  return launch.function.run(launch.grid, launch.block, launch.arguments, launch.dynamic) ? CUDA_ERROR_ILLEGAL_ADDRESS
+                                                                                          : CUDA_SUCCESS;
+}
+}  // namespace
+
+extern "C" {
+long emulated_launches() { return launched; }
+long emulated_replays() { return replayed; }
+long emulated_copies() { return copied; }
+
+CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
+CUresult cuDeviceGetCount(int* count) { return *count = 1, CUDA_SUCCESS; }
+CUresult cuDeviceGet(CUdevice* device, int) { return *device = 0, CUDA_SUCCESS; }
+CUresult cuDeviceGetName(char* name, int length, CUdevice) {
+  return strncpy(name, "emulated", length), CUDA_SUCCESS;
+}
+CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) {
+  *value = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR   ? 9
+           : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? 0
+                                                                       : 1;
+  return CUDA_SUCCESS;
+}
+CUresult cuMemGetInfo(size_t* free, size_t* total) {
+  return *total = memory(), *free = *total - used, CUDA_SUCCESS;
+}
+CUresult cuModuleLoadData(CUmodule* module, const void* image) {
+  const char* bytes = static_cast<const char*>(image);
+  if (memcmp(bytes, "EMULATED", 8)) return CUDA_ERROR_NO_BINARY_FOR_GPU;
+  unsigned long long length;
+  memcpy(&length, bytes + 8, 8);
+  const int file = memfd_create("module", 0);
+  for (size_t at = 0; at < length;) {
+    const ssize_t count = write(file, bytes + 16 + at, length - at);
+    if (count <= 0) return CUDA_ERROR_OUT_OF_MEMORY;
+    at += count;
+  }
+  const std::string path = "/proc/self/fd/" + std::to_string(file);
+  *module = static_cast<CUmodule>(dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL));
+  return *module ? CUDA_SUCCESS : CUDA_ERROR_INVALID_IMAGE;
+}
+CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
+  const std::string run = std::string("emulated_run_") + name, keep = std::string("emulated_keep_") + name;
+  Function found;
+  found.run = reinterpret_cast<int (*)(dim3, dim3, void**, size_t)>(dlsym(module, run.c_str()));
+  found.keep = reinterpret_cast<void** (*)(void**)>(dlsym(module, keep.c_str()));
+  if (!found.run || !found.keep) return CUDA_ERROR_NOT_FOUND;
+  *function = reinterpret_cast<CUfunction>(new Function(found));
+  return CUDA_SUCCESS;
+}
+CUresult cuModuleUnload(CUmodule) { return CUDA_SUCCESS; }
+CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { return CUDA_SUCCESS; }
+CUresult cuGetErrorName(CUresult error, const char** text) {
+  *text = error == CUDA_ERROR_LAUNCH_FAILED          ? "CUDA_ERROR_LAUNCH_FAILED"
+          : error == CUDA_ERROR_ILLEGAL_ADDRESS      ? "CUDA_ERROR_ILLEGAL_ADDRESS"
+          : error == CUDA_ERROR_NO_BINARY_FOR_GPU    ? "CUDA_ERROR_NO_BINARY_FOR_GPU"
+          : error == CUDA_ERROR_NOT_FOUND            ? "CUDA_ERROR_NOT_FOUND"
+                                                     : "CUDA_ERROR_UNKNOWN";
+  return CUDA_SUCCESS;
+}
+CUresult cuGetErrorString(CUresult error, const char** text) { return cuGetErrorName(error, text); }
+CUresult cuTensorMapEncodeTiled(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
+                                const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,
+                                CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+  return CUDA_ERROR_NOT_SUPPORTED;
+}
+CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** arguments, void**) {
+  const Function& found = *reinterpret_cast<Function*>(function);
+  if (config->gridDimY > 65535 || config->gridDimZ > 65535 || config->sharedMemBytes > 227 * 1024 ||
+      config->blockDimX * config->blockDimY * config->blockDimZ > 1024 || !config->gridDimX)
+    return CUDA_ERROR_INVALID_VALUE;
+  Launch launch{found, dim3(config->gridDimX, config->gridDimY, config->gridDimZ),
+                dim3(config->blockDimX, config->blockDimY, config->blockDimZ), arguments, config->sharedMemBytes};
+  if (captured && config->hStream == capturing) {
+    launch.arguments = found.keep(arguments);
+    captured->launches.push_back(launch);
+    return CUDA_SUCCESS;
+  }
+  return run(launch);
+}
+
+cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* found, int) {
+  memset(found, 0, sizeof(*found));
+  strcpy(found->name, "emulated");
+  found->major = 9, found->multiProcessorCount = 132, found->warpSize = 32, found->totalGlobalMem = memory();
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : attribute == cudaDevAttrWarpSize ? 32 : 1;
+  if (attribute == cudaDevAttrComputeCapabilityMinor) *value = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  return *total = memory(), *free = *total - used, cudaSuccess;
+}
+cudaError_t cudaMalloc(void** place, size_t size) {
+  if (captured) return fail(cudaErrorStreamCaptureUnsupported);
+  if (size > memory() - used) return fail(cudaErrorMemoryAllocation);
+  if (posix_memalign(place, 256, size ? size : 1)) return fail(cudaErrorMemoryAllocation);
+  memset(*place, 0xA5, size);  // nothing may rely on what was there
+  sizes[*place] = size, used += size;
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void* place) {
+  used -= sizes[place];
+  sizes.erase(place);
+  free(place);
+  return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void** place, size_t size) {
+  return posix_memalign(place, 256, size ? size : 1) ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* place) { return free(place), cudaSuccess; }
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind, cudaStream_t) {
+  if (captured) return fail(cudaErrorStreamCaptureUnsupported);
+  if (broken()) return fail(cudaErrorLaunchFailure);
+  ++copied;
+  return memcpy(to, from, size), cudaSuccess;
+}
+cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t size, cudaStream_t) {
+  return memcpy(to, from, size), cudaSuccess;
+}
+cudaError_t cudaPeekAtLastError() { return last; }
+cudaError_t cudaGetLastError() {
+  const cudaError_t found = last;
+  return last = cudaSuccess, found;
+}
+const char* cudaGetErrorName(cudaError_t) { return "cudaError"; }
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorMemoryAllocation          ? "out of memory"
+         : error == cudaErrorLaunchFailure           ? "unspecified launch failure"
+         : error == cudaErrorStreamCaptureUnsupported ? "operation not permitted when stream is capturing"
+                                                      : "an error";
+}
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  return *stream = static_cast<cudaStream_t>(malloc(1)), cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return cudaStreamCreate(stream); }
+cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  if (captured) return fail(cudaErrorStreamCaptureUnsupported);
+  return broken() ? fail(cudaErrorLaunchFailure) : cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  return capturing = stream, captured = new Graph(), cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+  *graph = reinterpret_cast<cudaGraph_t>(captured);
+  return captured = nullptr, cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
+  return *made = reinterpret_cast<cudaGraphExec_t>(new Graph(*reinterpret_cast<Graph*>(graph))), cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t) {
+  ++replayed;
+  for (const Launch& launch : reinterpret_cast<Graph*>(made)->launches)
+    if (run(launch) != CUDA_SUCCESS) return fail(cudaErrorLaunchFailure);
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = static_cast<cudaEvent_t>(malloc(8)), cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t event) { return free(event), cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  const double now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return memcpy(reinterpret_cast<void*>(event), &now, 8), cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventElapsedTime(float* found, cudaEvent_t begin, cudaEvent_t end) {
+  double from, to;
+  memcpy(&from, reinterpret_cast<void*>(begin), 8), memcpy(&to, reinterpret_cast<void*>(end), 8);
+  return *found = static_cast<float>((to - from) * 1e3), cudaSuccess;
+}
+}

@@ -1,0 +1,74 @@
+"""Stands for nvcc: CUDA C++ to a shared library for this machine, in the clothes of a fat binary.
+
+EMULATED_INCLUDE names the folder of the toolkit's headers. Kernels whose threads never wait for each other are marked,
+so that they need no fibers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+_KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{')
+_WAITS = re.compile(r"__syncthreads|__shfl|optkit_sync|Optkit\w+<")
+
+
+def translate(source: str) -> str:
+    """The source with a launcher and a keeper of arguments behind every kernel."""
+    dynamic = r"extern __shared__ (?:alignas\(\d+\) |__align__\(\d+\) )?(\w+) (\w+)\[\];"
+    source = re.sub(dynamic, r"\1* \2 = reinterpret_cast<\1*>(emulator::dynamic);", source)
+    source = re.sub(r"__shared__ (alignas\(\d+\))", r"\1 __shared__", source)
+    parts = ['#include "device.h"\n', source]
+    found = list(_KERNEL.finditer(source))
+    for kernel, following in zip(found, [*found[1:], None], strict=True):
+        name = kernel[1]
+        text = source[kernel.start() : following.start() if following else len(source)]
+        alone = "false" if _WAITS.search(text) else "true"
+        parts.append(f"""
+            extern "C" int emulated_run_{name}(dim3 grid, dim3 block, void** arguments, size_t size) {{
+              std::vector<unsigned char> memory(size + 1024);
+              emulator::dynamic = memory.data() + 1024 - reinterpret_cast<std::uintptr_t>(memory.data()) % 1024;
+              return emulator::launch(&{name}, grid, block, arguments, {alone});
+            }}
+            extern "C" void** emulated_keep_{name}(void** arguments) {{
+              return emulator::keep(&{name}, arguments);
+            }}""")
+    return "".join(parts)
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    out = Path(arguments[arguments.index("-o") + 1])
+    source = next(Path(a) for a in arguments if a.endswith(".cu"))
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "kernels.cpp"
+        made.write_text(translate(source.read_text()))
+        library = Path(folder) / "kernels.so"
+        command = [
+            "g++",
+            "-std=c++17",
+            "-O1",
+            "-ffp-contract=off",
+            "-w",
+            "-shared",
+            "-fPIC",
+            f"-I{HERE}",
+            f"-I{os.environ['EMULATED_INCLUDE']}",
+        ]
+        done = subprocess.run([*command, str(made), "-o", str(library)], check=False, capture_output=True, text=True)
+        if done.returncode:
+            sys.stderr.write(done.stderr)
+            return done.returncode
+        content = library.read_bytes()
+    out.write_bytes(b"EMULATED" + struct.pack("<Q", len(content)) + content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

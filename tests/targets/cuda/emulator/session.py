@@ -1,0 +1,114 @@
+"""What the tests let a process with an emulated GPU do: `python -m tests.targets.cuda.emulator.session VERB ...`.
+
+Says what came of it as JSON, one object a line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import optkit
+from optkit.errors import OptkitError
+from optkit.model import to_proto
+from tests.targets.cuda import models
+
+
+def _count() -> tuple[int, int, int]:
+    """Launches, replays of graphs and copies so far."""
+    library = ctypes.CDLL("libcudart.so.13")
+    return library.emulated_launches(), library.emulated_replays(), library.emulated_copies()
+
+
+def compile_models(folder: Path, *cases: str) -> None:
+    """Compile "model:pipeline" each, verified on the emulated GPU, and run it again on tensors that lie there."""
+    for case in cases:
+        name, pipeline = case.split(":")
+        path = folder / f"{name}.onnx"
+        path.write_bytes(to_proto(getattr(models, name)()).SerializeToString())
+        out = folder / f"{name}.{pipeline}.optk"
+        artifact = optkit.compile(path, target="cuda", passes=pipeline, output=out)
+        with artifact.runner() as runner:
+            feed = sample(runner)
+            first = runner.run(feed)
+            before = _count()
+            second = runner.run(feed)
+            launched, replayed, _ = (now - then for now, then in zip(_count(), before, strict=True))
+            third, calls = instrumented(runner, feed)
+        say(
+            case=case,
+            verification=artifact.manifest.verification,
+            arch=artifact.manifest.target["tvm"]["arch"],
+            rules=sorted({kernel["rule"] for kernel in artifact.report["kernels"]}),
+            launched=launched,
+            replayed=replayed,
+            calls=calls,
+            repeats=all(np.array_equal(first[k], second[k]) and np.array_equal(first[k], third[k]) for k in first),
+        )
+
+
+def instrumented(runner: optkit.runtime.Runner, feed: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
+    """Outputs, and how many kernels were called one by one."""
+    calls: list[str] = []
+
+    def note(_function: Any, name: str, before: bool, *_: Any) -> int:
+        if before and not name.startswith("vm.builtin"):
+            calls.append(name)
+        return 0
+
+    runner.instrument(note)
+    outputs = runner.run(feed)
+    runner.instrument(None)
+    return outputs, len(calls)
+
+
+def sample(runner: optkit.runtime.Runner) -> dict[str, np.ndarray]:
+    """Seeded inputs."""
+    rng = np.random.default_rng(0)
+    return {
+        s.name: rng.standard_normal([d if isinstance(d, int) else 2 for d in s.shape]).astype(s.numpy)
+        for s in runner.inputs
+    }
+
+
+def run(path: Path) -> None:
+    """Load and run an artifact; an error as it is told."""
+    try:
+        with optkit.load(path) as runner:
+            runner.run(sample(runner))
+        say(error=None)
+    except OptkitError as error:
+        say(error=str(error))
+
+
+def keep_on_device(path: Path) -> None:
+    """Run on tensors that lie on the device, and leave the outputs there."""
+    with optkit.load(path) as runner:
+        feed = sample(runner)
+        bridge = runner._bridge
+        there = {name: bridge.to_device(bridge.from_array(array)) for name, array in feed.items()}
+        runner.run_on_device(there)
+        *_, before = _count()
+        outputs = runner.run_on_device(there)
+        runner.synchronize()
+        *_, copies = _count()
+        (name,) = outputs
+        wanted = runner.run(feed)[name]
+        found = bridge.download(outputs[name], wanted.dtype)
+        device = outputs[name].__dlpack_device__()[0]
+        say(device=device, copies=copies - before, equal=bool(np.array_equal(found, wanted)))
+
+
+def say(**found: Any) -> None:
+    """A line of JSON."""
+    print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    verb, first, *rest = sys.argv[1:]
+    {"compile": compile_models, "run": run, "keep": keep_on_device}[verb](Path(first), *rest)
