@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from optkit.compiler.operator import Operator, Plan
     from optkit.target import Target
 
 
@@ -24,6 +25,8 @@ class Choice:
         ops: multiply-accumulates of one call where they are statically known, else 0.
         compute: arithmetic type of the inner loop, e.g. "int8", "float32", "bfloat16".
         layout: of the activations and, after a blank, of the weights, e.g. "NCHW16c OIHW16i16o".
+        tunable: whether measured parameters replace `params` when it is scheduled; its rule then lists plans, see
+            `TunableRule`. The others are planned before, when layouts are chosen.
     """
 
     rule: str
@@ -35,6 +38,22 @@ class Choice:
     ops: int = 0
     compute: str = ""
     layout: str = ""
+    tunable: bool = False
+
+
+@runtime_checkable
+class TunableRule(Protocol):
+    """A rule whose templates are tuned by their parameters alone.
+
+    Attributes:
+        templates: their versions by name.
+    """
+
+    templates: Mapping[str, int]
+
+    def plans(self, operator: Operator, target: Target) -> list[Plan]:
+        """Plans of these templates for an operator that fit the target, by modelled time; none for other operators."""
+        ...
 
 
 class KernelRule(Protocol):

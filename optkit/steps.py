@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +46,7 @@ def choose_target(target: str | Target, threads: int | None) -> Target:
         return found
     if threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
-    return replace(found, cores=threads)
+    return found.with_threads(threads)
 
 
 def foreign_triple(target: Target) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -68,6 +68,10 @@ class Target:
         for rule in self.rules():
             found |= getattr(rule, "templates", {})
         return found
+
+    def with_threads(self, count: int) -> Target:
+        """The target laid out for so many threads of its CPU; a GPU's multiprocessors stay what they are."""
+        return replace(self, cores=count) if self.device == "cpu" else self
 
     def package(self, executable: Any) -> Any:
         """The VM executable as it is linked: a family with a compiler of its own adds device code here."""

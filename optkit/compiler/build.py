@@ -70,11 +70,17 @@ class Built:
 
     def tuned_records(self) -> list[dict[str, Any]]:
         """The plans that came from tuning records, in a fixed order."""
-        return [
+        planned = [
             {"operator": str(operator), "template": sites.plan.template, "params": dict(sites.plan.params)}
             for operator, sites in sorted(self.operators.items(), key=lambda item: str(item[0]))
             if sites.tuned
         ]
+        scheduled = {
+            k.operator: {"operator": k.operator, "template": k.template, "params": k.params}
+            for k in self.kernels
+            if k.tuned
+        }
+        return planned + [scheduled[operator] for operator in sorted(scheduled)]
 
     @property
     def relax_text(self) -> str:
@@ -218,7 +224,7 @@ def build(model: ir.Model, target: Target, tuned: Records | None = None) -> Buil
     ready = prepare(model, target, tuned)
     with machine:
         with stage("its kernels cannot be scheduled"):
-            module, kernels = schedule_module(ready.module, target, ready.labels)
+            module, kernels = schedule_module(ready.module, target, ready.labels, tuned)
         with stage("no code can be generated for it"):
             executable = target.package(generate(module, machine))
     lowered = ready.lowered

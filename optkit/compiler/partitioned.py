@@ -59,7 +59,7 @@ def _build(model: ir.Model, target: Target, left: set[str], tuned: Records | Non
         step = _left(part, f"part{number}.onnx") if part.chosen else _compiled(part, target, tuned)
         steps.append(step)
         known |= {spec.name: spec for spec in step.outputs}
-    return _merge(model, target, steps)
+    return _merge(model, target, steps, tuned)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _axis(extent: int | str) -> int | str:
     return extent if isinstance(extent, int) else "".join(c if c.isalnum() else "_" for c in extent)
 
 
-def _merge(model: ir.Model, target: Target, steps: Sequence[_Step]) -> Built:
+def _merge(model: ir.Model, target: Target, steps: Sequence[_Step], tuned: Records | None) -> Built:
     """One executable of every part that was compiled, and one list of weights."""
     machine = tvm_target(target)
     functions: dict[Any, Any] = {}
@@ -124,7 +124,7 @@ def _merge(model: ir.Model, target: Target, steps: Sequence[_Step]) -> Built:
             if step.ready is None:
                 partitions.append(Partition(ONNXRUNTIME, step.member, inputs, step.outputs, nodes=step.part.nodes))
                 continue
-            module, made = schedule_module(step.ready.module, target, step.ready.labels)
+            module, made = schedule_module(step.ready.module, target, step.ready.labels, tuned)
             names = new_names(module, taken, f"part{number}")
             functions |= renamed(module, names)
             kernels += [replace(kernel, name=names[kernel.name]) for kernel in made]

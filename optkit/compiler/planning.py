@@ -17,6 +17,7 @@ from optkit.compiler.tiling import (
     tile_step,
     winograd_cycles,
 )
+from optkit.kernel import TunableRule
 from optkit.target import Target
 
 DIRECT, POINTWISE, PACKED, ROWS = "direct", "pointwise", "packed", "depthwise"
@@ -176,6 +177,9 @@ def candidates(operator: Operator, target: Target, allowed: Collection[str]) -> 
     Tiles that waste more than half of the best one's cycles are left out, and forms of Winograd whose weights or
     tiles are larger than the default's limits.
     """
+    for rule in target.rules():
+        if isinstance(rule, TunableRule) and set(allowed) & set(rule.templates):
+            return [plan for plan in rule.plans(operator, target) if plan.template in allowed]
     first = default_plan(operator, target, allowed)
     found: list[tuple[float, int, Plan]] = []
     for template in allowed:

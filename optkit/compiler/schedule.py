@@ -11,7 +11,8 @@ import tvm
 from tvm import relax, s_tir, tirx
 
 from optkit.compiler.extents import name_extents
-from optkit.compiler.operator import OPERATOR
+from optkit.compiler.operator import OPERATOR, Operator
+from optkit.compiler.planning import Records
 from optkit.errors import CompileError
 from optkit.kernel import Choice
 from optkit.target import Target
@@ -36,6 +37,7 @@ class Kernel:
         refused: rules that were asked before and could not schedule it, each with its reason.
         version: of the template.
         operator: text of the product it computes (`optkit.compiler.operator.Operator`), "" for none.
+        tuned: whether its parameters are of a tuning record.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Kernel:
     refused: list[str] = field(default_factory=list)
     version: int = 1
     operator: str = ""
+    tuned: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form for the manifest."""
@@ -81,23 +84,35 @@ def offers(func: Any, target: Target) -> Iterator[Choice]:
         raise CompileError(f"no rule of target {target.name!r} answers for a kernel; the last one must")
 
 
-def _schedule(func: Any, name: str, target: Target) -> tuple[Any, Choice, list[str]]:
-    """Apply the first choice that works: the function, the choice, and who refused and why.
+def _schedule(
+    func: Any, name: str, target: Target, tuned: Records | None
+) -> tuple[Any, Choice, Mapping[str, int], list[str]]:
+    """Apply the first choice that works: the function, the choice, its parameters, and who refused and why.
 
     A template that meets an epilogue it was not made for costs speed and not the whole compilation; what it
     said stays with the kernel.
     """
     refused: list[str] = []
     for choice in offers(func, target):
+        params = _params(choice, func, target, tuned)
         try:
-            return choice.apply(func, choice.params), choice, refused
+            return choice.apply(func, params), choice, params, refused
         except (RuntimeError, ValueError, IndexError) as error:
             refused.append(f"{choice.rule}: {_last_line(error)}")
     raise CompileError(f"no rule can schedule kernel {name!r}: {'; '.join(refused)}")
 
 
-def schedule_module(module: Any, target: Target, labels: Labels | None = None) -> tuple[Any, list[Kernel]]:
-    """Schedule every PrimFunc; `labels` name what each computes."""
+def _params(choice: Choice, func: Any, target: Target, tuned: Records | None) -> Mapping[str, int]:
+    """Those that were measured for the function's operator, else the model's."""
+    text = operator_of(func) if choice.tunable and tuned is not None else ""
+    plan = tuned.best(Operator.parse(text), target, (choice.template,)) if tuned is not None and text else None
+    return choice.params if plan is None else plan.params
+
+
+def schedule_module(
+    module: Any, target: Target, labels: Labels | None = None, tuned: Records | None = None
+) -> tuple[Any, list[Kernel]]:
+    """Schedule every PrimFunc; `labels` name what each computes, `tuned` has the plans that were measured."""
     calls = _calls(module, labels or Labels())
     kernels = []
     scheduled = {}
@@ -107,8 +122,8 @@ def schedule_module(module: Any, target: Target, labels: Labels | None = None) -
             continue
         name = str(var.name_hint)
         func = name_extents(func)
-        result, choice, refused = _schedule(func, name, target)
-        chosen = dict(choice.params)
+        result, choice, params, refused = _schedule(func, name, target, tuned)
+        chosen = dict(params)
         mark = json.dumps({"rule": choice.rule, "template": choice.template, "params": chosen}, sort_keys=True)
         attrs = dict(func.attrs.items()) if func.attrs else {}
         scheduled[var] = result.with_attrs({**attrs, ATTRIBUTE: mark})
@@ -124,6 +139,7 @@ def schedule_module(module: Any, target: Target, labels: Labels | None = None) -
                 refused,
                 choice.version,
                 operator_of(func),
+                params is not choice.params,
             )
         )
     # A function inlined at two places brings its `let` variables twice; names must be single again.

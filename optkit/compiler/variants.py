@@ -37,8 +37,8 @@ def build_with_optimum(
     machine = tvm_target(target)
     ready, best = prepare(model, target, tuned), prepare(fixed, target, tuned)
     with machine:
-        module, kernels = schedule_module(ready.module, target, ready.labels)
-        static, static_kernels = schedule_module(best.module, target, best.labels)
+        module, kernels = schedule_module(ready.module, target, ready.labels, tuned)
+        static, static_kernels = schedule_module(best.module, target, best.labels, tuned)
         names = new_names(static, set(_names(module)), "optimum")
         merged = tvm.IRModule({**renamed(module, {}), **renamed(static, names)})
         executable = target.package(generate(merged, machine))

@@ -31,6 +31,18 @@ def compute_capabilities() -> list[tuple[int, int]]:
     return found
 
 
+def device_name() -> str:
+    """The first GPU as the driver names it; "" without one."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ""
+    device, text = ctypes.c_int(), ctypes.create_string_buffer(128)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(text, 128, device):
+        return ""
+    return text.value.decode(errors="replace")
+
+
 def free_memory() -> tuple[int, int] | None:
     """Free and total bytes of the GPU that this thread uses; None where none is used."""
     try:

@@ -11,7 +11,7 @@ import tvm
 from tvm import tirx
 
 from optkit.artifact.link import link_library
-from optkit.compiler.build import prepare, stage, tvm_target
+from optkit.compiler.build import prepare, source_of_devices, stage, tvm_target
 from optkit.compiler.operator import Operator, Plan
 from optkit.compiler.schedule import operator_of, schedule_module
 from optkit.compiler.stack import pipeline
@@ -30,7 +30,7 @@ class Only:
     plan: Plan
 
     def best(self, operator: Operator, target: Target, templates: Collection[str]) -> Plan | None:
-        return self.plan if operator == self.operator else None
+        return self.plan if operator == self.operator and self.plan.template in templates else None
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,14 @@ def build_candidate(operator: Operator, plan: Plan, target: Target, out: Path) -
     func = functions[var]
     machine = tvm_target(target)
     with machine, stage(f"{plan} does not compile"):
-        module, (kernel,) = schedule_module(tvm.IRModule({var: func}), target)
+        module, (kernel,) = schedule_module(tvm.IRModule({var: func}), target, tuned=Only(operator, plan))
         if kernel.template != plan.template or dict(kernel.params) != dict(plan.params):
             refused = "; ".join(kernel.refused) or f"became {kernel.template} {dict(kernel.params)}"
             raise CompileError(f"{plan}: {refused}")
         named = module[var].with_attr("global_symbol", FUNCTION)
-        compiled = tvm.compile(tvm.IRModule({FUNCTION: named}), machine, tir_pipeline=pipeline())
-    link_library(compiled, out)
+        with source_of_devices():
+            compiled = tvm.compile(tvm.IRModule({FUNCTION: named}), machine, tir_pipeline=pipeline())
+    link_library(target.package(compiled), out)
     weights = {tuple(array.shape) for _, array in ready.weights}
     return [
         Argument(shape, str(p.dtype), shape in weights)

@@ -91,15 +91,16 @@ class _Worker:
 
 
 class LocalRunner:
-    """Times libraries on this machine, in a process pinned to its first cores."""
+    """Times libraries on this machine, in a process pinned to its first cores; those of a GPU on that."""
 
-    def __init__(self, threads: int, cores: Sequence[int]) -> None:
-        self._worker = _Worker("run", cores, threads)
+    def __init__(self, threads: int, cores: Sequence[int], device: str) -> None:
+        self._worker, self._device = _Worker("run", cores, threads), device
 
     def run(self, candidates: Sequence[Built], rounds: int, seconds: float, timeout: float) -> list[float]:
         """See `Runner`."""
         entries = [{"library": str(c.library), "arguments": list(c.arguments)} for c in candidates]
-        self._worker.start({"candidates": entries, "rounds": rounds, "seconds": seconds})
+        order = {"candidates": entries, "rounds": rounds, "seconds": seconds, "device": self._device}
+        self._worker.start(order)
         found: list[float] = self._worker.finish(timeout)["seconds"]
         return found
 
@@ -109,10 +110,10 @@ class LocalRunner:
 
 
 class Measurer:
-    """Builds candidates, in a process of its own, and has them timed.
+    """Builds candidates, in processes of their own, and has them timed.
 
     Attributes:
-        spare: whether there is a core for building while one is timed.
+        ahead: candidates that may be built while one is timed. What runs on a GPU leaves all cores but one to that.
 
     Args:
         timeout: seconds that building or timing a candidate may take.
@@ -122,9 +123,13 @@ class Measurer:
     def __init__(self, target: Target, threads: int, timeout: float, runner: Runner | None = None) -> None:
         self.target, self.threads, self.timeout = target, threads, timeout
         cores = sorted(os.sched_getaffinity(0))
-        self.spare = len(cores) > threads
-        self._builder = _Worker("build", cores[threads:] or cores, 1)
-        self._runner: Runner = runner or LocalRunner(threads, cores[:threads])
+        on_cpu = target.device == "cpu"
+        self.ahead = min(1, max(0, len(cores) - threads)) if on_cpu else max(1, len(cores) - 1)
+        building = (cores[threads:] or cores) if on_cpu else cores
+        self._builders = [_Worker("build", building, 1) for _ in range(max(1, self.ahead))]
+        self._free = list(self._builders)
+        self._begun: dict[Path, _Worker] = {}
+        self._runner: Runner = runner or LocalRunner(threads, cores[:threads], target.device)
         self._folder = Path(tempfile.mkdtemp(prefix="optkit-tune-"))
         self._count = 0
 
@@ -134,15 +139,17 @@ class Measurer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._builder.close()
+        for builder in self._builders:
+            builder.close()
         self._runner.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start_build(self, operator: Operator, plan: Plan) -> Path:
-        """Begin to build a candidate; `finish_build` waits for it."""
+        """Begin to build a candidate; `finish_build` waits for it. At most `ahead` are under way, or one."""
         self._count += 1
         out = self._folder / f"{self._count}.so"
-        self._builder.start(
+        builder = self._begun[out] = self._free.pop()
+        builder.start(
             {
                 "operator": str(operator),
                 "template": plan.template,
@@ -155,8 +162,12 @@ class Measurer:
         return out
 
     def finish_build(self, out: Path) -> Built:
-        """The candidate that was begun last; CandidateError where it does not compile, or not in time."""
-        return Built(out, self._builder.finish(self.timeout)["arguments"])
+        """A candidate that was begun; CandidateError where it does not compile, or not in time."""
+        builder = self._begun.pop(out)
+        try:
+            return Built(out, builder.finish(self.timeout)["arguments"])
+        finally:
+            self._free.append(builder)
 
     def time(self, candidates: Sequence[Built], rounds: int = 1, seconds: float = 0.05) -> list[float]:
         """Seconds of one call of each candidate; CandidateError where one of them fails."""

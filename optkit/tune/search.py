@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -98,7 +98,7 @@ class Tuner:
         half = max(1, self.trials // 2)
         self._screen(state, state.plans[:half], report)
         while (left := self.trials - len(state.seconds) - len(state.failed)) > 0:
-            around = self._neighbours(state)[: min(left, 4)]
+            around = self._neighbours(state)[: min(left, max(4, self.measurer.ahead))]
             if not around:
                 break
             self._screen(state, around, report)
@@ -131,13 +131,20 @@ class Tuner:
         return state
 
     def _screen(self, state: _State, plans: Sequence[Plan], report: Callable[[int], None]) -> None:
-        """Measure each plan once; while one is timed, the next is built, where there is a core for that."""
-        todo = [plan for plan in plans if not state.tried(plan)]
-        begun = self._begin(state, todo[0]) if todo else None
-        for plan, following in itertools.zip_longest(todo, todo[1:]):
+        """Measure each plan once; while one is timed, the next are built, where there are cores for that."""
+        todo = deque(plan for plan in plans if not state.tried(plan))
+        under_way: deque[tuple[Plan, Callable[[], Built]]] = deque()
+
+        def begin(most: int) -> None:
+            while todo and len(under_way) < most:
+                plan = todo.popleft()
+                under_way.append((plan, self._begin(state, plan)))
+
+        while todo or under_way:
+            begin(max(1, self.measurer.ahead))
+            plan, begun = under_way.popleft()
             built, error = self._built(begun)
-            if self.measurer.spare and following is not None:
-                begun = self._begin(state, following)
+            begin(self.measurer.ahead)
             seconds: float | None = None
             if built is not None:
                 try:
@@ -146,8 +153,6 @@ class Tuner:
                     error = str(failure)
             self._keep(state, plan, SCREENED, seconds, error)
             state.measured += 1
-            if not self.measurer.spare and following is not None:
-                begun = self._begin(state, following)
             report(len(state.seconds) + len(state.failed))
 
     def _begin(self, state: _State, plan: Plan) -> Callable[[], Built]:
@@ -155,8 +160,7 @@ class Tuner:
         return lambda: self.measurer.finish_build(out)
 
     @staticmethod
-    def _built(begun: Callable[[], Built] | None) -> tuple[Built | None, str]:
-        assert begun is not None
+    def _built(begun: Callable[[], Built]) -> tuple[Built | None, str]:
         try:
             return begun(), ""
         except CandidateError as failure:

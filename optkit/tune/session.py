@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import onnx_ir as ir
+
+from optkit.compiler.operator import Operator
 from optkit.errors import UsageError
 from optkit.plan import PassesLike, choose_pipeline
+from optkit.runtime.gpu import device_name
 from optkit.source import ModelLike, open_source
 from optkit.steps import Progress, choose_target, pass_options, run_passes, silent
 from optkit.target import Target
@@ -82,27 +86,43 @@ def tune(
         DataError: the database is none.
         OptkitError: what `optkit.compile` raises.
     """
-    from optkit.compiler.lower import lower
-
     machine = choose_target(target, threads)
     reason = machine.runs_here()
     if reason is not None:
         raise UsageError(f"tuning measures on the target itself, which cannot be done here: {reason}")
-    if machine.device != "cpu":
-        raise UsageError(f"tuning of {machine.device} kernels is not supported; give a CPU target")
     pipeline = choose_pipeline(passes, pass_options(calib_method, exclude_nodes, exclude_op_types))
-    store = RecordStore(Path(tuning_db))
+    store = RecordStore(Path(tuning_db), None if machine.device == "cpu" else device_name())
     try:
         with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
             source = open_source(model, input_shapes, Path(folder))
             data = calib_data, preprocess, calib_samples
             outcome, _ = run_passes(source, pipeline, machine, *data, seed, progress, calib_cache)
-            operators = lower(outcome.model, machine).operators
-        jobs = [Job(operator, sites.templates, len(sites.nodes)) for operator, sites in operators.items()]
+            jobs = _jobs(outcome.model, machine)
         if not resume:
             store.forget([job.operator for job in jobs], machine, threads)
-        with Measurer(replace(machine, cores=threads), threads, timeout) as measurer:
+        with Measurer(machine.with_threads(threads), threads, timeout) as measurer:
             outcomes, problems = tune_all(Tuner(measurer, store, machine, trials), jobs, progress)
     finally:
         store.close()
     return Tuned(Path(tuning_db), machine, tuple(outcomes), threads, tuple(problems))
+
+
+def _jobs(model: ir.Model, machine: Target) -> list[Job]:
+    """The products of a model that tuning can compute in several ways."""
+    from optkit.compiler.build import prepare, tvm_target
+    from optkit.compiler.lower import lower
+    from optkit.compiler.schedule import schedule_module
+
+    if machine.device == "cpu":
+        operators = lower(model, machine).operators
+        return [Job(operator, sites.templates, len(sites.nodes)) for operator, sites in operators.items()]
+    ready = prepare(model, machine)
+    with tvm_target(machine):
+        _, kernels = schedule_module(ready.module, machine, ready.labels)
+    found: dict[str, Job] = {}
+    versions = machine.templates()
+    for kernel in kernels:
+        if kernel.operator and kernel.template in versions:
+            job = found.setdefault(kernel.operator, Job(Operator.parse(kernel.operator), (kernel.template,), 0))
+            job.count += len(kernel.calls)
+    return list(found.values())

@@ -15,7 +15,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def _build(order: Mapping[str, Any]) -> dict[str, Any]:
     from optkit.registry import find_target
     from optkit.tune.candidate import build_candidate
 
-    target = replace(find_target(order["target"]), cores=order["threads"])
+    target = find_target(order["target"]).with_threads(order["threads"])
     plan = Plan(order["template"], order["params"])
     arguments = build_candidate(Operator.parse(order["operator"]), plan, target, Path(order["out"]))
     return {"arguments": [argument.as_dict() for argument in arguments]}
@@ -66,16 +65,20 @@ def _build(order: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run(order: Mapping[str, Any]) -> dict[str, Any]:
     """Times of the libraries, which have turns in every round."""
+    if order["device"] != "cpu":
+        from optkit.tune.gpu import time_on_gpu
+
+        return {"seconds": time_on_gpu(order["candidates"], order["device"], order["rounds"], order["seconds"])}
     calls = [_prepare(entry["library"], entry["arguments"]) for entry in order["candidates"]]
     times: list[list[float]] = [[] for _ in calls]
     for number in range(order["rounds"]):
         turns = range(len(calls)) if number % 2 == 0 else reversed(range(len(calls)))
         for i in turns:
             times[i] += _turn(calls[i], order["seconds"])
-    return {"seconds": [_typical(found) for found in times]}
+    return {"seconds": [typical(found) for found in times]}
 
 
-def _typical(times: Sequence[float]) -> float:
+def typical(times: Sequence[float]) -> float:
     """The median of the faster half: what disturbs a machine only ever adds time."""
     ordered = sorted(times)
     return float(np.median(ordered[: math.ceil(len(ordered) / 2)]))
@@ -102,7 +105,7 @@ def _prepare(library: str, arguments: Sequence[Mapping[str, Any]]) -> Callable[[
 
     function = tvm.runtime.load_module(library)[FUNCTION]
     generator = np.random.default_rng(0)
-    given = [(_numbers(a["shape"], a["dtype"], generator), bool(a["constant"])) for a in arguments]
+    given = [(numbers(a["shape"], a["dtype"], generator), bool(a["constant"])) for a in arguments]
     size = sum(array.nbytes for array, constant in given if constant and array.nbytes >= _LARGE)
     copies = max(1, min(_COPIES, _COLD // size)) if size else 1
     shared = [tvm.runtime.tensor(array) for array, _ in given]
@@ -123,10 +126,10 @@ def _prepare(library: str, arguments: Sequence[Mapping[str, Any]]) -> Callable[[
     return call
 
 
-def _numbers(shape: Sequence[int], dtype: str, generator: np.random.Generator) -> np.ndarray:
+def numbers(shape: Sequence[int], dtype: str, generator: np.random.Generator) -> np.ndarray:
     """Ordinary numbers of a type; bits of bfloat16 are numbers about one."""
     if dtype == "uint32":
-        return np.ascontiguousarray(_numbers([*shape, 2], "uint16", generator)).view("uint32")[..., 0]
+        return np.ascontiguousarray(numbers([*shape, 2], "uint16", generator)).view("uint32")[..., 0]
     if dtype == "uint16":
         return np.asarray(generator.integers(0x3F00, 0x4000, shape, "uint16"))
     if "int" in dtype:

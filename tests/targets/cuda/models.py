@@ -156,6 +156,11 @@ def heads(batch: str = "2") -> ir.Model:
     )
 
 
+def product() -> ir.Model:
+    """The smallest product for tensor cores."""
+    return build("y = MatMul(x, w)", inputs="float[5,16] x", outputs="float[5,8] y", w=weights(16, 8, seed=0))
+
+
 def rows() -> ir.Model:
     """A product over 3 x 4 rows, which a tile of six straddles, and 9 columns."""
     return build(

@@ -83,3 +83,13 @@ def test_failures_are_one_line(
     assert found["error"] is not None
     assert "\n" not in found["error"]
     assert re.search(says, found["error"]), found["error"]
+
+
+def test_tuning_measures_on_the_gpu_and_its_records_are_used(environment: dict[str, str], tmp_path: Path) -> None:
+    (found,) = session(environment, "tune", tmp_path)
+    assert found["problems"] == []
+    assert (found["measured"], found["failed"]) == (3, 0)
+    assert 0 < found["best"] <= found["default"]
+    assert found["params"] == [found["plan"]]
+    assert [record["params"] for record in found["records"]] == [found["plan"]]
+    assert found["verification"] == "passed"

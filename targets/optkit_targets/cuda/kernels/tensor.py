@@ -15,11 +15,11 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.tirx import op
 
-from optkit.compiler.operator import OPERATOR, Operator
+from optkit.compiler.operator import CONV, OPERATOR, Operator, Plan
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, finish, look, read_dtype, same
-from optkit_targets.cuda.kernels.tiles import SPACE, Tile, best
+from optkit_targets.cuda.kernels.tiles import SPACE, Tile, ranked
 
 SHORT = 4
 """Channels of a block."""
@@ -27,6 +27,8 @@ GROUP = {"uint8": 4, "float16": 2}
 """Terms in a word."""
 STEP = {dtype: 8 * group for dtype, group in GROUP.items()}
 """Terms that one instruction sums."""
+VERSION = 2
+"""Of the templates; they are one piece of device code."""
 BLOCK = "tensor_core"
 """Name of the block that calls device code."""
 LARGEST_GRID = 65535
@@ -43,16 +45,12 @@ class Tiled:
     Attributes:
         dtype: of the data, "uint8" or "float16".
         operator: with its extents.
-        extents: batch, rows and columns that tiles cover.
-        words: of a sum.
         function: of the device code.
         numbers: its template arguments behind the tile's.
     """
 
     dtype: str
     operator: Operator
-    extents: tuple[int, int, int]
-    words: int
     function: str
     numbers: tuple[object, ...]
 
@@ -69,12 +67,14 @@ class TensorCoreRule:
         mark: annotation of the block with the sums.
         beside: annotations of other blocks that may be there.
         template: name of the template.
+        kind: of the operators that it computes.
     """
 
     name: str
     mark: str
     beside: frozenset[str]
     template: str
+    kind: str
 
     def choices(self, func: Any, target: Target) -> list[Choice] | None:
         """Tiles of every size, from compute capability 8.0 on, which brought the instructions."""
@@ -94,8 +94,21 @@ class TensorCoreRule:
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return self.schedule(look(function), found, Tile.of(chosen, target))
 
-        compute, params = _COMPUTE[dtype], best(found.extents, found.words, target)
-        return [Choice(self.name, self.template, 2, params, SPACE, apply, found.operator.macs(), compute)]
+        compute, macs = _COMPUTE[dtype], found.operator.macs()
+        params = ranked(*extents_of(found.operator), target)[0]
+        version = self.templates[self.template]
+        return [Choice(self.name, self.template, version, params, SPACE, apply, macs, compute, tunable=True)]
+
+    @property
+    def templates(self) -> Mapping[str, int]:
+        """The one there is, and its version."""
+        return {self.template: VERSION}
+
+    def plans(self, operator: Operator, target: Target) -> list[Plan]:
+        """Every tile that fits, the model's choice first."""
+        if operator.kind != self.kind or operator.compute not in _COMPUTE.values():
+            return []
+        return [Plan(self.template, params) for params in ranked(*extents_of(operator), target)]
 
     def find(self, view: View, operator: Operator, dtype: str) -> Tiled | None:
         """What the function computes, None where device code does not fit it."""
@@ -104,6 +117,16 @@ class TensorCoreRule:
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """The scheduled function."""
         raise NotImplementedError
+
+
+def extents_of(operator: Operator) -> tuple[tuple[int, int, int], int]:
+    """Batch, rows and columns that tiles cover, and the words of a sum."""
+    s, group = operator.named(), GROUP[{"int8": "uint8"}.get(operator.compute, operator.compute)]
+    if operator.kind == CONV:
+        height, width = operator.output()
+        terms = -(-s["c"] // SHORT) * SHORT * s["kh"] * s["kw"]
+        return (s["n"], height * width, s["o"]), terms // group
+    return (s.get("batch", 1), s["m"], s["n"]), s["k"] // group
 
 
 def shape(buffer: Any, first: int = 0) -> list[int] | None:

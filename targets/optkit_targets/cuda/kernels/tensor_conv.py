@@ -28,7 +28,8 @@ from optkit_targets.cuda.kernels.tiles import Tile
 class TensorConvRule(TensorCoreRule):
     """Takes convolutions of bytes and halves, not grouped, whose sums fill half an instruction."""
 
-    name, mark, beside, template = "cuda.tensor_conv", "conv", frozenset({"pad", "crop"}), "implicit_gemm"
+    name, template, kind = "cuda.tensor_conv", "implicit_gemm", CONV
+    mark, beside = "conv", frozenset({"pad", "crop"})
 
     def find(self, view: View, operator: Operator, dtype: str) -> Tiled | None:
         """Any stride, dilation and padding; batches of any size."""
@@ -55,7 +56,7 @@ class TensorConvRule(TensorCoreRule):
             return None
         window = (s["kh"], s["kw"], s["sh"], s["sw"], s["dh"], s["dw"], s["pt"], s["pl"])
         numbers = (*blocks, s["h"], s["w"], height, width, *window, f"{fill}u")
-        return Tiled(dtype, operator, (s["n"], height * width, s["o"]), terms // group, "OptkitConv", numbers)
+        return Tiled(dtype, operator, "OptkitConv", numbers)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring positions: so their four channels lie side by side."""

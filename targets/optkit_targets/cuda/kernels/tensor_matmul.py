@@ -31,7 +31,8 @@ class TensorMatmulRule(TensorCoreRule):
     Of a single row too: most of an instruction's work is for nothing then, but weights are read as fast as they come.
     """
 
-    name, mark, beside, template = "cuda.tensor_matmul", "matmul", frozenset({"crop"}), "gemm"
+    name, template, kind = "cuda.tensor_matmul", "gemm", MATMUL
+    mark, beside = "matmul", frozenset({"crop"})
 
     def find(self, view: View, operator: Operator, dtype: str) -> Tiled | None:
         """Of any number of leading axes, none of them open."""
@@ -52,7 +53,7 @@ class TensorMatmulRule(TensorCoreRule):
         if (data[-1], math.prod(data), out[-1], math.prod(out)) != (k, m * k, n, m * n):
             return None
         numbers = k // SHORT, n // SHORT, m
-        return Tiled(dtype, operator, (1, m, n), k // GROUP[dtype], "OptkitMatmul", numbers)
+        return Tiled(dtype, operator, "OptkitMatmul", numbers)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring columns, which lie side by side."""

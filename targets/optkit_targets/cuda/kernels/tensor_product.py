@@ -11,7 +11,6 @@ from optkit.compiler.operator import BATCH_MATMUL, Operator
 from optkit.compiler.operators.matmul import unflatten
 from optkit_targets.cpu.kernels.tools import View, inline_rest
 from optkit_targets.cuda.kernels.tensor import (
-    GROUP,
     LARGEST_GRID,
     SHORT,
     STEP,
@@ -31,7 +30,8 @@ VECTOR = 8
 class TensorProductRule(TensorCoreRule):
     """Takes batches of products of halves, (M, K) x (K, N) or (N, K), whose rows are whole vectors."""
 
-    name, mark, beside, template = "cuda.tensor_product", "matmul", frozenset({"pack", "crop"}), "batch_gemm"
+    name, template, kind = "cuda.tensor_product", "batch_gemm", BATCH_MATMUL
+    mark, beside = "matmul", frozenset({"pack", "crop"})
 
     def find(self, view: View, operator: Operator, dtype: str) -> Tiled | None:
         """Of known extents; leading axes are equal, or 1 in one of the two."""
@@ -55,7 +55,7 @@ class TensorProductRule(TensorCoreRule):
             if extents is None or extents[-2:] != ends or not from_outside(view, buffer):
                 return None
         numbers = k // SHORT, n, m, int(transposed)
-        return Tiled(dtype, operator, (batch, m, n), k // GROUP[dtype], "OptkitProduct", numbers)
+        return Tiled(dtype, operator, "OptkitProduct", numbers)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring columns, which lie side by side."""

@@ -126,8 +126,9 @@ def scope(size: int) -> str:
     return "shared" if size <= _STATIC else "shared.dyn"
 
 
-def best(extents: tuple[int, int, int], words: int, target: Target) -> dict[str, int]:
-    """Parameters of the tile that is quickest by `Tile.cycles`; of equals, the one that takes least."""
+def ranked(extents: tuple[int, int, int], words: int, target: Target) -> list[dict[str, int]]:
+    """Parameters of the tiles that fit, the quickest by `Tile.cycles` first; of equals, the one that takes least."""
     tiles = (Tile(*values) for values in itertools.product(*SPACE.values()))
     fitting = [tile for tile in tiles if tile.fits(target)]
-    return asdict(min(fitting, key=lambda t: (t.cycles(extents, words, target), t.shared, t.threads)))
+    order = sorted(fitting, key=lambda t: (t.cycles(extents, words, target), t.shared, t.threads))
+    return [asdict(tile) for tile in order]

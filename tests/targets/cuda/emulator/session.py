@@ -16,6 +16,7 @@ import numpy as np
 import optkit
 from optkit.errors import OptkitError
 from optkit.model import to_proto
+from optkit.tune.session import tune as tune_model
 from tests.targets.cuda import models
 
 
@@ -104,6 +105,28 @@ def keep_on_device(path: Path) -> None:
         say(device=device, copies=copies - before, equal=bool(np.array_equal(found, wanted)))
 
 
+def tune(folder: Path) -> None:
+    """Tune a model and compile it with the records."""
+    path, records = folder / "product.onnx", folder / "tuning.db"
+    path.write_bytes(to_proto(models.product()).SerializeToString())
+    tuned = tune_model(path, target="cuda", passes="fp16", tuning_db=records, trials=3)
+    (outcome,) = tuned.outcomes
+    artifact = optkit.compile(
+        path, target="cuda", passes="fp16", tuning_db=records, output=folder / "product.optk", threads=1
+    )
+    say(
+        measured=outcome.measured,
+        failed=outcome.failed,
+        best=outcome.best,
+        default=outcome.default,
+        plan=dict(outcome.plan.params),
+        problems=tuned.problems,
+        params=[k["params"] for k in artifact.report["kernels"] if k["rule"] == "cuda.tensor_matmul"],
+        records=list(artifact.manifest.tuning_records),
+        verification=artifact.manifest.verification["status"],
+    )
+
+
 def say(**found: Any) -> None:
     """A line of JSON."""
     print(json.dumps(found), flush=True)
@@ -111,4 +134,4 @@ def say(**found: Any) -> None:
 
 if __name__ == "__main__":
     verb, first, *rest = sys.argv[1:]
-    {"compile": compile_models, "run": run, "keep": keep_on_device}[verb](Path(first), *rest)
+    {"compile": compile_models, "run": run, "keep": keep_on_device, "tune": tune}[verb](Path(first), *rest)

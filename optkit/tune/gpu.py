@@ -1,0 +1,94 @@
+"""Candidates timed on a GPU: many calls as one CUDA graph, so that what the host does between them does not count."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+
+from optkit.errors import OptkitError
+from optkit.tune.candidate import FUNCTION
+from optkit.tune.worker import numbers, typical
+
+_CALLS = 20
+"""Of a graph."""
+_GLOBAL = 0  # cudaStreamCaptureModeGlobal
+
+
+class _Runtime:
+    """The functions of the CUDA runtime that TVM has loaded, which raise where they fail."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL("libcudart.so.13")
+        self._library.cudaGetErrorString.restype = ctypes.c_char_p
+
+    def __call__(self, name: str, *arguments: Any) -> None:
+        status = getattr(self._library, name)(*arguments)
+        if status:
+            text = self._library.cudaGetErrorString(status)
+            raise OptkitError(f"CUDA: {name}: {text.decode() if text else status}")
+
+
+def _capture(runtime: _Runtime, call: Callable[[], None], device: Any, stream: ctypes.c_void_p) -> ctypes.c_void_p:
+    """A graph of so many calls, ready to be launched; the first one outside loads the code."""
+    graph, ready = ctypes.c_void_p(), ctypes.c_void_p()
+    with tvm_ffi.use_raw_stream(device, stream.value or 0):
+        call()
+        runtime("cudaStreamSynchronize", stream)
+        runtime("cudaStreamBeginCapture", stream, _GLOBAL)
+        for _ in range(_CALLS):
+            call()
+        runtime("cudaStreamEndCapture", stream, ctypes.byref(graph))
+    runtime("cudaGraphInstantiate", ctypes.byref(ready), graph, ctypes.c_ulonglong(0))
+    runtime("cudaGraphDestroy", graph)
+    return ready
+
+
+def time_on_gpu(candidates: Sequence[Mapping[str, Any]], device: str, rounds: int, seconds: float) -> list[float]:
+    """Seconds of one call of each candidate; in every round each has a turn of `seconds`."""
+    runtime, place = _Runtime(), tvm.runtime.device(device, 0)
+    stream = ctypes.c_void_p()
+    runtime("cudaStreamCreate", ctypes.byref(stream))
+    begin, end = ctypes.c_void_p(), ctypes.c_void_p()
+    for event in (begin, end):
+        runtime("cudaEventCreate", ctypes.byref(event))
+    made: list[tuple[ctypes.c_void_p, Any]] = []
+
+    def turn(graph: ctypes.c_void_p) -> list[float]:
+        found: list[float] = []
+        until = time.perf_counter() + seconds
+        while len(found) < 5 or time.perf_counter() < until:
+            runtime("cudaEventRecord", begin, stream)
+            runtime("cudaGraphLaunch", graph, stream)
+            runtime("cudaEventRecord", end, stream)
+            runtime("cudaEventSynchronize", end)
+            elapsed = ctypes.c_float()
+            runtime("cudaEventElapsedTime", ctypes.byref(elapsed), begin, end)
+            found.append(elapsed.value * 1e-3 / _CALLS)
+        return found
+
+    try:
+        for entry in candidates:
+            function = tvm.runtime.load_module(entry["library"])[FUNCTION]
+            generator = np.random.default_rng(0)
+            arrays = [numbers(a["shape"], a["dtype"], generator) for a in entry["arguments"]]
+            tensors = [tvm.runtime.tensor(array, place) for array in arrays]
+            graph = _capture(runtime, lambda f=function, t=tensors: f(*t), place, stream)  # type: ignore[misc]
+            made.append((graph, tensors))
+        times: list[list[float]] = [[] for _ in made]
+        for number in range(rounds):
+            turns = range(len(made)) if number % 2 == 0 else reversed(range(len(made)))
+            for i in turns:
+                times[i] += turn(made[i][0])
+    finally:
+        for graph, _ in made:
+            runtime("cudaGraphExecDestroy", graph)
+        for event in (begin, end):
+            runtime("cudaEventDestroy", event)
+        runtime("cudaStreamDestroy", stream)
+    return [typical(found) for found in times]
