@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optkit.errors import UsageError, nearest
@@ -23,6 +23,8 @@ from optkit_targets.cuda.chips import (
     nearest_below,
 )
 
+MANY = "+"
+"""Between the GPUs that one artifact has code for."""
 LANES = 4
 """Channels of a block: four bytes are one operand of dp4a, four floats one 128-bit load."""
 
@@ -38,15 +40,22 @@ class CudaFamily:
         exact = {f"cuda:{gpu.arch}": gpu.summary for gpu in CAPABILITIES.values()}
         products = {name: f"{gpu.summary} (cuda:{gpu.arch})" for name, gpu in PRODUCTS.items()}
         here = f"this machine's NVIDIA GPU; where there is none, {DEFAULT.arch} and PTX for newer ones"
-        return {"cuda": here} | exact | products
+        several = {"cuda:sm_80+sm_90": "code for several of these in one artifact, kernels laid out for the lowest"}
+        return {"cuda": here} | exact | several | products
 
     def make(self, name: str) -> Target:
-        """The target of that name; "cuda" is detected."""
+        """The target of that name; "cuda" is detected, "cuda:sm_80+sm_90" holds code for both.
+
+        Raises:
+            UsageError: an unknown name, or GPUs beside different processors.
+        """
         word = name.removeprefix("cuda:")
         if word == "cuda":
             found = compute_capabilities()
             gpu = nearest_below(found[0][0] * 10 + found[0][1]) if found else DEFAULT
             return _target("cuda", gpu)
+        if MANY in word:
+            return _several(name, [self.make(part) for part in word.split(MANY)])
         by_arch = {gpu.arch: gpu for gpu in CAPABILITIES.values()}
         if word in PRODUCTS and PRODUCTS[word].arm:
             return _target(f"cuda:{word}", PRODUCTS[word])
@@ -61,7 +70,7 @@ class CudaFamily:
         """The executable with nvcc's code in the place of TVM's CUDA C++."""
         from optkit_targets.cuda.package import CudaExecutable
 
-        return CudaExecutable(executable, str(target.tvm["arch"]))
+        return CudaExecutable(executable, tuple(word for word in target.isa if word.startswith("sm_")))
 
     def why_not_here(self, target: Target) -> str | None:
         """Whether the first GPU has the compute capability that the target's code needs."""
@@ -76,6 +85,19 @@ class CudaFamily:
 def _unknown(name: str, word: str) -> Gpu:
     listed = [*(gpu.arch for gpu in CAPABILITIES.values()), *PRODUCTS]
     raise UsageError(f"unknown CUDA target {name!r}: {nearest(word, listed)}")
+
+
+def _several(name: str, targets: list[Target]) -> Target:
+    """The target with the lowest compute capability, which kernels are laid out for, compiled for the others too."""
+    hosts = {target.isa[:-1] for target in targets}
+    if len(hosts) > 1:
+        raise UsageError(f"CUDA target {name!r}: these GPUs are beside different processors; compile for one of them")
+    ordered = sorted({target.isa[-1]: target for target in targets}.values(), key=lambda t: needed_capability(t.isa))
+    first, words = ordered[0], tuple(target.isa[-1] for target in ordered)
+    if len(ordered) == 1:
+        return first
+    summary = f"{first.summary}; with code for {', '.join(words[1:])}"
+    return replace(first, name=f"cuda:{MANY.join(words)}", isa=(*first.isa[:-1], *words), summary=summary)
 
 
 @functools.cache

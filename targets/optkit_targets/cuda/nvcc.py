@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from optkit.errors import CompileError
@@ -56,17 +57,20 @@ def find_nvcc() -> str:
     raise CompileError("compiling for CUDA needs nvcc of the CUDA toolkit (12 or newer); put it on the PATH")
 
 
-def compile_source(source: str, arch: str) -> bytes:
-    """A fat binary with code for `arch` ("sm_90") and its PTX.
+def compile_source(source: str, archs: Sequence[str]) -> bytes:
+    """A fat binary with code for every one of `archs` ("sm_90"), and PTX of the last.
 
     Raises:
         CompileError: nvcc is missing or rejects the source; holds its first error line.
     """
-    capability = arch.removeprefix("sm_")
-    generate = f"arch=compute_{capability},code=[sm_{capability},compute_{capability}]"
+    generate = []
+    for arch in archs:
+        capability = arch.removeprefix("sm_")
+        ptx = f",compute_{capability}" if arch == archs[-1] else ""
+        generate += ["-gencode", f"arch=compute_{capability},code=[sm_{capability}{ptx}]"]
     with tempfile.TemporaryDirectory(prefix="optkit-nvcc-") as folder:
         (Path(folder) / "kernels.cu").write_text(with_device_code(source))
-        command = [find_nvcc(), "-fatbin", *FLAGS, "-gencode", generate, "-o", "kernels.fatbin", "kernels.cu"]
+        command = [find_nvcc(), "-fatbin", *FLAGS, *generate, "-o", "kernels.fatbin", "kernels.cu"]
         done = subprocess.run(
             command,
             cwd=folder,
@@ -79,5 +83,5 @@ def compile_source(source: str, arch: str) -> bytes:
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines()
             reason = next((line for line in lines if "error" in line or "fatal" in line), lines[-1] if lines else "")
-            raise CompileError(f"nvcc failed for {arch}: {reason or f'exit status {done.returncode}'}")
+            raise CompileError(f"nvcc failed for {', '.join(archs)}: {reason or f'exit status {done.returncode}'}")
         return (Path(folder) / "kernels.fatbin").read_bytes()

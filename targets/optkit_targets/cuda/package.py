@@ -25,15 +25,15 @@ _SYMBOL = "__tvm_ffi__library_bin"
 
 @dataclass(frozen=True)
 class CudaExecutable:
-    """A VM executable whose kernels are compiled for `arch` on export.
+    """A VM executable whose kernels are compiled for `archs` on export.
 
     Attributes:
         inner: TVM's executable.
-        arch: nvcc's name of the GPU, e.g. "sm_90".
+        archs: nvcc's names of the GPUs, e.g. ("sm_80", "sm_90"); the last one's PTX serves those after it.
     """
 
     inner: Any
-    arch: str
+    archs: tuple[str, ...]
 
     @property
     def mod(self) -> Any:
@@ -61,7 +61,7 @@ class CudaExecutable:
             blob = unpack_c(str(_ffi_api.ModulePackImportsToC(module, False, "")))
             for device in _device_modules(module):
                 source = str(device.inspect_source("cuda"))
-                blob = replace_code(blob, source, compile_source(source, self.arch))
+                blob = replace_code(blob, source, compile_source(source, self.archs))
             return write_blob(blob, Path(folder))
 
         return self.inner.export_library(file_name, fpack_imports=pack, **options)

@@ -71,6 +71,16 @@ def test_the_library_holds_the_code_and_is_reproducible(tmp_path: Path) -> None:
         assert kernel.name.encode() in first
 
 
+@pytest.mark.needs_nvcc
+@pytest.mark.needs_compiler
+def test_one_library_holds_the_code_of_several_gpus(tmp_path: Path) -> None:
+    made = built(tokens, "int8", "cuda:h100+a100")
+    link_library(made.executable, tmp_path / "both.so")
+    content = (tmp_path / "both.so").read_bytes()
+    assert made.target.name == "cuda:sm_80+sm_90"
+    assert all(word in content for word in (b"sm_80", b"sm_90"))
+
+
 def test_integers_use_dp4a_and_nothing_else_is_contracted() -> None:
     integer, real = (built(cnn, p, "cuda:sm_75").executable.source() for p in ("int8", "default"))
     assert "optkit_dp4a_u8s8(" in integer
@@ -114,7 +124,7 @@ def test_older_gpus_go_without_them() -> None:
 @pytest.mark.needs_nvcc
 def test_what_nvcc_rejects_is_one_line() -> None:
     with pytest.raises(CompileError, match=r"nvcc failed for sm_80: .*error") as caught:
-        nvcc.compile_source("int f( {", "sm_80")
+        nvcc.compile_source("int f( {", ["sm_80"])
     assert "\n" not in str(caught.value)
 
 

@@ -81,3 +81,15 @@ def test_arm_boards_get_an_arm_host() -> None:
     target = find_target("jetson-orin")
     assert str(target.tvm_host["mtriple"]).startswith("aarch64")
     assert target.isa[0] == "aarch64"
+
+
+def test_several_gpus_are_laid_out_for_the_lowest() -> None:
+    both = find_target("cuda:h100+sm_80")
+    assert both.name == "cuda:sm_80+sm_90"
+    assert both.tvm["arch"] == "sm_80"
+    assert both.isa[-2:] == ("sm_80", "sm_90")
+    assert find_target("cuda:sm_90+h100+h200").name == "cuda:sm_90"
+    with pytest.raises(UsageError, match="different processors"):
+        find_target("cuda:jetson-orin+h100")
+    with pytest.raises(UsageError, match="unknown CUDA target 'sm_1'"):
+        find_target("cuda:sm_1+h100")
