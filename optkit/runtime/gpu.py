@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from optkit.errors import ArtifactError
 
+CUDART = "libcudart.so.13"
+"""The CUDA runtime that TVM's is linked with."""
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR}
 
 
@@ -29,6 +34,28 @@ def compute_capabilities() -> list[tuple[int, int]]:
         driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
         found.append((major.value, minor.value))
     return found
+
+
+def load_cuda_runtime() -> None:
+    """Load libcudart for TVM's CUDA runtime, where the loader does not find it from the toolkit or NVIDIA's wheel.
+
+    Where there is none, loading TVM's says which file is missing.
+    """
+    for path in (CUDART, *_cuda_runtimes()):
+        try:
+            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return
+
+
+def _cuda_runtimes() -> Iterator[Path]:
+    for root in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
+        if root:
+            yield Path(root) / "lib64" / CUDART
+    found = importlib.util.find_spec("nvidia")
+    for place in (found.submodule_search_locations if found else None) or ():
+        yield from sorted(Path(place).glob(f"*/lib/{CUDART}"))
 
 
 def device_name() -> str:

@@ -20,6 +20,7 @@ from optkit.artifact.libraries import FFI, RUNTIME, installed_library
 from optkit.artifact.reader import ArtifactFile
 from optkit.artifact.writer import LIBRARY
 from optkit.errors import ArtifactError
+from optkit.runtime.gpu import load_cuda_runtime
 
 _lock = threading.RLock()
 _loaded: dict[str, str] = {}
@@ -89,6 +90,7 @@ def _ensure_runtime(ffi: Any, artifact: ArtifactFile) -> None:
         name = member.rpartition("/")[2]
         if name not in (RUNTIME, FFI) and name not in _loaded:
             if ffi.get_global_func("device_api.cuda", allow_missing=True) is None:
+                load_cuda_runtime()
                 _load_library(artifact, name, ctypes.RTLD_GLOBAL)
             _loaded[name] = wanted
 

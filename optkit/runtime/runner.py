@@ -170,6 +170,17 @@ class Runner:
     ) -> tuple[list[Any], list[Any]]:
         """The inputs and the outputs of a run on the device."""
         values = bind_names(self.inputs, positional, named)
+        if self._bridge.on_cpu:
+            tensors = self._placed(values)
+            with self._lock:
+                return tensors, self._invoke(tensors)
+        # Copies of inputs that lie on the host belong on the stream too.
+        with self._lock, self._bridge.using(stream):
+            tensors = self._placed(values)
+            return tensors, self._call(tensors)
+
+    def _placed(self, values: Sequence[Any]) -> list[Any]:
+        """The inputs on the device, and the entry for their shapes chosen."""
         tensors = [
             self._bridge.from_input(spec, value, dtype)
             for spec, value, dtype in zip(self.inputs, values, self._input_types, strict=True)
@@ -179,11 +190,7 @@ class Runner:
             check_shapes(self.inputs, shapes, self.manifest.ranges)
             self._seen = shapes
             self._entry, self._arguments = self._variants.get(tuple(map(tuple, shapes)), self._main)
-        with self._lock:
-            if self._bridge.on_cpu:
-                return tensors, self._invoke(tensors)
-            with self._bridge.using(stream):
-                return tensors, self._call(tensors)
+        return tensors
 
     def _invoke(self, tensors: list[Any]) -> list[Any]:
         if self._own_thread is not None:

@@ -12,6 +12,7 @@ import tvm
 import tvm_ffi
 
 from optkit.errors import OptkitError
+from optkit.runtime.gpu import CUDART, load_cuda_runtime
 from optkit.tune.candidate import FUNCTION
 from optkit.tune.worker import numbers, typical
 
@@ -24,7 +25,8 @@ class _Runtime:
     """The functions of the CUDA runtime that TVM has loaded, which raise where they fail."""
 
     def __init__(self) -> None:
-        self._library = ctypes.CDLL("libcudart.so.13")
+        load_cuda_runtime()
+        self._library = ctypes.CDLL(CUDART)
         self._library.cudaGetErrorString.restype = ctypes.c_char_p
 
     def __call__(self, name: str, *arguments: Any) -> None:

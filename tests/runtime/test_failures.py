@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from optkit.errors import ArtifactError, OptkitError
+from optkit.runtime import gpu
 from optkit.runtime.failures import cause, explained
 
 HEAD = "Check failed: (e == cudaSuccess || e == cudaErrorCudartUnloading) is false: CUDA: "
@@ -43,3 +46,16 @@ def test_where_an_artifact_is_named_it_is_its_error() -> None:
         raise RuntimeError(f"{HEAD}no kernel image is available for execution on the device")
     with pytest.raises(OptkitError, match="as it was"), explained("unused"):
         raise OptkitError("as it was")
+
+
+def test_the_cuda_runtime_is_found_in_the_toolkit_and_in_wheels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = tmp_path / "nvidia" / "cu13" / "lib" / "libcudart.so.13"
+    wheel.parent.mkdir(parents=True)
+    wheel.touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", "/opt/cuda")
+    found = list(gpu._cuda_runtimes())
+    assert found[0] == Path("/opt/cuda/lib64/libcudart.so.13")
+    assert found[-1] == wheel
