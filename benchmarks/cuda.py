@@ -4,7 +4,8 @@ Needs torch with CUDA, nvcc and TVM, no network. Models are exported and compile
 model by model: answers against ONNX Runtime on the CPU (float16: the error's norm over the output's; INT8: against
 optkit's own CPU artifact of the same quantized model), and times by CUDA events, contestants in rotation: optkit as it
 is called and replayed as one graph, torch eager and replayed, torch.compile. What does not finish within --minutes is
-left out and named. At the end: what failures look like, and that nothing passes through the host.
+left out and named. At the end: what failures look like, that nothing passes through the host, and with --tune what
+tuning takes and gains.
 
 Everything is written to --output after every case; a short table comes last.
 """
@@ -19,173 +20,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 import optkit
 from benchmarks import cuda_peers as peers
 from benchmarks.cuda_builds import MODELS
-from benchmarks.zoo import ZOO, export_model
+from benchmarks.cuda_cases import ONE_BATCH, Case, check, one_line, prepare
 from optkit.errors import OptkitError
 from optkit.files import write_whole
 from optkit.measure.environment import environment
-from optkit.model import load_model, save_model
-from optkit.shapes import bind_shapes
-
-CHECKED = 8
-"""Samples of a batch that are checked."""
-FP16_ERROR = 2e-2
-INT8_ERROR = 2e-2
-UNMATCHED = 0.05
-"""Share of boxes that may come or go: with random weights many scores are at the threshold."""
-ONE_BATCH = frozenset({"yolo_v8n"})
-"""Models that take one image."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One model at one batch."""
-
-    model: str
-    batch: int
-
-    @property
-    def name(self) -> str:
-        """Of its files."""
-        return f"{self.model}.b{self.batch}"
-
-    def feed(self, count: int | None = None) -> dict[str, np.ndarray]:
-        """Inputs; of the first `count` samples."""
-        samples = ZOO[self.model].samples(self.batch)
-        return {name: rows[:count] for name, rows in samples.items()}
-
-
-def build(case: Case, precision: str, folder: Path) -> dict[str, Any]:
-    """Compile for the GPU, and what INT8 is compared with for the CPU; runs in a process of its own."""
-    os.environ.setdefault("TVM_NUM_THREADS", "1")
-    stem, passes = f"{case.name}.{precision}", precision
-    source = bound = folder / f"{case.name}.onnx"
-    if precision == "int8":
-        quantized = optkit.quantize(folder / f"{case.name}.open.onnx", calib_data=ZOO[case.model].samples(CHECKED))
-        source, bound = folder / f"{stem}.onnx", folder / f"{stem}.few.onnx"
-        for path, count in ((source, case.batch), (bound, min(case.batch, CHECKED))):
-            save_model(fixed(quantized.clone(), case.feed(count)) if case.batch > 1 else quantized, path)
-        passes = "fold,fuse,fold"
-    began = time.perf_counter()
-    made = optkit.compile(source, target="cuda", passes=passes, output=folder / f"{stem}.optk", verify=False)
-    seconds = time.perf_counter() - began
-    if precision == "int8":
-        optkit.compile(bound, passes=passes, output=folder / f"{stem}.cpu.optk", verify=False)
-    return {"seconds": seconds, "arch": made.manifest.target["tvm"]["arch"]}
-
-
-def fixed(model: ir.Model, feed: Mapping[str, np.ndarray]) -> ir.Model:
-    """The model for inputs of just these shapes."""
-    return bind_shapes(model, {name: list(array.shape) for name, array in feed.items()})
-
-
-def prepare(cases: list[Case], precisions: list[str], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
-    """Every model exported and compiled, as many at a time as there are workers; what failed says why."""
-    found: dict[str, dict[str, Any]] = {}
-    with ProcessPoolExecutor(workers) as pool:
-        exports = {case: pool.submit(export, case, folder) for case in cases}
-        builds = {}
-        for case, exported in exports.items():
-            try:
-                exported.result()
-            except Exception as error:
-                found[case.name] = {"error": one_line(error)}
-                continue
-            for precision in precisions:
-                builds[f"{case.name}.{precision}"] = pool.submit(build, case, precision, folder)
-        for name, future in builds.items():
-            try:
-                found[name] = future.result()
-            except Exception as error:
-                found[name] = {"error": one_line(error)}
-            print(f"built {name}: {found[name]}", flush=True)
-    return found
-
-
-def export(case: Case, folder: Path) -> None:
-    """The model as ONNX, its batch fixed."""
-    source = export_model(case.model, folder / f"{case.name}.open.onnx", dynamic_batch=case.batch > 1)
-    model = load_model(source)
-    save_model(fixed(model, case.feed()) if case.batch > 1 else model, folder / f"{case.name}.onnx")
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
-
-
-def relative(found: np.ndarray, want: np.ndarray) -> float:
-    """Norm of the difference over the norm of what is wanted; infinite for other shapes or what is no number."""
-    if found.shape != want.shape or not np.isfinite(found.astype(np.float64)).all():
-        return float("inf")
-    a, b = found.astype(np.float64), want.astype(np.float64)
-    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30))
-
-
-def check(case: Case, precision: str, folder: Path) -> dict[str, Any]:
-    """Answers on the GPU against the CPU's."""
-    import onnxruntime as ort
-
-    with optkit.load(folder / f"{case.name}.{precision}.optk") as runner:
-        found = runner.run(case.feed())
-        again = runner.run(case.feed())
-    few = case.feed(CHECKED)
-    if precision == "int8":
-        with optkit.load(folder / f"{case.name}.{precision}.cpu.optk") as other:
-            want, limit = other.run(few), INT8_ERROR
-    else:
-        session = ort.InferenceSession(str(_few(case, folder)), providers=["CPUExecutionProvider"])
-        names = [value.name for value in session.get_outputs()]
-        want, limit = dict(zip(names, session.run(None, few), strict=True)), FP16_ERROR
-    if case.model in ONE_BATCH:
-        missing = unmatched(found, want)
-        return {"errors": {"boxes without their like": missing}, "passed": missing <= UNMATCHED}
-    rows = {name: found[name][:CHECKED] for name in want}
-    errors = {name: relative(rows[name], array) for name, array in want.items()}
-    equal = {
-        name: float(np.mean(rows[name] == array)) if rows[name].shape == array.shape else 0.0
-        for name, array in want.items()
-    }
-    return {
-        "errors": errors,
-        "equal": equal,
-        "repeats": all(np.array_equal(found[name], again[name], equal_nan=True) for name in found),
-        "passed": all(error <= limit for error in errors.values()),
-    }
-
-
-def unmatched(found: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -> float:
-    """Share of a detector's boxes with no box of the same label within two pixels and two hundredths of score."""
-    left = list(range(len(found["boxes"])))
-    missing = 0
-    for box, score, label in zip(want["boxes"], want["scores"], want["labels"], strict=True):
-        for i in left:
-            near = np.abs(found["boxes"][i] - box).max() <= 2 and abs(float(found["scores"][i]) - float(score)) <= 0.02
-            if near and found["labels"][i] == label:
-                left.remove(i)
-                break
-        else:
-            missing += 1
-    return max(missing, len(left)) / max(1, len(want["boxes"]))
-
-
-def _few(case: Case, folder: Path) -> Path:
-    """The float model for the samples that are checked."""
-    source, few = folder / f"{case.name}.onnx", folder / f"{case.name}.few.onnx"
-    if case.batch <= CHECKED:
-        return source
-    save_model(fixed(load_model(folder / f"{case.name}.open.onnx"), case.feed(CHECKED)), few)
-    return few
+from optkit.tune.session import tune
 
 
 def ours(path: Path, feed: Mapping[str, np.ndarray]) -> tuple[Any, peers.Call]:
@@ -249,6 +96,36 @@ def transfers(case: Case, folder: Path) -> dict[str, Any]:
         "between_host_and_gpu": [name for name in copies if "HtoD" in name or "DtoH" in name],
         "on_gpu": len(copies),
         "outputs": {name: [str(value.device), list(value.shape)] for name, value in result.items()},
+    }
+
+
+def tuning(case: Case, folder: Path) -> dict[str, Any]:
+    """What tuning a model takes, and what it gains over the defaults, replayed as one graph."""
+    source, records = folder / f"{case.name}.onnx", folder / "tuning.db"
+    began = time.perf_counter()
+    tuned = tune(source, target="cuda", passes="fp16", tuning_db=records)
+    seconds = time.perf_counter() - began
+    path = folder / f"{case.name}.tuned.optk"
+    optkit.compile(source, target="cuda", passes="fp16", output=path, tuning_db=records, verify=False)
+    runners, calls = [], {}
+    for name, artifact in (("default", folder / f"{case.name}.fp16.optk"), ("tuned", path)):
+        runner, call = ours(artifact, case.feed())
+        runners.append(runner)
+        calls[name] = peers.replayed(call)
+    times = peers.seconds(calls)
+    for runner in runners:
+        runner.close()
+    return {
+        "case": case.name,
+        "seconds": seconds,
+        "operators": len(tuned.outcomes),
+        "kernels_speedup": tuned.speedup(),
+        "speedup": float(np.median(times["default"]) / np.median(times["tuned"])),
+        "times": times,
+        "problems": tuned.problems,
+        "records": [
+            [str(o.job.operator), o.plan.template, dict(o.plan.params), o.default, o.best] for o in tuned.outcomes
+        ],
     }
 
 
@@ -333,6 +210,7 @@ def main() -> int:
     parser.add_argument("--precision", nargs="+", choices=["fp16", "int8"], default=["fp16", "int8"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 64])
     parser.add_argument("--modes", nargs="*", default=["reduce-overhead"], help="of torch.compile")
+    parser.add_argument("--tune", action="store_true", help="also tune the first model, at the first batch")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/cuda.json"))
@@ -383,7 +261,8 @@ def main() -> int:
                 f"{case.name}: {[(p, entry[p].get('errors'), entry[p].get('why')) for p in options.precision]}",
                 flush=True,
             )
-        for step in (transfers, failures):
+        steps = (transfers, failures, tuning) if options.tune else (transfers, failures)
+        for step in steps:
             try:
                 result[step.__name__] = step(cases[0], folder)
             except Exception as error:
