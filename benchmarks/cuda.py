@@ -1,8 +1,9 @@
 """`python -m benchmarks.cuda`: optkit and torch side by side on an NVIDIA GPU, checked and timed within minutes.
 
-Needs torch with CUDA, nvcc and TVM, no network. Models are exported and compiled by several processes first. Then,
-model by model: answers against ONNX Runtime on the CPU (float16: the error's norm over the output's; INT8: against
-optkit's own CPU artifact of the same quantized model), and times by CUDA events, contestants in rotation: optkit as it
+Needs torch with CUDA, nvcc and TVM. Without a network, optkit is installed there from its folder by
+`pip install --no-deps --no-build-isolation --no-index .`. Models are exported and compiled by several processes first.
+Then, model by model: answers against ONNX Runtime on the CPU (float16: the norm of the error over the output's; INT8:
+against optkit's own CPU artifact of the same model), and times by CUDA events, contestants in rotation: optkit as it
 is called and replayed as one graph, torch eager and replayed, torch.compile. What does not finish within --minutes is
 left out and named. At the end: what failures look like, that nothing passes through the host, and with --tune what
 tuning takes and gains.
@@ -15,11 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +208,45 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+class OnGpu:
+    """A process that works on the GPU; another one takes its place when it fails, which may have cost it the GPU."""
+
+    def __init__(self) -> None:
+        self._pool = self._start()
+
+    @staticmethod
+    def _start() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, get_context("spawn"))
+
+    def __call__(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        """What the step returns, or {"why": ...}."""
+        try:
+            found = self._pool.submit(step, *arguments).result()
+        except Exception as error:
+            found = {"why": one_line(error)}
+        if isinstance(found, dict) and found.get("why"):
+            self.close()
+            self._pool = self._start()
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def results(case: Case, precisions: list[str], modes: list[str], folder: Path, on_gpu: OnGpu) -> dict[str, Any]:
+    """Answers and times of a case."""
+    entry: dict[str, Any] = {}
+    for precision in precisions:
+        found = on_gpu(check, case, precision, folder)
+        entry[precision] = {"errors": {"": float("inf")}, "passed": False, **found} if "why" in found else found
+    sound = [precision for precision in precisions if "why" not in entry[precision]]
+    entry["race"] = {"seconds": {}, **on_gpu(race, case, sound, modes, folder)}
+    return entry
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.cuda", description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--precision", nargs="+", choices=["fp16", "int8"], default=["fp16", "int8"])
@@ -214,9 +256,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/cuda.json"))
-    options = parser.parse_args()
-    import torch
+    return parser.parse_args()
 
+
+def main() -> int:
+    options = parse()
     deadline = time.monotonic() + 60 * options.minutes
     cases = [
         Case(model, batch)
@@ -225,50 +269,34 @@ def main() -> int:
         if batch == 1 or model not in ONE_BATCH
     ]
     result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "environment": environment(), "cases": {}}
-    result["gpu"] = subprocess.run(
-        ["nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    result["torch"] = torch.__version__
+    query = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem"
+    asked = [shutil.which("nvidia-smi") or "true", f"--query-gpu={query}", "--format=csv,noheader"]
+    result["gpu"] = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     options.output.parent.mkdir(parents=True, exist_ok=True)
 
     def keep() -> None:
         write_whole(options.output, json.dumps(result, indent=1, default=str).encode() + b"\n")
 
+    on_gpu = OnGpu()
     with tempfile.TemporaryDirectory(prefix="optkit-cuda-") as name:
         folder = Path(name)
         result["builds"] = prepare(cases, options.precision, folder, options.workers)
+        result["torch"], result["ceilings"] = on_gpu(peers.version), on_gpu(peers.ceilings)
         keep()
-        result["ceilings"] = peers.ceilings()
         for case in cases:
             if time.monotonic() > deadline:
                 result.setdefault("left_out", []).append(case.name)
                 continue
-            entry = result["cases"].setdefault(case.name, {})
-            for precision in options.precision:
-                try:
-                    entry[precision] = check(case, precision, folder)
-                except Exception as error:
-                    entry[precision] = {"errors": {"": float("inf")}, "passed": False, "why": one_line(error)}
-            try:
-                entry["race"] = race(case, options.precision, options.modes, folder)
-            except Exception as error:
-                entry["race"] = {"seconds": {}, "why": one_line(error)}
+            entry = result["cases"][case.name] = results(case, options.precision, options.modes, folder, on_gpu)
             keep()
-            print(
-                f"{case.name}: {[(p, entry[p].get('errors'), entry[p].get('why')) for p in options.precision]}",
-                flush=True,
-            )
+            state = {p: entry[p].get("why") or entry[p]["errors"] for p in options.precision}
+            print(f"{case.name}: {state} {entry['race'].get('why', '')}", flush=True)
         steps = (transfers, failures, tuning) if options.tune else (transfers, failures)
         for step in steps:
-            try:
-                result[step.__name__] = step(cases[0], folder)
-            except Exception as error:
-                result[step.__name__] = {"why": one_line(error)}
-            print(f"{step.__name__}: {result[step.__name__]}", flush=True)
-        keep()
+            result[step.__name__] = on_gpu(step, cases[0], folder)
+            keep()
+            print(f"{step.__name__}: {str(result[step.__name__])[:1500]}", flush=True)
+        on_gpu.close()
     print(table(result))
     return int(not all(entry[p]["passed"] for entry in result["cases"].values() for p in options.precision))
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def fixed(model: ir.Model, feed: Mapping[str, np.ndarray]) -> ir.Model:
 def prepare(cases: list[Case], precisions: list[str], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
     """Every model exported and compiled, as many at a time as there are workers; what failed says why."""
     found: dict[str, dict[str, Any]] = {}
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         exports = {case: pool.submit(export, case, folder) for case in cases}
         builds = {}
         for case, exported in exports.items():

@@ -99,6 +99,13 @@ def seconds(calls: Mapping[str, Call], rounds: int = 15, least: float = 0.02) ->
     return found
 
 
+def version() -> str:
+    """Of torch."""
+    import torch
+
+    return str(torch.__version__)
+
+
 def ceilings() -> dict[str, float]:
     """What the GPU can do, measured: float16 products of matrices and copies in its memory."""
     import torch
