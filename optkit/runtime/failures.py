@@ -40,6 +40,8 @@ def cause(text: str) -> str:
         for pattern, line in _CAUSES:
             if re.search(pattern, text):
                 return line.format(memory=_memory() if "{memory}" in line else "")
+        if match := re.search(r"CUDALaunch Error: (\w+)", text):
+            return f"a kernel could not be launched: {match[1]}"
     return lines[-1].strip() if lines else ""
 
 

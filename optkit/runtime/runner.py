@@ -109,13 +109,16 @@ class Runner:
         Raises:
             DataError, OptkitError: as for `run`; what the GPU meets later is raised by whoever waits for it.
         """
-        tensors, results = self._tensors((), feed, self._bridge.stream_of(feed.values(), stream))
+        bridge, outputs = self._bridge, {}
+        address = bridge.stream_of(feed.values(), stream)
+        tensors, results = self._tensors((), feed, address)
         taken = self._kept | {t.data_ptr() for t in tensors}
-        outputs = {}
         for spec, tensor in zip(self.outputs, results, strict=True):
-            address = tensor.data_ptr()
-            outputs[spec.name] = self._bridge.as_type(self._bridge.copy(tensor) if address in taken else tensor, spec)
-            taken.add(address)
+            if tensor.data_ptr() in taken:
+                with self._lock, bridge.using(address):
+                    tensor = bridge.copy(tensor)
+            outputs[spec.name] = bridge.as_type(tensor, spec)
+            taken.add(tensor.data_ptr())
         return outputs
 
     def synchronize(self) -> None:

@@ -94,6 +94,9 @@ class TensorBridge:
     def using(self, stream: int | None) -> Iterator[None]:
         """Queue the block's work on a stream, after what this bridge queued before, which shares memory with it."""
         address = stream or 0
+        if self.on_cpu:
+            yield
+            return
         if address != self._last:
             self._follow(self.device, self._last, address)
             self._last = address

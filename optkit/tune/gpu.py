@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -52,7 +53,13 @@ def _capture(runtime: _Runtime, call: Callable[[], None], device: Any, stream: c
 
 
 def time_on_gpu(candidates: Sequence[Mapping[str, Any]], device: str, rounds: int, seconds: float) -> list[float]:
-    """Seconds of one call of each candidate; in every round each has a turn of `seconds`."""
+    """Seconds of one call of each candidate; in every round each has a turn of `seconds`.
+
+    What fails is left as it is: the process ends, and what it has on the GPU with it.
+
+    Raises:
+        OptkitError, RuntimeError: a candidate cannot be loaded, launched or captured.
+    """
     runtime, place = _Runtime(), tvm.runtime.device(device, 0)
     stream = ctypes.c_void_p()
     runtime("cudaStreamCreate", ctypes.byref(stream))
@@ -74,23 +81,20 @@ def time_on_gpu(candidates: Sequence[Mapping[str, Any]], device: str, rounds: in
             found.append(elapsed.value * 1e-3 / _CALLS)
         return found
 
-    try:
-        for entry in candidates:
-            function = tvm.runtime.load_module(entry["library"])[FUNCTION]
-            generator = np.random.default_rng(0)
-            arrays = [numbers(a["shape"], a["dtype"], generator) for a in entry["arguments"]]
-            tensors = [tvm.runtime.tensor(array, place) for array in arrays]
-            graph = _capture(runtime, lambda f=function, t=tensors: f(*t), place, stream)  # type: ignore[misc]
-            made.append((graph, tensors))
-        times: list[list[float]] = [[] for _ in made]
-        for number in range(rounds):
-            turns = range(len(made)) if number % 2 == 0 else reversed(range(len(made)))
-            for i in turns:
-                times[i] += turn(made[i][0])
-    finally:
-        for graph, _ in made:
-            runtime("cudaGraphExecDestroy", graph)
-        for event in (begin, end):
-            runtime("cudaEventDestroy", event)
-        runtime("cudaStreamDestroy", stream)
+    for entry in candidates:
+        function = tvm.runtime.load_module(entry["library"])[FUNCTION]
+        generator = np.random.default_rng(0)
+        arrays = [numbers(a["shape"], a["dtype"], generator) for a in entry["arguments"]]
+        tensors = [tvm.runtime.tensor(array, place) for array in arrays]
+        made.append((_capture(runtime, functools.partial(function, *tensors), place, stream), tensors))
+    times: list[list[float]] = [[] for _ in made]
+    for number in range(rounds):
+        turns = range(len(made)) if number % 2 == 0 else reversed(range(len(made)))
+        for i in turns:
+            times[i] += turn(made[i][0])
+    for graph, _ in made:
+        runtime("cudaGraphExecDestroy", graph)
+    for event in (begin, end):
+        runtime("cudaEventDestroy", event)
+    runtime("cudaStreamDestroy", stream)
     return [typical(found) for found in times]

@@ -22,12 +22,17 @@ import numpy as np
 
 from optkit.errors import OptkitError
 from optkit.measure.process import answers, die_with_parent, reason
+from optkit.runtime.failures import cause
 
 _COLD = 64 << 20
 """Bytes of copies of the weights that calls take in turn, so that each finds its own out of the caches, as the layers
 of a model do whose weights are larger than they; activations stay where the call before left them."""
 _COPIES = 64
 _LARGE = 1 << 12
+
+
+class _GpuError(OptkitError):
+    """A candidate failed on a GPU, which may have cost this process the GPU: it ends, another takes its place."""
 
 
 def main() -> int:
@@ -45,6 +50,9 @@ def main() -> int:
     for line in sys.stdin:
         try:
             answer(serve(json.loads(line)))
+        except _GpuError as error:
+            answer({"failed": reason(error)})
+            return 1
         except OptkitError as error:
             answer({"failed": reason(error)})
         except Exception as error:
@@ -68,7 +76,10 @@ def _run(order: Mapping[str, Any]) -> dict[str, Any]:
     if order["device"] != "cpu":
         from optkit.tune.gpu import time_on_gpu
 
-        return {"seconds": time_on_gpu(order["candidates"], order["device"], order["rounds"], order["seconds"])}
+        try:
+            return {"seconds": time_on_gpu(order["candidates"], order["device"], order["rounds"], order["seconds"])}
+        except Exception as error:
+            raise _GpuError(cause(str(error))) from error
     calls = [_prepare(entry["library"], entry["arguments"]) for entry in order["candidates"]]
     times: list[list[float]] = [[] for _ in calls]
     for number in range(order["rounds"]):

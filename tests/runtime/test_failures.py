@@ -33,6 +33,11 @@ def test_known_failures_say_what_to_do(text: str, says: str) -> None:
     assert "\n" not in line
 
 
+def test_a_launch_that_fails_is_named() -> None:
+    text = "InternalError: CUDALaunch Error: CUDA_ERROR_INVALID_VALUE\n grid=(1,70000,1),  block=(128,1,1)\n"
+    assert cause(text) == "a kernel could not be launched: CUDA_ERROR_INVALID_VALUE"
+
+
 def test_others_are_quoted_by_their_last_line() -> None:
     assert cause("Traceback\n  File vm.cc\nValueError: shapes differ") == "ValueError: shapes differ"
     assert "GPU" not in cause("cannot reshape: out of memory range")

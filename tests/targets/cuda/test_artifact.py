@@ -10,10 +10,10 @@ import onnx
 import pytest
 
 import optkit
-from optkit.errors import ArtifactError
+from optkit.errors import ArtifactError, UsageError
 from optkit.model import to_proto
 from optkit.runtime.gpu import compute_capabilities
-from tests.targets.cuda.models import cnn
+from tests.targets.cuda.models import cnn, tokens
 
 pytestmark = [pytest.mark.needs_nvcc, pytest.mark.needs_compiler]
 
@@ -51,6 +51,18 @@ def test_loading_it_names_the_missing_device_in_one_line(artifact: optkit.Artifa
     with pytest.raises(ArtifactError, match=r"needs an NVIDIA GPU .*9\.0.*none found here") as caught:
         optkit.load(artifact.path)
     assert "\n" not in str(caught.value)
+
+
+def test_its_kernels_are_written_when_asked_for(tmp_path: Path) -> None:
+    onnx.save(to_proto(tokens()), tmp_path / "tokens.onnx")
+    made = optkit.compile(
+        tmp_path / "tokens.onnx", target="a100", passes="fp16", output=tmp_path / "t.optk", emit=["cuda"], verify=False
+    )
+    text = made.emitted["cuda"].read_text()
+    assert "OptkitMatmul<float" in text
+    assert "mma.sync" in text
+    with pytest.raises(UsageError, match="has no CUDA kernels"):
+        optkit.compile(tmp_path / "tokens.onnx", output=tmp_path / "c.optk", emit=["cuda"])
 
 
 @pytest.mark.needs_gpu

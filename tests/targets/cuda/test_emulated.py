@@ -93,3 +93,11 @@ def test_tuning_measures_on_the_gpu_and_its_records_are_used(environment: dict[s
     assert found["params"] == [found["plan"]]
     assert [record["params"] for record in found["records"]] == [found["plan"]]
     assert found["verification"] == "passed"
+
+
+def test_candidates_that_fail_on_the_gpu_are_left(environment: dict[str, str], tmp_path: Path) -> None:
+    (found,) = session({**environment, "EMULATED_FAILURE": "launch"}, "tune", tmp_path)
+    assert found["outcomes"] == 0
+    (problem,) = found["problems"]
+    assert "a kernel failed on the GPU" in problem
+    assert "\n" not in problem

@@ -83,6 +83,11 @@ def test_arm_boards_get_an_arm_host() -> None:
     assert target.isa[0] == "aarch64"
 
 
+def test_threads_leave_multiprocessors_alone() -> None:
+    assert find_target("h100").with_threads(1).cores == find_target("h100").cores
+    assert find_target("cpu").with_threads(1).cores == 1
+
+
 def test_several_gpus_are_laid_out_for_the_lowest() -> None:
     both = find_target("cuda:h100+sm_80")
     assert both.name == "cuda:sm_80+sm_90"

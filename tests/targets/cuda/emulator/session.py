@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,14 @@ def tune(folder: Path) -> None:
     """Tune a model and compile it with the records."""
     path, records = folder / "product.onnx", folder / "tuning.db"
     path.write_bytes(to_proto(models.product()).SerializeToString())
+    if "EMULATED_FAILURE" in os.environ:
+        try:
+            outcome = tune_model(path, target="cuda", passes="fp16", tuning_db=records, trials=2)
+        except OptkitError as error:
+            say(error=str(error))
+        else:
+            say(outcomes=len(outcome.outcomes), problems=outcome.problems)
+        return
     tuned = tune_model(path, target="cuda", passes="fp16", tuning_db=records, trials=3)
     (outcome,) = tuned.outcomes
     artifact = optkit.compile(
