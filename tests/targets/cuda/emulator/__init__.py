@@ -17,17 +17,23 @@ from optkit_targets.cuda import nvcc
 HERE = Path(__file__).parent
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Build the driver and nvcc's stand-in in `folder`; the variables of a process that is to use them."""
+def include_folder() -> str:
+    """Of the toolkit's headers."""
     asked = subprocess.run(
         [nvcc.find_nvcc(), "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False
     )
     match = re.search(r'INCLUDES="-I([^"]+)"', asked.stderr)
     assert match is not None, asked.stderr
+    return match[1]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Build the driver and nvcc's stand-in in `folder`; the variables of a process that is to use them."""
+    include = include_folder()
     (folder / "exports.map").write_text("libcudart.so.13 { global: *; };\n")
     (folder / "empty.cpp").write_text("")
     base = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC"]
-    runtime = [f"-I{match[1]}", str(HERE / "driver.cpp"), "-Wl,-soname,libcudart.so.13"]
+    runtime = [f"-I{include}", str(HERE / "driver.cpp"), "-Wl,-soname,libcudart.so.13"]
     driver = ["empty.cpp", "-Wl,-soname,libcuda.so.1", "-Wl,--no-as-needed", "-L.", "-l:libcudart.so.13"]
     for command in (
         [*base, *runtime, "-Wl,--version-script=exports.map", "-ldl", "-o", "libcudart.so.13"],
@@ -42,7 +48,7 @@ def environment(folder: Path) -> dict[str, str]:
     libraries = [str(folder), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     return {
         **os.environ,
-        "EMULATED_INCLUDE": match[1],
+        "EMULATED_INCLUDE": include,
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
     }

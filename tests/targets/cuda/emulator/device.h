@@ -66,6 +66,8 @@ static bool moved;
 static void (*body)(void*);
 static void* body_data;
 static unsigned char* dynamic;
+// What asynchronous copies may read; anything where it is empty.
+static std::vector<std::pair<const void*, const void*>> readable;
 
 inline Fiber& self() { return *fibers[current]; }
 inline void yield() { swapcontext(&self().context, &scheduler); }
@@ -138,6 +140,12 @@ inline int run_grid(dim3 grid, dim3 block, void (*function)(void*), void* data, 
             for (unsigned i = 0; i < block.x; ++i) threadIdx = make_uint3(i, j, k), function(data);
       }
   return problems;
+}
+
+// One block of a row of threads, each of which calls `function`; how many things were wrong.
+template <typename Function>
+int run_threads(int threads, Function function) {
+  return run_grid(dim3(1), dim3(threads), [](void* data) { (*static_cast<Function*>(data))(); }, &function, false);
 }
 
 template <typename... A>
@@ -247,8 +255,13 @@ OPTKIT_DEVICE void optkit_sync() { __syncthreads(); }
 OPTKIT_DEVICE void optkit_sync_slice() { emulator::wait(emulator::slices[optkit_slice()], 128); }
 template <int bytes>
 OPTKIT_DEVICE void optkit_copy(unsigned* to, const unsigned* from) {
-  if (reinterpret_cast<std::uintptr_t>(to) % bytes || reinterpret_cast<std::uintptr_t>(from) % bytes)
+  const char *begin = reinterpret_cast<const char*>(from), *end = begin + bytes;
+  bool inside = emulator::readable.empty();
+  for (const auto& range : emulator::readable) inside |= begin >= range.first && end <= range.second;
+  if (!inside || reinterpret_cast<std::uintptr_t>(to) % bytes || reinterpret_cast<std::uintptr_t>(from) % bytes) {
     ++emulator::problems;
+    return;
+  }
   emulator::self().uncommitted.push_back({to, from, bytes});
 }
 OPTKIT_DEVICE void optkit_commit() {
