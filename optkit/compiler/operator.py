@@ -11,6 +11,10 @@ OPERATOR = "optkit.operator"
 
 CONV, DEPTHWISE, MATMUL, BATCH_MATMUL = "conv2d", "depthwise", "matmul", "batch_matmul"
 ATTENTION, GROUPED = "attention", "grouped_matmul"
+TENSOR_FLOAT = "tensorfloat32"
+"""Arithmetic of tensor cores on float32 numbers, of which they take the first eleven bits of the mantissa."""
+TENSOR_CORE = ("float16", "bfloat16", TENSOR_FLOAT)
+"""What tensor cores multiply besides bytes."""
 SIZES = {
     # b: channels of an input block, fewer than a vector where a network's first layer reads planes
     CONV: ("n", "c", "h", "w", "o", "kh", "kw", "sh", "sw", "dh", "dw", "pt", "pl", "pb", "pr", "groups", "b"),
@@ -31,7 +35,7 @@ class Operator:
 
     Attributes:
         kind: a key of `SIZES`.
-        compute: arithmetic type, "float32", "int8", "bfloat16" or "float16".
+        compute: arithmetic type, "float32", "int8", "bfloat16", "float16" or "tensorfloat32".
         sizes: extents in the order of `SIZES`.
 
     >>> operator = Operator("matmul", "float32", (197, 768, 3072))

@@ -15,7 +15,7 @@ from tvm import relax
 from optkit.compiler import packing
 from optkit.compiler.converters.geometry import channel_constant, static_shape, window, windows
 from optkit.compiler.lower import Lowering, Node
-from optkit.compiler.operator import CONV, DEPTHWISE, Operator
+from optkit.compiler.operator import CONV, DEPTHWISE, TENSOR_CORE, Operator
 from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.common import BITS, to_bits
 from optkit.compiler.operators.conv import Window, channel_pairs, channel_words, conv2d, depthwise2d, depthwise2d_words
@@ -353,8 +353,8 @@ def _product(
             args = read(b), words, geometry, pad_value, tile
             return low.emit(depthwise2d_words, *args, name="depthwise", kind=OUT_FUSABLE)
         return low.emit(depthwise2d, read(b), packed, geometry, pad_value, tile, name="depthwise", kind=OUT_FUSABLE)
-    halves = kind == "float16" and low.target.has("f16_pairs")
-    g = dot_group(low) if compute == "int8" else 2 if pairs or halves else 1
+    fours = compute in TENSOR_CORE and groups == 1 and low.target.has("tensor_fours")
+    g = dot_group(low) if compute == "int8" else 2 if pairs else 4 if fours else 1
     c = b
     if channels < b and x.block != b and groups == 1:
         # Planes as they are serve a kernel that takes one channel at a time; pairs and fours have to lie together.

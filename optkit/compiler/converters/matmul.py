@@ -15,7 +15,7 @@ from optkit.compiler import packing
 from optkit.compiler.converters.conv import SIGN, bias_fits, bits, dot_group, integer_bias
 from optkit.compiler.converters.grouped import grouped_codes, grouped_product
 from optkit.compiler.lower import Lowering, Node
-from optkit.compiler.operator import BATCH_MATMUL, MATMUL, Operator
+from optkit.compiler.operator import BATCH_MATMUL, MATMUL, TENSOR_CORE, Operator
 from optkit.compiler.operators import matmul as define
 from optkit.compiler.operators.common import BITS
 from optkit.compiler.operators.quant import flip_sign, last_channel, less_zero_points
@@ -132,11 +132,11 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         data, weight = bits(low, data), weight.astype(ml_dtypes.bfloat16).view(BITS)
     elif compute == "bfloat16":
         data, weight = low.bind(relax.op.astype(data, "bfloat16")), weight.astype(ml_dtypes.bfloat16)
-    elif weight.dtype == np.float16 and target.has("f16_pairs") and weight.shape[0] % 2 == 0:
-        g = 2
     elif weight.dtype == np.int8:
         assert b.const is not None
         weight = b.const if axis == 1 else b.const.T
+    if compute in TENSOR_CORE and target.has("tensor_fours") and weight.shape[0] % 4 == 0:
+        g = 4
     packed = relax.const(packing.matmul_weight(weight, target.lanes, g))
     result = low.emit(define.matmul, data, packed, columns, tile(compute), name="matmul", kind=OUT_FUSABLE)
     return _with_bias(low, a, out_shape, result, bias)

@@ -44,7 +44,7 @@ class Gpu:
         """What kernels ask for; every GPU here has a four-way integer dot product (since 6.1) and float16."""
         found = {"int8_dot", "f16", "f16_convert", "tensor_core"}
         if self.sm >= 80:
-            found |= {"bf16_dot", "async_copy", "f16_pairs", "half_attention"}
+            found |= {"bf16_dot", "async_copy", "tensor_fours", "half_attention"}
         return frozenset(found)
 
 

@@ -59,7 +59,7 @@ def test_its_kernels_are_written_when_asked_for(tmp_path: Path) -> None:
         tmp_path / "tokens.onnx", target="a100", passes="fp16", output=tmp_path / "t.optk", emit=["cuda"], verify=False
     )
     text = made.emitted["cuda"].read_text()
-    assert "OptkitMatmul<float" in text
+    assert "OptkitMatmul<OptkitHalves" in text
     assert "mma.sync" in text
     with pytest.raises(UsageError, match="has no CUDA kernels"):
         optkit.compile(tmp_path / "tokens.onnx", output=tmp_path / "c.optk", emit=["cuda"])

@@ -17,6 +17,7 @@ from optkit.compiler.packing import conv_weight, matmul_weight
 from tests.targets.cuda import emulator
 
 pytestmark = pytest.mark.needs_nvcc  # for the toolkit's headers
+KINDS = {"uint8": "OptkitBytes", "float16": "OptkitHalves", "bfloat16": "OptkitBfloats", "float32": "OptkitTf32"}
 NEEDS = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the device code")
 
 
@@ -124,7 +125,8 @@ def tiles(
     folder: Path, name: str, tile: Tile, numbers: tuple[int, ...], operands: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
     """All thread blocks of one image or matrix, one after the other: (rows, columns), for rows and columns whole."""
-    kind, result = ("int", np.int32) if operands[0].dtype == np.uint8 else ("float", np.float32)
+    kind = KINDS[operands[0].dtype.name]
+    result, word = (np.int32, "int") if kind == "OptkitBytes" else (np.float32, "float")
     m, n = numbers[-2:]
     sizes = (tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.planes)
     text = ", ".join([kind, *map(str, sizes), *(f"{v}u" if i == 14 else str(v) for i, v in enumerate(numbers[:-2]))])
@@ -135,16 +137,16 @@ def tiles(
         typedef {name}<{text}> Code;
         extern "C" int left(int k, int m) {{ return Code::Left::at(k, m); }}
         extern "C" int right(int k, int n) {{ return Code::Right::at(k, n); }}
-        extern "C" int run(const unsigned* data, const unsigned* weights, {kind}* out) {{
+        extern "C" int run(const unsigned* data, const unsigned* weights, {word}* out) {{
           const int size = {tile.planes * (tile.rows + 1) * 4}, kept = {(tile.rows + 1) * tile.columns};
           int bad = 0;
           for (int y = 0; y < {down}; ++y)
             for (int x = 0; x < {across}; ++x) {{
-              alignas(16) static {kind} tile[size + 1];
+              alignas(16) static {word} tile[size + 1];
               for (auto& value : tile) value = 77;
               auto thread = [&] {{ Code::run(tile, data, weights, x * {tile.columns}, y * {tile.rows}); }};
               bad |= emulator::run_threads({tile.threads}, thread) || tile[size] != 77;
-              std::memcpy(out + (y * {across} + x) * kept, tile, kept * sizeof({kind}));
+              std::memcpy(out + (y * {across} + x) * kept, tile, kept * sizeof({word}));
             }}
           return bad;
         }}""",
@@ -162,7 +164,7 @@ def tiles(
 
 
 def agree(found: np.ndarray, want: np.ndarray) -> None:
-    """Integers to the bit, sums of halves to float32's rounding."""
+    """Integers to the bit, sums to float32's rounding."""
     if found.dtype == np.int32:
         np.testing.assert_array_equal(found, want)
     else:
@@ -183,47 +185,55 @@ def sums(data: np.ndarray, weights: np.ndarray, g: Geometry, fill: float) -> np.
     return total
 
 
-def operands(kind: str, *shapes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Data and weights of all values, and the channels in that a word of weights holds."""
+def operands(kind: str, *shapes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Data and weights of all values."""
     rng = np.random.default_rng(0)
-    if kind == "int":
-        return rng.integers(0, 256, shapes[0], np.uint8), rng.integers(-128, 128, shapes[1], np.int8), 4
-    data, weights = (rng.standard_normal(shape).astype(np.float16) for shape in shapes)
-    return data, weights, 2
+    if kind == "uint8":
+        return rng.integers(0, 256, shapes[0], np.uint8), rng.integers(-128, 128, shapes[1], np.int8)
+    data, weights = (rng.standard_normal(shape).astype("float32").astype(kind) for shape in shapes)
+    return data, weights
+
+
+def multiplied(x: np.ndarray) -> np.ndarray:
+    """What tensor cores take of it: of float32, eleven bits of the mantissa, to nearest with ties away from zero."""
+    if x.dtype != np.float32:
+        return x
+    return ((x.view(np.uint32) + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 @NEEDS
-@pytest.mark.parametrize("kind", ["int", "float"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
     tile, g = GEOMETRIES[name]
-    g = g if kind == "int" else replace(g, fill=0)
+    g = g if kind == "uint8" else replace(g, fill=0)
     shape, kernel = (g.blocks_in * 4, g.h, g.w), (g.blocks_out * 4, g.blocks_in * 4, g.ky, g.kx)
-    data, weights, group = operands(kind, shape, kernel)
+    data, weights = operands(kind, shape, kernel)
     blocked = np.ascontiguousarray(data.reshape(g.blocks_in, 4, g.h, g.w).transpose(0, 2, 3, 1))
-    packed = conv_weight(weights, 1, 4, 4, group)
+    packed = conv_weight(weights, 1, 4, 4, 4)
     numbers = (*astuple(g), g.oh * g.ow, g.blocks_out * 4)
     found = tiles(tmp_path, "OptkitConv", tile, numbers, (blocked, packed))
-    agree(found, sums(data, weights, g, g.fill & 255))
+    agree(found, sums(multiplied(data), multiplied(weights), g, g.fill & 255))
 
 
 @NEEDS
-@pytest.mark.parametrize("kind", ["int", "float"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_tiles_of_a_product_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
     tile, p = PRODUCTS[name]
-    data, weights, group = operands(kind, (p.m, p.blocks_in * 4), (p.blocks_in * 4, p.blocks_out * 4))
-    packed = matmul_weight(weights, 4, group)
+    data, weights = operands(kind, (p.m, p.blocks_in * 4), (p.blocks_in * 4, p.blocks_out * 4))
+    packed = matmul_weight(weights, 4, 4)
     found = tiles(tmp_path, "OptkitMatmul", tile, (*astuple(p), p.m, p.blocks_out * 4), (data, packed))
-    agree(found, data.astype(np.float64) @ weights.astype(np.float64))
+    agree(found, multiplied(data).astype(np.float64) @ multiplied(weights).astype(np.float64))
 
 
 @NEEDS
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "uint8"])
 @pytest.mark.parametrize("name", PAIRS)
-def test_tiles_of_a_product_of_activations_hold_its_sums(name: str, tmp_path: Path) -> None:
+def test_tiles_of_a_product_of_activations_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
     tile, p = PAIRS[name]
     depth = p.blocks_in * 4
-    left, right, _ = operands("float", (p.m, depth), (p.n, depth) if p.transposed else (depth, p.n))
+    left, right = operands(kind, (p.m, depth), (p.n, depth) if p.transposed else (depth, p.n))
     found = tiles(tmp_path, "OptkitProduct", tile, (*astuple(p), p.m, p.n), (left, right))
-    other = right.T if p.transposed else right
-    agree(found, left.astype(np.float64) @ other.astype(np.float64))
+    other = multiplied(right).T if p.transposed else multiplied(right)
+    agree(found, multiplied(left).astype(np.float64) @ other.astype(np.float64))

@@ -81,7 +81,7 @@ struct OptkitAttention {
         for (int k = 0; k < Query::STEPS; ++k) {
           const unsigned* from = keys + (j * 8 + group) * Key::STRIDE + k * 8 + quad;
           const unsigned b[2] = {from[0], from[4]};
-          optkit_mma(scores[j], q[k], b);
+          optkit_mma_halves(scores[j], q[k], b);
         }
       }
       weigh(scores, sums, top, total, static_cast<const float*>(mask), scale, row + warp * 16 + group, step * KEYS + quad * 2);
@@ -96,8 +96,8 @@ struct OptkitAttention {
         for (int j = 0; j < COLUMNS; j += 2) {
           unsigned b[4];
           optkit_transposed(b, values + (k * 16 + lane % 16) * Value::STRIDE + (j + lane / 16) * 4);
-          optkit_mma(sums[j], a, b);
-          optkit_mma(sums[j + 1], a, b + 2);
+          optkit_mma_halves(sums[j], a, b);
+          optkit_mma_halves(sums[j + 1], a, b + 2);
         }
       }
       optkit_sync();

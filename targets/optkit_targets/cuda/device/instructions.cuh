@@ -1,8 +1,8 @@
 // What only a GPU has, from compute capability 8.0 on. With OPTKIT_HOST it comes from elsewhere.
 //
-// A word is what one operand register of mma holds of a row: four bytes or two halves, neighbours along the sum. Both
-// m16n8k32 on bytes and m16n8k16 on halves are 16 rows x 8 words x 8 columns with the same layout of registers (PTX
-// ISA, "Matrix Fragments for mma.m16n8k16/m16n8k32").
+// A word is what one operand register of mma holds of a row: four bytes, two halves or a float, neighbours along the sum.
+// m16n8k32 on bytes, m16n8k16 on halves and m16n8k8 on floats are 16 rows x 8 words x 8 columns with the same layout of
+// registers (PTX ISA, "Matrix Fragments for mma.m16n8k8/m16n8k16/m16n8k32").
 
 #ifndef OPTKIT_HOST
 #define OPTKIT_DEVICE static __device__ __forceinline__
@@ -28,17 +28,35 @@ OPTKIT_DEVICE int optkit_thread() { return threadIdx.x % 128; }
 OPTKIT_DEVICE int optkit_slice() { return threadIdx.x / 128; }
 OPTKIT_DEVICE void optkit_sync() { __syncthreads(); }
 OPTKIT_DEVICE void optkit_sync_slice() { asm volatile("bar.sync %0, 128;" ::"r"(optkit_slice() + 1) : "memory"); }
-OPTKIT_DEVICE void optkit_mma(int* c, const unsigned* a, const unsigned* b) {
+OPTKIT_DEVICE void optkit_mma_bytes(int* c, const unsigned* a, const unsigned* b) {
   asm volatile(
       "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-OPTKIT_DEVICE void optkit_mma(float* c, const unsigned* a, const unsigned* b) {
+OPTKIT_DEVICE void optkit_mma_halves(float* c, const unsigned* a, const unsigned* b) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+OPTKIT_DEVICE void optkit_mma_bfloats(float* c, const unsigned* a, const unsigned* b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+OPTKIT_DEVICE void optkit_mma_tf32(float* c, const unsigned* a, const unsigned* b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// A float rounded to what counts of it in a product.
+OPTKIT_DEVICE unsigned optkit_tf32(unsigned word) {
+  unsigned rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(word)));
+  return rounded;
 }
 // Four 8 x 8 matrices of halves, each transposed: lane l gives the address of row l % 8 of matrix l / 8 and gets of
 // each matrix rows 2 (l % 4) and 2 (l % 4) + 1 of column l / 4.

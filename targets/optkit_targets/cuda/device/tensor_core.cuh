@@ -1,27 +1,45 @@
-// Convolution (implicit GEMM, NCHW4c) and matrix products on tensor cores: uint8 x int8 to int32, half x half to float.
+// Convolution (implicit GEMM, NCHW4c) and matrix products on tensor cores.
 //
-// Blocks of four channels are one word of bytes or two of halves: fragments are read as words straight from where
-// positions lie side by side, without a transposition. Bank conflicts: strides of 8 words more than a multiple of 32,
-// or vectors that change places, leave the 32 words of a fragment's register on 32 banks.
+// Blocks of four channels are one word of bytes, two of halves and four of floats, of data as of weights: fragments are
+// read as words straight from where positions lie side by side, without a transposition. Bank conflicts: strides of 8
+// words more than a multiple of 32, or vectors that change places, leave the 32 words of a fragment's register on 32
+// banks.
 //
 // A step is 8 DEEP words of the sum. Its operands pass through STAGES buffers; a thread block has SLICES groups of 128
 // threads, which sum every so many steps each and add up what they have at the end (for small tensors of deep sums).
 
-// Words of a block of four channels.
-template <typename Sum>
-struct OptkitWords {
-  static const int COUNT = 1;
+// What is multiplied (`Kind`): words of a block of four channels, the type of sums, how a word becomes an operand, and
+// the instruction.
+struct OptkitBytes {  // uint8 x int8
+  typedef int Sum;
+  static const int WORDS = 1;
+  OPTKIT_DEVICE unsigned operand(unsigned word) { return word; }
+  OPTKIT_DEVICE void multiply(int* c, const unsigned* a, const unsigned* b) { optkit_mma_bytes(c, a, b); }
 };
-template <>
-struct OptkitWords<float> {
-  static const int COUNT = 2;
+struct OptkitHalves {
+  typedef float Sum;
+  static const int WORDS = 2;
+  OPTKIT_DEVICE unsigned operand(unsigned word) { return word; }
+  OPTKIT_DEVICE void multiply(float* c, const unsigned* a, const unsigned* b) { optkit_mma_halves(c, a, b); }
+};
+struct OptkitBfloats {  // bfloat16
+  typedef float Sum;
+  static const int WORDS = 2;
+  OPTKIT_DEVICE unsigned operand(unsigned word) { return word; }
+  OPTKIT_DEVICE void multiply(float* c, const unsigned* a, const unsigned* b) { optkit_mma_bfloats(c, a, b); }
+};
+struct OptkitTf32 {  // float32, of which eleven bits of the mantissa count
+  typedef float Sum;
+  static const int WORDS = 4;
+  OPTKIT_DEVICE unsigned operand(unsigned word) { return optkit_tf32(word); }
+  OPTKIT_DEVICE void multiply(float* c, const unsigned* a, const unsigned* b) { optkit_mma_tf32(c, a, b); }
 };
 
 // Which blocks of channels, and which tap of the kernel, a step sums: blocks of one tap, or where that would leave
 // more than a quarter of the steps empty, blocks and taps as they lie in the weights.
-template <typename Sum, int DEEP, int IN, int TAPS>
+template <typename Kind, int DEEP, int IN, int TAPS>
 struct OptkitSteps {
-  static const int BLOCKS = 8 * DEEP / OptkitWords<Sum>::COUNT;
+  static const int BLOCKS = 8 * DEEP / Kind::WORDS;
   static const int APART = (IN + BLOCKS - 1) / BLOCKS * TAPS, TOGETHER = (IN * TAPS + BLOCKS - 1) / BLOCKS;
   static const bool FLAT = TOGETHER * 4 <= APART * 3;
   static const int COUNT = FLAT ? TOGETHER : APART;
@@ -32,11 +50,11 @@ struct OptkitSteps {
 // Operands. `at(k, i)` is where a step's word k of row (left) or column (right) i lies, SIZE the words of a step.
 
 // Positions of an image, [IN][H][W][4]; extents as in OptkitConv.
-template <typename Sum, int ROWS, int DEEP, int IN, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY,
+template <typename Kind, int ROWS, int DEEP, int IN, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY,
           int DX, int T, int L, unsigned FILL>
 struct OptkitPositions {
-  typedef OptkitSteps<Sum, DEEP, IN, KY * KX> Steps;
-  static const int WORDS = OptkitWords<Sum>::COUNT, BLOCKS = Steps::BLOCKS, STRIDE = ROWS + 8;
+  typedef OptkitSteps<Kind, DEEP, IN, KY * KX> Steps;
+  static const int WORDS = Kind::WORDS, BLOCKS = Steps::BLOCKS, STRIDE = ROWS + 8;
   static const int SIZE = 8 * DEEP * STRIDE;
   static const bool POINTWISE = KY * KX * SY * SX == 1 && T == 0 && L == 0 && H == OH && W == OW;
   static const int VECTOR = POINTWISE && H * W % (4 / WORDS) == 0 ? 4 / WORDS : 1;  // positions of a copy
@@ -95,7 +113,7 @@ struct OptkitRows {
 };
 
 // Columns of a matrix of halves, [DEPTH][LIMIT], LIMIT a multiple of eight: a word is of two of its rows.
-template <int COUNT, int DEEP, int LIMIT, int DEPTH>
+template <typename Kind, int COUNT, int DEEP, int LIMIT, int DEPTH>
 struct OptkitColumns {
   static const int STRIDE = COUNT / 2 + 4, SIZE = 16 * DEEP * STRIDE, VECTORS = COUNT / 8;
   const unsigned* data;
@@ -122,25 +140,22 @@ struct OptkitColumns {
   }
 };
 
-// Weights, [OUT][IN][TAPS] of 4 WORDS words: channels out, in twos or fours in.
-template <typename Sum, int COLUMNS, int DEEP, int IN, int OUT, int TAPS>
-struct OptkitWeights {
-  typedef OptkitSteps<Sum, DEEP, IN, TAPS> Steps;
-  static const int WORDS = OptkitWords<Sum>::COUNT, STEP = 8 * DEEP, STRIDE = COLUMNS + 8, SIZE = STEP * STRIDE;
+// The same of floats, LIMIT a multiple of four.
+template <int COUNT, int DEEP, int LIMIT, int DEPTH>
+struct OptkitColumns<OptkitTf32, COUNT, DEEP, LIMIT, DEPTH> {
+  static const int STRIDE = COUNT + 8, SIZE = 8 * DEEP * STRIDE, VECTORS = COUNT / 4;
   const unsigned* data;
   int first;
 
-  OPTKIT_MEMBER OptkitWeights(const void* kernels, int column)
-      : data(static_cast<const unsigned*>(kernels)), first(column) {}
+  OPTKIT_MEMBER OptkitColumns(const void* matrix, int column)
+      : data(static_cast<const unsigned*>(matrix)), first(column) {}
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
-    for (int item = optkit_thread(); item < STEP * COLUMNS / 4; item += 128) {
-      const int k = item % STEP, out = first / 4 + item / STEP;
-      const int block = Steps::block(step, k / WORDS), tap = Steps::tap(step, k / WORDS);
-      unsigned* to = stage + k * STRIDE + item / STEP * 4;
-      if (block < IN && out < OUT) {
-        optkit_copy<16>(
-            to, data + ((static_cast<long long>(out) * IN + block) * TAPS + tap) * (4 * WORDS) + k % WORDS * 4);
+    for (int item = optkit_thread(); item < 8 * DEEP * VECTORS; item += 128) {
+      const int k = step * (8 * DEEP) + item / VECTORS, n = first + item % VECTORS * 4;
+      unsigned* to = stage + item / VECTORS * STRIDE + item % VECTORS * 4;
+      if (k < DEPTH && n < LIMIT) {
+        optkit_copy<16>(to, data + static_cast<long long>(k) * LIMIT + n);
       } else {
         for (int w = 0; w < 4; ++w) to[w] = 0;
       }
@@ -150,13 +165,42 @@ struct OptkitWeights {
   OPTKIT_DEVICE unsigned word(const unsigned* stage, int k, int n) { return stage[at(k, n)]; }
 };
 
+// Weights, [OUT][IN][TAPS] of four channels out and WORDS words, of four channels in.
+template <typename Kind, int COLUMNS, int DEEP, int IN, int OUT, int TAPS>
+struct OptkitWeights {
+  typedef OptkitSteps<Kind, DEEP, IN, TAPS> Steps;
+  static const int WORDS = Kind::WORDS, BLOCKS = Steps::BLOCKS, STRIDE = COLUMNS + 8, SIZE = 8 * DEEP * STRIDE;
+  static const int VECTORS = BLOCKS * WORDS;  // of 16 bytes, of four channels out
+  const unsigned* data;
+  int first;
+
+  OPTKIT_MEMBER OptkitWeights(const void* kernels, int column)
+      : data(static_cast<const unsigned*>(kernels)), first(column) {}
+  OPTKIT_MEMBER void load(unsigned* stage, int step) const {
+#pragma unroll
+    for (int item = optkit_thread(); item < VECTORS * (COLUMNS / 4); item += 128) {
+      const int k = item % VECTORS / WORDS, out = first / 4 + item / VECTORS, part = item % WORDS * 4;
+      const int block = Steps::block(step, k), tap = Steps::tap(step, k);
+      unsigned* to = stage + (k * STRIDE + item / VECTORS * 4) * WORDS + part;
+      if (block < IN && out < OUT) {
+        optkit_copy<16>(
+            to, data + ((static_cast<long long>(out) * IN + block) * TAPS + tap) * (4 * WORDS) + part);
+      } else {
+        for (int w = 0; w < 4; ++w) to[w] = 0;
+      }
+    }
+  }
+  OPTKIT_DEVICE int at(int k, int n) { return (k / WORDS * STRIDE + n) * WORDS + k % WORDS; }
+  OPTKIT_DEVICE unsigned word(const unsigned* stage, int k, int n) { return stage[at(k, n)]; }
+};
+
 // Sums of a tile of ROWS x COLUMNS to `tile`, [COLUMNS / 4][ROWS + 1][4], of which the last row is not used: it keeps
 // threads that go down or across it on banks of their own. It also holds the operands before, PLANES [ROWS + 1][4] in all.
-//   Sum: int for bytes, float for halves
 //   COUNT: steps of the whole sum
-template <typename Sum, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int COUNT, typename Left,
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int COUNT, typename Left,
           typename Right>
 struct OptkitTile {
+  typedef typename Kind::Sum Sum;
   static const int STAGE = Left::SIZE + Right::SIZE;
   static const int ACROSS = ROWS / COLUMNS >= 4 ? 1 : 2, DOWN = 4 / ACROSS;  // warps of a slice
   static const int TILES = ROWS / DOWN / 16, STRIPS = COLUMNS / ACROSS / 8;  // of mma in a warp
@@ -209,16 +253,16 @@ struct OptkitTile {
           const int k = chunk * 8 + quad + 4 * h;
 #pragma unroll
           for (int i = 0; i < TILES; ++i) {
-            a[i][2 * h] = Left::word(a_words, k, m0 + i * 16);
-            a[i][2 * h + 1] = Left::word(a_words, k, m0 + i * 16 + 8);
+            a[i][2 * h] = Kind::operand(Left::word(a_words, k, m0 + i * 16));
+            a[i][2 * h + 1] = Kind::operand(Left::word(a_words, k, m0 + i * 16 + 8));
           }
 #pragma unroll
-          for (int j = 0; j < STRIPS; ++j) b[j][h] = Right::word(b_words, k, n0 + j * 8);
+          for (int j = 0; j < STRIPS; ++j) b[j][h] = Kind::operand(Right::word(b_words, k, n0 + j * 8));
         }
 #pragma unroll
         for (int i = 0; i < TILES; ++i)
 #pragma unroll
-          for (int j = 0; j < STRIPS; ++j) optkit_mma(sums[i][j], a[i], b[j]);
+          for (int j = 0; j < STRIPS; ++j) Kind::multiply(sums[i][j], a[i], b[j]);
       }
     }
     optkit_wait<0>();
@@ -245,47 +289,47 @@ struct OptkitTile {
 // A thread block's tile of a convolution.
 //   H, W, OH, OW: extents; K, S, D: kernel, stride, dilation; T, L: padding before; FILL: a word of what is read outside
 //   column: first output channel; row: first position
-template <typename Sum, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int OUT, int H,
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int OUT, int H,
           int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitConv {
-  typedef OptkitPositions<Sum, ROWS, DEEP, IN, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
-  typedef OptkitWeights<Sum, COLUMNS, DEEP, IN, OUT, KY * KX> Right;
-  typedef OptkitTile<Sum, ROWS, COLUMNS, DEEP, STAGES, SLICES, PLANES, Left::Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(Sum* tile, const void* image, const void* kernels, int column, int row) {
+  typedef OptkitPositions<Kind, ROWS, DEEP, IN, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
+  typedef OptkitWeights<Kind, COLUMNS, DEEP, IN, OUT, KY * KX> Right;
+  typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PLANES, Left::Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int column, int row) {
     Tile::run(tile, Left(image, row), Right(kernels, column));
   }
 };
 
 // A thread block's tile of the product of M rows, IN blocks deep, and weights of OUT blocks of columns.
-template <typename Sum, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int OUT, int M>
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int OUT, int M>
 struct OptkitMatmul {
-  typedef OptkitSteps<Sum, DEEP, IN, 1> Steps;
-  typedef OptkitRows<ROWS, DEEP, M, IN * OptkitWords<Sum>::COUNT> Left;
-  typedef OptkitWeights<Sum, COLUMNS, DEEP, IN, OUT, 1> Right;
-  typedef OptkitTile<Sum, ROWS, COLUMNS, DEEP, STAGES, SLICES, PLANES, Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(Sum* tile, const void* matrix, const void* kernels, int column, int row) {
+  typedef OptkitSteps<Kind, DEEP, IN, 1> Steps;
+  typedef OptkitRows<ROWS, DEEP, M, IN * Kind::WORDS> Left;
+  typedef OptkitWeights<Kind, COLUMNS, DEEP, IN, OUT, 1> Right;
+  typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PLANES, Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int column, int row) {
     Tile::run(tile, Left(matrix, row), Right(kernels, column));
   }
 };
 
-// A thread block's tile of the product of two matrices of halves, M x 4 IN and 4 IN x N; the second lies transposed, or
-// it does not.
-template <typename Sum, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int N, int M,
+// A thread block's tile of the product of two matrices, M x 4 IN and 4 IN x N, not of bytes; the second lies transposed,
+// or it does not.
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int N, int M,
           int TRANSPOSED>
 struct OptkitProduct {
-  typedef OptkitSteps<Sum, DEEP, IN, 1> Steps;
-  typedef OptkitRows<ROWS, DEEP, M, IN * 2> Left;
+  typedef OptkitSteps<Kind, DEEP, IN, 1> Steps;
+  typedef OptkitRows<ROWS, DEEP, M, IN * Kind::WORDS> Left;
   template <int transposed, typename Unused>
   struct Choose {
-    typedef OptkitRows<COLUMNS, DEEP, N, IN * 2> Type;
+    typedef OptkitRows<COLUMNS, DEEP, N, IN * Kind::WORDS> Type;
   };
   template <typename Unused>
   struct Choose<0, Unused> {
-    typedef OptkitColumns<COLUMNS, DEEP, N, IN * 4> Type;
+    typedef OptkitColumns<Kind, COLUMNS, DEEP, N, IN * 4> Type;
   };
   typedef typename Choose<TRANSPOSED, void>::Type Right;
-  typedef OptkitTile<Sum, ROWS, COLUMNS, DEEP, STAGES, SLICES, PLANES, Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(Sum* tile, const void* left, const void* right, int column, int row) {
+  typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PLANES, Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* left, const void* right, int column, int row) {
     Tile::run(tile, Left(left, row), Right(right, column));
   }
 };

@@ -15,7 +15,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.tirx import op
 
-from optkit.compiler.operator import CONV, OPERATOR, Operator, Plan
+from optkit.compiler.operator import CONV, OPERATOR, TENSOR_FLOAT, Operator, Plan
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, finish, look, read_dtype, same
@@ -23,19 +23,19 @@ from optkit_targets.cuda.kernels.tiles import SPACE, Tile, ranked
 
 SHORT = 4
 """Channels of a block."""
-GROUP = {"uint8": 4, "float16": 2}
-"""Terms in a word."""
-STEP = {dtype: 8 * group for dtype, group in GROUP.items()}
+WORD = {"int8": 4, "float16": 2, "bfloat16": 2, TENSOR_FLOAT: 1}
+"""Terms in a word, by arithmetic."""
+STEP = {compute: 8 * terms for compute, terms in WORD.items()}
 """Terms that one instruction sums."""
-VERSION = 2
+VERSION = 3
 """Of the templates; they are one piece of device code."""
 BLOCK = "tensor_core"
 """Name of the block that calls device code."""
 LARGEST_GRID = 65535
 """Thread blocks along the second and third axis of a launch."""
-_WEIGHT = {"uint8": "int8", "float16": "float16"}
-_SUM = {"uint8": "int", "float16": "float"}
-_COMPUTE = {"uint8": "int8", "float16": "float16"}
+_DATA = {"int8": "uint8", "float16": "float16", "bfloat16": "bfloat16", TENSOR_FLOAT: "float32"}
+_WEIGHT = _DATA | {"int8": "int8"}
+_KIND = {"int8": "OptkitBytes", "float16": "OptkitHalves", "bfloat16": "OptkitBfloats", TENSOR_FLOAT: "OptkitTf32"}
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,11 @@ class Tiled:
     """What is computed in tiles, and the numbers that device code is made for.
 
     Attributes:
-        dtype: of the data, "uint8" or "float16".
         operator: with its extents.
         function: of the device code.
         numbers: its template arguments behind the tile's.
     """
 
-    dtype: str
     operator: Operator
     function: str
     numbers: tuple[object, ...]
@@ -57,11 +55,11 @@ class Tiled:
     def call(self, tile: Tile) -> str:
         """The device function for a tile of this size."""
         sizes = tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.planes
-        return f"{self.function}<{_SUM[self.dtype]}, {', '.join(map(str, (*sizes, *self.numbers)))}>::run"
+        return f"{self.function}<{_KIND[self.operator.compute]}, {', '.join(map(str, (*sizes, *self.numbers)))}>::run"
 
 
 class TensorCoreRule:
-    """A rule whose one template computes sums of bytes and halves by device code.
+    """A rule whose one template computes sums by device code.
 
     Attributes:
         mark: annotation of the block with the sums.
@@ -85,19 +83,22 @@ class TensorCoreRule:
             return None
         block = view.ops[self.mark]
         text, dtype = annotation(view.sch, block, OPERATOR), read_dtype(view.sch, block)
-        if text is None or dtype not in STEP or same(view.sch, block, view.last):
+        if text is None or same(view.sch, block, view.last):
             return None
-        found = self.find(view, Operator.parse(str(text)), dtype)
+        operator = Operator.parse(str(text))
+        if _DATA.get(operator.compute) != dtype:
+            return None
+        found = self.find(view, operator)
         if found is None:
             return None
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return self.schedule(look(function), found, Tile.of(chosen, target))
 
-        compute, macs = _COMPUTE[dtype], found.operator.macs()
-        params = ranked(*extents_of(found.operator), target)[0]
+        macs = operator.macs()
+        params = ranked(*extents_of(operator), target)[0]
         version = self.templates[self.template]
-        return [Choice(self.name, self.template, version, params, SPACE, apply, macs, compute, tunable=True)]
+        return [Choice(self.name, self.template, version, params, SPACE, apply, macs, operator.compute, tunable=True)]
 
     @property
     def templates(self) -> Mapping[str, int]:
@@ -106,11 +107,11 @@ class TensorCoreRule:
 
     def plans(self, operator: Operator, target: Target) -> list[Plan]:
         """Every tile that fits, the model's choice first."""
-        if operator.kind != self.kind or operator.compute not in _COMPUTE.values():
+        if operator.kind != self.kind or operator.compute not in WORD:
             return []
         return [Plan(self.template, params) for params in ranked(*extents_of(operator), target)]
 
-    def find(self, view: View, operator: Operator, dtype: str) -> Tiled | None:
+    def find(self, view: View, operator: Operator) -> Tiled | None:
         """What the function computes, None where device code does not fit it."""
         raise NotImplementedError
 
@@ -121,12 +122,12 @@ class TensorCoreRule:
 
 def extents_of(operator: Operator) -> tuple[tuple[int, int, int], int]:
     """Batch, rows and columns that tiles cover, and the words of a sum."""
-    s, group = operator.named(), GROUP[{"int8": "uint8"}.get(operator.compute, operator.compute)]
+    s, terms = operator.named(), WORD[operator.compute]
     if operator.kind == CONV:
         height, width = operator.output()
-        terms = -(-s["c"] // SHORT) * SHORT * s["kh"] * s["kw"]
-        return (s["n"], height * width, s["o"]), terms // group
-    return (s.get("batch", 1), s["m"], s["n"]), s["k"] // group
+        depth = -(-s["c"] // SHORT) * SHORT * s["kh"] * s["kw"]
+        return (s["n"], height * width, s["o"]), depth // terms
+    return (s.get("batch", 1), s["m"], s["n"]), s["k"] // terms
 
 
 def shape(buffer: Any, first: int = 0) -> list[int] | None:
@@ -135,10 +136,10 @@ def shape(buffer: Any, first: int = 0) -> list[int] | None:
     return [int(n) for n in extents] if all(isinstance(n, int | tirx.IntImm) for n in extents) else None
 
 
-def constant_weights(view: View, block: Any, dtype: str, packed: list[int]) -> bool:
+def constant_weights(view: View, block: Any, compute: str, packed: list[int]) -> bool:
     """Whether the block reads data, and weights of this shape in the type that goes with it; nothing else."""
     reads = [read.source for read in view.sch.get(block).reads]
-    return len(reads) == 2 and str(reads[1].dtype) == _WEIGHT[dtype] and shape(reads[1]) == packed
+    return len(reads) == 2 and str(reads[1].dtype) == _WEIGHT[compute] and shape(reads[1]) == packed
 
 
 def from_outside(view: View, data: Any) -> bool:

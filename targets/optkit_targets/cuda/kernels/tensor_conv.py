@@ -11,7 +11,6 @@ from tvm.tirx import IndexMap
 from optkit.compiler.operator import CONV, Operator
 from optkit_targets.cpu.kernels.tools import View, inline_rest
 from optkit_targets.cuda.kernels.tensor import (
-    GROUP,
     SHORT,
     STEP,
     TensorCoreRule,
@@ -26,24 +25,24 @@ from optkit_targets.cuda.kernels.tiles import Tile
 
 
 class TensorConvRule(TensorCoreRule):
-    """Takes convolutions of bytes and halves, not grouped, whose sums fill half an instruction."""
+    """Takes convolutions that are not grouped, whose sums fill half an instruction."""
 
     name, template, kind = "cuda.tensor_conv", "implicit_gemm", CONV
     mark, beside = "conv", frozenset({"pad", "crop"})
 
-    def find(self, view: View, operator: Operator, dtype: str) -> Tiled | None:
+    def find(self, view: View, operator: Operator) -> Tiled | None:
         """Any stride, dilation and padding; batches of any size."""
         sch, conv, pad = view.sch, view.ops["conv"], view.ops.get("pad")
         s = operator.named()
         if operator.kind != CONV or s["groups"] != 1 or s["b"] != SHORT:
             return None
-        blocks, group = (-(-s["c"] // SHORT), -(-s["o"] // SHORT)), GROUP[dtype]
+        blocks = -(-s["c"] // SHORT), -(-s["o"] // SHORT)
         terms = blocks[0] * SHORT * s["kh"] * s["kw"]
-        if 2 * terms < STEP[dtype]:
+        if 2 * terms < STEP[operator.compute]:
             return None
-        packed = [blocks[1], blocks[0], s["kh"], s["kw"], SHORT // group, SHORT, group]
+        packed = [blocks[1], blocks[0], s["kh"], s["kw"], 1, SHORT, SHORT]
         fill = 0 if pad is None else _padding(sch.get(pad))
-        if fill is None or not constant_weights(view, conv, dtype, packed):
+        if fill is None or not constant_weights(view, conv, operator.compute, packed):
             return None
         data = sch.get(conv if pad is None else pad).reads[0].source
         if shape(data, 1) != [blocks[0], s["h"], s["w"], SHORT] or not from_outside(view, data):
@@ -56,7 +55,7 @@ class TensorConvRule(TensorCoreRule):
             return None
         window = (s["kh"], s["kw"], s["sh"], s["sw"], s["dh"], s["dw"], s["pt"], s["pl"])
         numbers = (*blocks, s["h"], s["w"], height, width, *window, f"{fill}u")
-        return Tiled(dtype, operator, "OptkitConv", numbers)
+        return Tiled(operator, "OptkitConv", numbers)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring positions: so their four channels lie side by side."""

@@ -8,9 +8,9 @@ from typing import Any
 from optkit.compiler.operator import MATMUL, Operator
 from optkit_targets.cpu.kernels.tools import View, inline_rest
 from optkit_targets.cuda.kernels.tensor import (
-    GROUP,
     SHORT,
     STEP,
+    WORD,
     TensorCoreRule,
     Tiled,
     call_of,
@@ -21,12 +21,12 @@ from optkit_targets.cuda.kernels.tensor import (
 )
 from optkit_targets.cuda.kernels.tiles import Tile
 
-VECTOR = {"uint8": 16, "float16": 8}
+VECTOR = {compute: 4 * terms for compute, terms in WORD.items()}
 """Elements of 16 bytes, which a row is copied in."""
 
 
 class TensorMatmulRule(TensorCoreRule):
-    """Takes products of bytes and halves with constant weights, whose rows are whole vectors.
+    """Takes products with constant weights, whose rows are whole vectors.
 
     Of a single row too: most of an instruction's work is for nothing then, but weights are read as fast as they come.
     """
@@ -34,15 +34,15 @@ class TensorMatmulRule(TensorCoreRule):
     name, template, kind = "cuda.tensor_matmul", "gemm", MATMUL
     mark, beside = "matmul", frozenset({"crop"})
 
-    def find(self, view: View, operator: Operator, dtype: str) -> Tiled | None:
+    def find(self, view: View, operator: Operator) -> Tiled | None:
         """Of any number of leading axes, none of them open."""
         sch, block = view.sch, view.ops["matmul"]
         if operator.kind != MATMUL:
             return None
         m, k, n = operator.sizes
-        if k < STEP[dtype] or k % VECTOR[dtype] or n % SHORT:
+        if k < STEP[operator.compute] or k % VECTOR[operator.compute] or n % SHORT:
             return None
-        if not constant_weights(view, block, dtype, [n // SHORT, k // GROUP[dtype], SHORT, GROUP[dtype]]):
+        if not constant_weights(view, block, operator.compute, [n // SHORT, k // SHORT, SHORT, SHORT]):
             return None
         source = sch.get(block).reads[0].source
         data, sums, out = (
@@ -53,7 +53,7 @@ class TensorMatmulRule(TensorCoreRule):
         if (data[-1], math.prod(data), out[-1], math.prod(out)) != (k, m * k, n, m * n):
             return None
         numbers = k // SHORT, n // SHORT, m
-        return Tiled(dtype, operator, "OptkitMatmul", numbers)
+        return Tiled(operator, "OptkitMatmul", numbers)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring columns, which lie side by side."""

@@ -21,33 +21,32 @@ from optkit_targets.cuda.kernels.tensor import (
     from_outside,
     shape,
 )
+from optkit_targets.cuda.kernels.tensor_matmul import VECTOR
 from optkit_targets.cuda.kernels.tiles import Tile
-
-VECTOR = 8
-"""Halves of 16 bytes, which rows are copied in."""
 
 
 class TensorProductRule(TensorCoreRule):
-    """Takes batches of products of halves, (M, K) x (K, N) or (N, K), whose rows are whole vectors."""
+    """Takes batches of products, not of bytes, (M, K) x (K, N) or (N, K), whose rows are whole vectors."""
 
     name, template, kind = "cuda.tensor_product", "batch_gemm", BATCH_MATMUL
     mark, beside = "matmul", frozenset({"pack", "crop"})
 
-    def find(self, view: View, operator: Operator, dtype: str) -> Tiled | None:
+    def find(self, view: View, operator: Operator) -> Tiled | None:
         """Of known extents; leading axes are equal, or 1 in one of the two."""
         sch, block = view.sch, view.ops["matmul"]
-        if operator.kind != BATCH_MATMUL or dtype != "float16" or "pack" not in view.ops:
+        if operator.kind != BATCH_MATMUL or operator.compute == "int8" or "pack" not in view.ops:
             return None
         batch, m, k, n = operator.sizes
+        vector = VECTOR[operator.compute]
         left, right = _operands(view)
         sums, out = (shape(sch.get(b).writes[0].source) for b in (block, view.last))
         lead = _lead(out, operator)
         if lead is None or sums != [*lead, m, n // SHORT, SHORT] or batch > LARGEST_GRID:
             return None
-        if k % VECTOR or k < STEP[dtype] or n % SHORT or str(right.dtype) != dtype:
+        if k % vector or k < STEP[operator.compute] or n % SHORT or str(right.dtype) != str(left.dtype):
             return None
         transposed = _transposed(view)
-        if not transposed and n % VECTOR:
+        if not transposed and n % vector:
             return None
         second = [n, k] if transposed else [k, n]
         for buffer, ends in ((left, [m, k]), (right, second)):
@@ -55,7 +54,7 @@ class TensorProductRule(TensorCoreRule):
             if extents is None or extents[-2:] != ends or not from_outside(view, buffer):
                 return None
         numbers = k // SHORT, n, m, int(transposed)
-        return Tiled(dtype, operator, "OptkitProduct", numbers)
+        return Tiled(operator, "OptkitProduct", numbers)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring columns, which lie side by side."""

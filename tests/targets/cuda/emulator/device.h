@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 #include <vector_functions.h>
@@ -186,8 +187,10 @@ T shuffle(T value, int from) {
   meet();
   return found;
 }
-inline int left_value(int, unsigned word, int i) { return word >> 8 * i & 255; }
-inline int right_value(int, unsigned word, int i) { return static_cast<std::int8_t>(word >> 8 * i & 255); }
+inline float float_of(unsigned bits) {
+  float value;
+  return std::memcpy(&value, &bits, 4), value;
+}
 inline float half_value(unsigned bits) {
   static const std::vector<float> table = [] {
     std::vector<float> made(65536);
@@ -196,8 +199,46 @@ inline float half_value(unsigned bits) {
   }();
   return table[bits & 65535];
 }
-inline float left_value(float, unsigned word, int i) { return half_value(word >> 16 * i); }
-inline float right_value(float, unsigned word, int i) { return half_value(word >> 16 * i); }
+// Words as tensor cores see them: TERMS numbers, of a left and of a right operand.
+struct Bytes {
+  static const int TERMS = 4;
+  static int left(unsigned word, int i) { return word >> 8 * i & 255; }
+  static int right(unsigned word, int i) { return static_cast<std::int8_t>(word >> 8 * i & 255); }
+};
+struct Halves {
+  static const int TERMS = 2;
+  static float left(unsigned word, int i) { return half_value(word >> 16 * i); }
+  static float right(unsigned word, int i) { return left(word, i); }
+};
+struct Bfloats {
+  static const int TERMS = 2;
+  static float left(unsigned word, int i) { return float_of(word >> 16 * i << 16); }
+  static float right(unsigned word, int i) { return left(word, i); }
+};
+struct Tf32 {
+  static const int TERMS = 1;
+  static float left(unsigned word, int) { return float_of(word & ~0x1fffu); }  // the low bits are ignored
+  static float right(unsigned word, int i) { return left(word, i); }
+};
+// PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type", "... mma.m16n8k32" and "... mma.m16n8k8": of a,
+// register r of lane l holds row l / 4 (+ 8 where r is odd) and word l % 4 (+ 4 where r >= 2); of b, column l / 4 and
+// word l % 4 (+ 4 where r = 1); of c, row l / 4 (+ 8 where r >= 2) and column 2 (l % 4) + r % 2.
+template <typename Words, typename Sum>
+void multiply(Sum* c, const unsigned* a, const unsigned* b) {
+  const int mine = flat(), lane = mine % 32, base = mine - lane;
+  std::memcpy(registers_a[mine], a, 16);
+  std::memcpy(registers_b[mine], b, 8);
+  meet();
+  for (int r = 0; r < 4; ++r) {
+    const int row = lane / 4 + r / 2 * 8, column = lane % 4 * 2 + r % 2;
+    for (int word = 0; word < 8; ++word) {
+      const unsigned x = registers_a[base + row % 8 * 4 + word % 4][row / 8 + word / 4 * 2];
+      const unsigned y = registers_b[base + column * 4 + word % 4][word / 4];
+      for (int i = 0; i < Words::TERMS; ++i) c[r] += Words::left(x, i) * Words::right(y, i);
+    }
+  }
+  meet();
+}
 
 }  // namespace emulator
 
@@ -276,26 +317,19 @@ OPTKIT_DEVICE void optkit_wait() {
     groups.pop_front();
   }
 }
-// PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type" and "... mma.m16n8k32": of a, register r of
-// lane l holds row l / 4 (+ 8 where r is odd) and word l % 4 (+ 4 where r >= 2); of b, column l / 4 and word l % 4
-// (+ 4 where r = 1); of c, row l / 4 (+ 8 where r >= 2) and column 2 (l % 4) + r % 2.
-template <typename Sum>
-OPTKIT_DEVICE void optkit_mma(Sum* c, const unsigned* a, const unsigned* b) {
-  const int mine = emulator::flat(), lane = mine % 32, base = mine - lane;
-  std::memcpy(emulator::registers_a[mine], a, 16);
-  std::memcpy(emulator::registers_b[mine], b, 8);
-  emulator::meet();
-  const int inner = std::is_integral<Sum>::value ? 4 : 2;  // terms in a word
-  for (int r = 0; r < 4; ++r) {
-    const int row = lane / 4 + r / 2 * 8, column = lane % 4 * 2 + r % 2;
-    for (int word = 0; word < 8; ++word) {
-      const unsigned x = emulator::registers_a[base + row % 8 * 4 + word % 4][row / 8 + word / 4 * 2];
-      const unsigned y = emulator::registers_b[base + column * 4 + word % 4][word / 4];
-      for (int i = 0; i < inner; ++i) c[r] += emulator::left_value(Sum(), x, i) * emulator::right_value(Sum(), y, i);
-    }
-  }
-  emulator::meet();
+OPTKIT_DEVICE void optkit_mma_bytes(int* c, const unsigned* a, const unsigned* b) {
+  emulator::multiply<emulator::Bytes>(c, a, b);
 }
+OPTKIT_DEVICE void optkit_mma_halves(float* c, const unsigned* a, const unsigned* b) {
+  emulator::multiply<emulator::Halves>(c, a, b);
+}
+OPTKIT_DEVICE void optkit_mma_bfloats(float* c, const unsigned* a, const unsigned* b) {
+  emulator::multiply<emulator::Bfloats>(c, a, b);
+}
+OPTKIT_DEVICE void optkit_mma_tf32(float* c, const unsigned* a, const unsigned* b) {
+  emulator::multiply<emulator::Tf32>(c, a, b);
+}
+OPTKIT_DEVICE unsigned optkit_tf32(unsigned word) { return (word + 0x1000u) & ~0x1fffu; }  // to nearest, ties away
 // PTX ISA, "ldmatrix": register i of lane l holds of matrix i elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4, here
 // of the transposed matrix; lane l gives the address of row l % 8 of matrix l / 8.
 OPTKIT_DEVICE void optkit_transposed(unsigned* words, const unsigned* from) {
@@ -316,6 +350,6 @@ OPTKIT_DEVICE unsigned optkit_halves(float low, float high) {
 OPTKIT_DEVICE float optkit_exp2(float x) { return std::exp2(x); }
 OPTKIT_DEVICE float optkit_other_lane(float x, int bit) { return emulator::shuffle(x, emulator::flat() % 32 ^ bit); }
 OPTKIT_DEVICE int optkit_dp4a_u8s8(unsigned a, int b, int c) {
-  for (int i = 0; i < 4; ++i) c += emulator::left_value(0, a, i) * emulator::right_value(0, b, i);
+  for (int i = 0; i < 4; ++i) c += emulator::Bytes::left(a, i) * emulator::Bytes::right(b, i);
   return c;
 }
