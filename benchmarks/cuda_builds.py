@@ -31,9 +31,10 @@ from optkit.measure.environment import environment
 
 MODELS = ("resnet50", "mobilenet_v2", "vit_b_16", "unet", "yolo_v8n", "bert_small")
 INSTRUCTIONS = {
-    "int8": "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32",
-    "float16": "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32",
+    "int8": r"mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32|wgmma.mma_async.sync.aligned.m64n\d+k32.s32.u8.s8",
+    "float16": r"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16|wgmma.mma_async.sync.aligned.m64n\d+k16.f32.f16.f16",
 }
+"""What tensor cores are used by: of a warp, and of a warpgroup."""
 TENSOR = "cuda.tensor_"
 """How the names of rules for tensor cores begin."""
 
@@ -71,7 +72,7 @@ def examine(source: Path, arch: str, kernels: list[dict[str, Any]]) -> tuple[int
     """
     problems = []
     with tempfile.TemporaryDirectory(prefix="optkit-examine-") as folder:
-        base = [nvcc.find_nvcc(), f"-arch={arch}", *nvcc.FLAGS]
+        base = [nvcc.find_nvcc(), f"-arch={nvcc.WARPGROUPS.get(arch, arch)}", *nvcc.FLAGS]
         made = subprocess.run(
             [*base, "-cubin", "-Xptxas=-v", "-o", f"{folder}/k.cubin", source],
             capture_output=True,
@@ -84,6 +85,8 @@ def examine(source: Path, arch: str, kernels: list[dict[str, Any]]) -> tuple[int
         problems.append(f"{len(spilled)} spills")
     if frames := [n for n in re.findall(r"(\d+) bytes stack frame", made.stderr) if n != "0"]:
         problems.append(f"{len(frames)} stack frames, up to {max(map(int, frames))} bytes")
+    if "serialized" in made.stderr:
+        problems.append("warpgroups' instructions are serialized")
     bodies = {}
     for text in ptx.split(".visible .entry ")[1:]:
         bodies[text[: text.index("(")]] = text
@@ -94,7 +97,7 @@ def examine(source: Path, arch: str, kernels: list[dict[str, Any]]) -> tuple[int
         found = [
             text for name, text in bodies.items() if re.fullmatch(rf"{re.escape(kernel['name'])}_kernel(_\d+)?", name)
         ]
-        if not any(INSTRUCTIONS[kernel["compute"]] in text and "cp.async" in text for text in found):
+        if not any(re.search(INSTRUCTIONS[kernel["compute"]], text) and "cp.async" in text for text in found):
             problems.append(f"{kernel['name']}: no {INSTRUCTIONS[kernel['compute']]}")
     registers = max(map(int, re.findall(r"Used (\d+) registers", made.stderr)), default=0)
     shared = max(map(int, re.findall(r"(\d+) bytes smem", made.stderr)), default=0)

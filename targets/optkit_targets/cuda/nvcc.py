@@ -22,10 +22,21 @@ DEVICE = Path(__file__).parent / "device"
 
 _FILES = {
     "dp4a.cuh": {"optkit_dp4a_u8s8"},
+    "instructions.cuh": set(),
+    "wgmma.cuh": set(),
     "tensor_core.cuh": {"OptkitConv", "OptkitMatmul", "OptkitProduct"},
+    "warpgroup.cuh": {"OptkitWideConv", "OptkitWideMatmul"},
     "attention.cuh": {"OptkitAttention"},
 }
-"""Device code by file, and what kernels call in it."""
+"""Device code by file, in the order that it stands in, and what kernels call in it."""
+_BELOW = {
+    "tensor_core.cuh": {"instructions.cuh"},
+    "warpgroup.cuh": {"instructions.cuh", "wgmma.cuh", "tensor_core.cuh"},
+    "attention.cuh": {"instructions.cuh"},
+}
+"""What files are built of."""
+WARPGROUPS = {"sm_90": "sm_90a"}
+"""Architectures that have instructions of their own, which newer ones do not have, and nvcc's names with them."""
 
 
 def with_device_code(source: str) -> str:
@@ -33,11 +44,11 @@ def with_device_code(source: str) -> str:
     return "".join((DEVICE / name).read_text() for name in _needed(source)) + source
 
 
-def _needed(source: str) -> tuple[str, ...]:
+def _needed(source: str) -> list[str]:
     called = set(re.findall(r"\b(Optkit\w+|optkit_\w+)[<(]", source))
-    found = [name for name, has in _FILES.items() if called & has]
-    # What works with matrices is built of instructions.
-    return ("instructions.cuh", *found) if set(found) - {"dp4a.cuh"} else tuple(found)
+    found = {name for name, has in _FILES.items() if called & has}
+    found |= {below for name in found for below in _BELOW.get(name, ())}
+    return [name for name in _FILES if name in found]
 
 
 FLAGS = ("-O3", "-std=c++17", "-fmad=false", "--expt-relaxed-constexpr", "-w")
@@ -63,11 +74,9 @@ def compile_source(source: str, archs: Sequence[str]) -> bytes:
     Raises:
         CompileError: nvcc is missing or rejects the source; holds its first error line.
     """
-    generate = []
-    for arch in archs:
-        capability = arch.removeprefix("sm_")
-        ptx = f",compute_{capability}" if arch == archs[-1] else ""
-        generate += ["-gencode", f"arch=compute_{capability},code=[sm_{capability}{ptx}]"]
+    exact = [WARPGROUPS.get(arch, arch).removeprefix("sm_") for arch in archs]
+    pairs = [*((c, f"sm_{c}") for c in exact), (plain := archs[-1].removeprefix("sm_"), f"compute_{plain}")]
+    generate = [word for c, code in pairs for word in ("-gencode", f"arch=compute_{c},code={code}")]
     with tempfile.TemporaryDirectory(prefix="optkit-nvcc-") as folder:
         (Path(folder) / "kernels.cu").write_text(with_device_code(source))
         command = [find_nvcc(), "-fatbin", *FLAGS, *generate, "-o", "kernels.fatbin", "kernels.cu"]

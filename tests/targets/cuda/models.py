@@ -68,6 +68,25 @@ def deep(batch: str = "2") -> ir.Model:
     )
 
 
+def wide() -> ir.Model:
+    """A convolution and a product large enough for the widest tiles, with a bias and a function behind."""
+    return build(
+        """
+        a = Conv(x, w0, b0)
+        y = Relu(a)
+        m = MatMul(t, w1)
+        n = Add(m, b1)
+        z = Relu(n)
+        """,
+        inputs="float[1,96,64,63] x, float[1,2046,128] t",
+        outputs="float[1,252,64,63] y, float[1,2046,508] z",
+        w0=weights(252, 96, 1, 1, seed=0, scale=0.1),
+        b0=weights(252, seed=1),
+        w1=weights(128, 508, seed=2, scale=0.1),
+        b1=weights(508, seed=3),
+    )
+
+
 def tokens(batch: str = "2") -> ir.Model:
     """Products for tensor cores: 19 tokens a sample of 48 channels, with a bias and a function or a sum behind."""
     return build(

@@ -17,7 +17,7 @@ from optkit.compiler.build import Built, build
 from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, deep, heads, others, tokens
+from tests.targets.cuda.models import attention, cnn, deep, heads, others, tokens, wide
 
 CASES = [
     *((cnn, name) for name in ("default", "int8", "fp16", "bf16")),
@@ -45,7 +45,7 @@ def test_every_kernel_becomes_machine_code(model: Callable[[], ir.Model], pipeli
     kernels = len(re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?\w+\(.*\{", source))
     assert kernels >= len(made.kernels)
     (tmp_path / "k.cu").write_text(nvcc.with_device_code(source))
-    for arch in ("sm_80", "sm_90"):
+    for arch in ("sm_80", "sm_90a"):
         command = [nvcc.find_nvcc(), "-cubin", f"-arch={arch}", *nvcc.FLAGS, "-Xptxas=-v", "-o", "k.cubin", "k.cu"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -115,6 +115,32 @@ def test_deep_sums_run_on_tensor_cores(
     subprocess.run(command, cwd=tmp_path, check=True)
     kernels = (tmp_path / "k.ptx").read_text().split(".visible .entry ")
     assert sum(instruction in text and "cp.async" in text for text in kernels) == count
+
+
+@pytest.mark.needs_nvcc
+@pytest.mark.parametrize(("pipeline", "types"), [("int8", "k32.s32.u8.s8"), ("fp16", "k16.f32.f16.f16")])
+def test_large_products_run_by_warpgroups(pipeline: str, types: str, tmp_path: Path) -> None:
+    made = built(wide, pipeline, "cuda:sm_90")
+    assert sum(bool(k.params.get("wide")) for k in made.kernels) == 2
+    source = nvcc.with_device_code(made.executable.source())
+    (tmp_path / "k.cu").write_text(source)
+    command = [nvcc.find_nvcc(), *nvcc.FLAGS, "k.cu"]
+    subprocess.run([*command, "-ptx", "-arch=sm_90a", "-o", "k.ptx"], cwd=tmp_path, check=True)
+    kernels = (tmp_path / "k.ptx").read_text().split(".visible .entry ")
+    assert sum(bool(re.search(rf"wgmma.mma_async.sync.aligned.m64n\d+{types}", text)) for text in kernels) == 2
+    done = subprocess.run(
+        [*command, "-cubin", "-arch=sm_90a", "-Xptxas=-v", "-o", "k.cubin"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "serialized" not in done.stderr
+    assert set(re.findall(r"(\d+) bytes spill", done.stderr)) == {"0"}
+    # What newer GPUs compile has no such instructions.
+    subprocess.run([*command, "-ptx", "-arch=sm_90", "-o", "k.ptx"], cwd=tmp_path, check=True)
+    assert "wgmma" not in (tmp_path / "k.ptx").read_text()
+    assert b"sm_90a" in nvcc.compile_source(made.executable.source(), ["sm_90"])
 
 
 def test_older_gpus_go_without_them() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import shutil
 import subprocess
 from dataclasses import astuple, dataclass, replace
@@ -44,6 +45,7 @@ class Geometry:
 
 SMALL, WIDE, SQUARE = Tile(64, 32, 1, 2, 1), Tile(128, 64, 1, 4, 1), Tile(64, 64, 2, 3, 1)
 SLICED, LARGE, FLAT = Tile(32, 64, 1, 3, 4), Tile(128, 128, 2, 2, 1), Tile(32, 128, 2, 2, 2)
+BROAD, TALL = Tile(128, 128, 2, 3, 1, wide=1), Tile(64, 64, 4, 4, 1, wide=1)
 GEOMETRIES = {
     "pointwise, tiles not full": (SMALL, Geometry(3, 5, 7, 9, 7, 9)),
     "pointwise, many steps": (WIDE, Geometry(40, 18, 6, 11, 6, 11)),
@@ -55,6 +57,18 @@ GEOMETRIES = {
     "one block in": (SQUARE, Geometry(1, 16, 15, 13, 8, 7, 7, 7, 2, 2, top=3, left=3, fill=0x80808080)),
     "few blocks in, slices": (SLICED, Geometry(3, 4, 9, 9, 9, 9, 3, 3, top=1, left=1, fill=0x03030303)),
     "dilated, not square": (SMALL, Geometry(6, 3, 11, 12, 9, 8, 2, 3, dy=2, dx=2, fill=0)),
+}
+
+WIDE_GEOMETRIES = {
+    "wide, pointwise": (BROAD, Geometry(20, 40, 12, 15, 12, 15)),
+    "wide, pointwise, tiles not full": (TALL, Geometry(9, 5, 7, 9, 7, 9)),
+    "wide, 3x3, padded": (TALL, Geometry(16, 20, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080)),
+    "wide, 3x3, stride 2": (BROAD, Geometry(5, 9, 21, 19, 11, 10, 3, 3, 2, 2, top=1, left=1, fill=0x07070707)),
+    "wide, one block in": (
+        Tile(128, 64, 2, 4, 1, wide=1),
+        Geometry(1, 16, 15, 13, 8, 7, 7, 7, 2, 2, top=3, left=3, fill=0x80808080),
+    ),
+    "wide, dilated": (Tile(64, 256, 2, 5, 1, wide=1), Geometry(6, 70, 11, 12, 9, 8, 2, 3, dy=2, dx=2, fill=0)),
 }
 
 
@@ -73,6 +87,12 @@ PRODUCTS = {
     "one row, slices": (SLICED, Product(100, 25, 1)),
     "deep steps": (LARGE, Product(36, 40, 100)),
     "one strip of warps": (Tile(128, 32, 2, 3, 1), Product(12, 8, 128)),
+}
+
+WIDE_PRODUCTS = {
+    "wide, whole tiles": (BROAD, Product(32, 32, 256)),
+    "wide, tiles not full": (TALL, Product(44, 21, 150)),
+    "wide, few steps": (Tile(64, 128, 4, 5, 1, wide=1), Product(12, 9, 37)),
 }
 
 
@@ -95,7 +115,7 @@ PAIRS = {
 }
 
 
-def host_library(folder: Path, source: str) -> ctypes.CDLL:
+def host_library(folder: Path, source: str, *options: str) -> ctypes.CDLL:
     """The device code and `source` behind it, compiled for this machine.
 
     `bounds(p, bytes, q, bytes)` says what copies may read.
@@ -103,14 +123,16 @@ def host_library(folder: Path, source: str) -> ctypes.CDLL:
     (folder / "block.cpp").write_text(f"""
         #include "device.h"
         #include "instructions.cuh"
+        #include "wgmma.cuh"
         #include "tensor_core.cuh"
+        #include "warpgroup.cuh"
         #include "attention.cuh"
         extern "C" void bounds(const char* data, int bytes, const char* weights, int more) {{
           emulator::readable = {{{{data, data + bytes}}, {{weights, weights + more}}}};
         }}
         {source}""")
     include = [f"-I{emulator.HERE}", f"-I{nvcc.DEVICE}", f"-I{emulator.include_folder()}"]
-    command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", *include, "block.cpp", "-o", "block.so"]
+    command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", *options, *include, "block.cpp", "-o", "block.so"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(folder / "block.so"))
@@ -121,8 +143,18 @@ def pointers(*arrays: np.ndarray) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
 
 
+PLACES = """
+        extern "C" int left(int k, int m) { return Code::Left::at(k, m); }
+        extern "C" int right(int k, int n) { return Code::Right::at(k, n); }"""
+
+
 def tiles(
-    folder: Path, name: str, tile: Tile, numbers: tuple[int, ...], operands: tuple[np.ndarray, np.ndarray]
+    folder: Path,
+    name: str,
+    tile: Tile,
+    numbers: tuple[int, ...],
+    operands: tuple[np.ndarray, np.ndarray],
+    *options: str,
 ) -> np.ndarray:
     """All thread blocks of one image or matrix, one after the other: (rows, columns), for rows and columns whole."""
     kind = KINDS[operands[0].dtype.name]
@@ -134,9 +166,8 @@ def tiles(
     library = host_library(
         folder,
         f"""
-        typedef {name}<{text}> Code;
-        extern "C" int left(int k, int m) {{ return Code::Left::at(k, m); }}
-        extern "C" int right(int k, int n) {{ return Code::Right::at(k, n); }}
+        typedef {name.replace("Optkit", "OptkitWide" if tile.wide else "Optkit")}<{text}> Code;
+        {"" if tile.wide else PLACES}
         extern "C" int run(const unsigned* data, const unsigned* weights, {word}* out) {{
           const int size = {tile.planes * (tile.rows + 1) * 4}, kept = {(tile.rows + 1) * tile.columns};
           int bad = 0;
@@ -150,11 +181,13 @@ def tiles(
             }}
           return bad;
         }}""",
+        *options,
     )
-    for at, extent, group in ((library.left, tile.rows, 8), (library.right, tile.columns, 8)):
-        for i in range(0, extent, group):
+    for side, extent in () if tile.wide else (("left", tile.rows), ("right", tile.columns)):
+        at = getattr(library, side)
+        for i in range(0, extent, 8):
             for k in range(0, 8 * tile.deep, 4):  # the words that the 32 lanes of a warp read at once
-                places = {at(k + quad, i + g) for quad in range(4) for g in range(group)}
+                places = {at(k + quad, i + g) for quad in range(4) for g in range(8)}
                 assert len({place % 32 for place in places}) == len(places)
     out = np.empty((down, across, tile.columns // 4, tile.rows + 1, 4), result)
     library.bounds(*(x for a in operands for x in (*pointers(a), a.nbytes)))
@@ -201,11 +234,15 @@ def multiplied(x: np.ndarray) -> np.ndarray:
     return ((x.view(np.uint32) + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
+WIDE_KINDS = [kind for kind in KINDS if kind != "float32"]
+
+
 @NEEDS
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize(
+    ("name", "kind"), [*itertools.product(GEOMETRIES, KINDS), *itertools.product(WIDE_GEOMETRIES, WIDE_KINDS)]
+)
 def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
-    tile, g = GEOMETRIES[name]
+    tile, g = (GEOMETRIES | WIDE_GEOMETRIES)[name]
     g = g if kind == "uint8" else replace(g, fill=0)
     shape, kernel = (g.blocks_in * 4, g.h, g.w), (g.blocks_out * 4, g.blocks_in * 4, g.ky, g.kx)
     data, weights = operands(kind, shape, kernel)
@@ -217,14 +254,25 @@ def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Pa
 
 
 @NEEDS
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize(
+    ("name", "kind"), [*itertools.product(PRODUCTS, KINDS), *itertools.product(WIDE_PRODUCTS, WIDE_KINDS)]
+)
 def test_tiles_of_a_product_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
-    tile, p = PRODUCTS[name]
+    tile, p = (PRODUCTS | WIDE_PRODUCTS)[name]
     data, weights = operands(kind, (p.m, p.blocks_in * 4), (p.blocks_in * 4, p.blocks_out * 4))
     packed = matmul_weight(weights, 4, 4)
     found = tiles(tmp_path, "OptkitMatmul", tile, (*astuple(p), p.m, p.blocks_out * 4), (data, packed))
     agree(found, multiplied(data).astype(np.float64) @ multiplied(weights).astype(np.float64))
+
+
+@NEEDS
+@pytest.mark.parametrize("kind", WIDE_KINDS)
+def test_other_gpus_compute_wide_tiles_without_warpgroups(kind: str, tmp_path: Path) -> None:
+    tile, p = WIDE_PRODUCTS["wide, tiles not full"]
+    data, weights = operands(kind, (p.m, p.blocks_in * 4), (p.blocks_in * 4, p.blocks_out * 4))
+    numbers, option = (*astuple(p), p.m, p.blocks_out * 4), "-DOPTKIT_WITHOUT_WARPGROUPS"
+    found = tiles(tmp_path, "OptkitMatmul", tile, numbers, (data, matmul_weight(weights, 4, 4)), option)
+    agree(found, data.astype(np.float64) @ weights.astype(np.float64))
 
 
 @NEEDS

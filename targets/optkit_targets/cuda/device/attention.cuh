@@ -9,17 +9,17 @@
 template <int COUNT, int LIMIT, int DEPTH>
 struct OptkitHeads {
   static const int STEPS = (DEPTH + 15) / 16, STRIDE = STEPS * 8 + 4, SIZE = COUNT * STRIDE, VECTORS = STEPS * 2;
+  static const int ITEMS = COUNT * VECTORS;
   OPTKIT_DEVICE void load(unsigned* to, const void* matrix, int first) {
     const unsigned* data = static_cast<const unsigned*>(matrix);
 #pragma unroll
-    for (int item = optkit_thread(); item < COUNT * VECTORS; item += 128) {
+    for (int turn = 0; turn < (ITEMS + 128 - 1) / 128; ++turn) {
+      const int item = turn * 128 + optkit_thread();
+      if (ITEMS % 128 && item >= ITEMS) break;
       const int row = item / VECTORS, vector = item % VECTORS;
       unsigned* place = to + row * STRIDE + vector * 4;
-      if (first + row < LIMIT && vector * 8 < DEPTH) {
-        optkit_copy<16>(place, data + (static_cast<long long>(first + row) * DEPTH / 2 + vector * 4));
-      } else {
-        for (int w = 0; w < 4; ++w) place[w] = 0;
-      }
+      const bool inside = first + row < LIMIT && vector * 8 < DEPTH;
+      optkit_copy<16>(place, data + (static_cast<long long>(first + row) * DEPTH / 2 + vector * 4), inside);
     }
   }
 };

@@ -8,14 +8,17 @@
 #define OPTKIT_DEVICE static __device__ __forceinline__
 #define OPTKIT_MEMBER __device__ __forceinline__
 
-// `bytes` (4, 8 or 16) from global to shared memory, asynchronously
+// `bytes` (4, 8 or 16) from global to shared memory, asynchronously; zeros where `inside` is false, then of any address.
 template <int bytes>
-OPTKIT_DEVICE void optkit_copy(unsigned* to, const unsigned* from) {
+OPTKIT_DEVICE void optkit_copy(unsigned* to, const unsigned* from, bool inside = true) {
   unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
   if (bytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(inside ? 16 : 0)
+                 : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(from), "n"(bytes) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(bytes),
+                 "r"(inside ? bytes : 0)
+                 : "memory");
   }
 }
 OPTKIT_DEVICE void optkit_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

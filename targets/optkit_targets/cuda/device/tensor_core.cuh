@@ -9,24 +9,36 @@
 // threads, which sum every so many steps each and add up what they have at the end (for small tensors of deep sums).
 
 // What is multiplied (`Kind`): words of a block of four channels, the type of sums, how a word becomes an operand, and
-// the instruction.
+// the instructions, of a warp and of a warpgroup.
 struct OptkitBytes {  // uint8 x int8
   typedef int Sum;
   static const int WORDS = 1;
   OPTKIT_DEVICE unsigned operand(unsigned word) { return word; }
   OPTKIT_DEVICE void multiply(int* c, const unsigned* a, const unsigned* b) { optkit_mma_bytes(c, a, b); }
+  template <int COUNT>
+  OPTKIT_DEVICE void multiply(int (&c)[COUNT], unsigned long long a, unsigned long long b) {
+    optkit_wgmma_bytes(c, a, b);
+  }
 };
 struct OptkitHalves {
   typedef float Sum;
   static const int WORDS = 2;
   OPTKIT_DEVICE unsigned operand(unsigned word) { return word; }
   OPTKIT_DEVICE void multiply(float* c, const unsigned* a, const unsigned* b) { optkit_mma_halves(c, a, b); }
+  template <int COUNT>
+  OPTKIT_DEVICE void multiply(float (&c)[COUNT], unsigned long long a, unsigned long long b) {
+    optkit_wgmma_halves(c, a, b);
+  }
 };
 struct OptkitBfloats {  // bfloat16
   typedef float Sum;
   static const int WORDS = 2;
   OPTKIT_DEVICE unsigned operand(unsigned word) { return word; }
   OPTKIT_DEVICE void multiply(float* c, const unsigned* a, const unsigned* b) { optkit_mma_bfloats(c, a, b); }
+  template <int COUNT>
+  OPTKIT_DEVICE void multiply(float (&c)[COUNT], unsigned long long a, unsigned long long b) {
+    optkit_wgmma_bfloats(c, a, b);
+  }
 };
 struct OptkitTf32 {  // float32, of which eleven bits of the mantissa count
   typedef float Sum;
@@ -36,18 +48,23 @@ struct OptkitTf32 {  // float32, of which eleven bits of the mantissa count
 };
 
 // Which blocks of channels, and which tap of the kernel, a step sums: blocks of one tap, or where that would leave
-// more than a quarter of the steps empty, blocks and taps as they lie in the weights.
+// more than a quarter of the steps empty, blocks and taps as they lie in the weights. `place` is where of a channel's
+// weights, [IN][TAPS], and `inside` whether there is such a block; sums of whole steps need not ask.
 template <typename Kind, int DEEP, int IN, int TAPS>
 struct OptkitSteps {
   static const int BLOCKS = 8 * DEEP / Kind::WORDS;
   static const int APART = (IN + BLOCKS - 1) / BLOCKS * TAPS, TOGETHER = (IN * TAPS + BLOCKS - 1) / BLOCKS;
-  static const bool FLAT = TOGETHER * 4 <= APART * 3;
+  static const bool FLAT = TOGETHER * 4 <= APART * 3, WHOLE = !FLAT && IN % BLOCKS == 0;
   static const int COUNT = FLAT ? TOGETHER : APART;
   OPTKIT_DEVICE int block(int step, int k) { return FLAT ? (step * BLOCKS + k) / TAPS : step / TAPS * BLOCKS + k; }
   OPTKIT_DEVICE int tap(int step, int k) { return FLAT ? (step * BLOCKS + k) % TAPS : step % TAPS; }
+  OPTKIT_DEVICE int place(int step, int k) {
+    return FLAT ? step * BLOCKS + k : step / TAPS * (BLOCKS * TAPS) + step % TAPS + k * TAPS;
+  }
+  OPTKIT_DEVICE bool inside(int step, int k) { return WHOLE || block(step, k) < IN; }
 };
 
-// Operands. `at(k, i)` is where a step's word k of row (left) or column (right) i lies, SIZE the words of a step.
+// Operands, of fewer than 2^31 words but for rows and columns of activations. `at(k, i)` is where a step's word k of row (left) or column (right) i lies, SIZE the words of a step.
 
 // Positions of an image, [IN][H][W][4]; extents as in OptkitConv.
 template <typename Kind, int ROWS, int DEEP, int IN, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY,
@@ -58,7 +75,7 @@ struct OptkitPositions {
   static const int SIZE = 8 * DEEP * STRIDE;
   static const bool POINTWISE = KY * KX * SY * SX == 1 && T == 0 && L == 0 && H == OH && W == OW;
   static const int VECTOR = POINTWISE && H * W % (4 / WORDS) == 0 ? 4 / WORDS : 1;  // positions of a copy
-  static const int ACROSS = ROWS / VECTOR;
+  static const int ACROSS = ROWS / VECTOR, DOWN = 128 / ACROSS;
   const unsigned* data;
   int row, y, x;
 
@@ -69,13 +86,18 @@ struct OptkitPositions {
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
     const int m = optkit_thread() % ACROSS * VECTOR;
 #pragma unroll
-    for (int k = optkit_thread() / ACROSS; k < BLOCKS; k += 128 / ACROSS) {
+    for (int turn = 0; turn < (BLOCKS + DOWN - 1) / DOWN; ++turn) {
+      const int k = turn * DOWN + optkit_thread() / ACROSS;
+      if (BLOCKS % DOWN && k >= BLOCKS) break;
       const int block = Steps::block(step, k), tap = Steps::tap(step, k);
       const int iy = y + tap / KX * DY, ix = x + tap % KX * DX;
       const int place = POINTWISE ? row : iy * W + ix;
       unsigned* to = stage + (k * STRIDE + m) * WORDS;
-      if (row < OH * OW && block < IN && (POINTWISE || (iy >= 0 && iy < H && ix >= 0 && ix < W))) {
-        optkit_copy<4 * WORDS * VECTOR>(to, data + (static_cast<long long>(block) * (H * W) + place) * WORDS);
+      const bool inside = (OH * OW % ROWS == 0 || row < OH * OW) && Steps::inside(step, k) &&
+                          (POINTWISE || (iy >= 0 && iy < H && ix >= 0 && ix < W));
+      const unsigned* from = data + (block * (H * W) + place) * WORDS;
+      if (FILL == 0 || inside) {
+        optkit_copy<4 * WORDS * VECTOR>(to, from, inside);
       } else {
         for (int w = 0; w < WORDS * VECTOR; ++w) to[w] = FILL;
       }
@@ -89,21 +111,21 @@ struct OptkitPositions {
 // places.
 template <int COUNT, int DEEP, int LIMIT, int DEPTH>
 struct OptkitRows {
-  static const int SIZE = 8 * DEEP * COUNT, VECTORS = 2 * DEEP;
+  static const int SIZE = 8 * DEEP * COUNT, VECTORS = 2 * DEEP, ITEMS = VECTORS * COUNT;
   const unsigned* data;
   int first;
 
   OPTKIT_MEMBER OptkitRows(const void* matrix, int row) : data(static_cast<const unsigned*>(matrix)), first(row) {}
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
-    for (int item = optkit_thread(); item < VECTORS * COUNT; item += 128) {
+    for (int turn = 0; turn < (ITEMS + 128 - 1) / 128; ++turn) {
+      const int item = turn * 128 + optkit_thread();
+      if (ITEMS % 128 && item >= ITEMS) break;
       const int m = item / VECTORS, k = item % VECTORS * 4;
       unsigned* to = stage + at(k, m);
-      if (first + m < LIMIT && step * (8 * DEEP) + k < DEPTH) {
-        optkit_copy<16>(to, data + static_cast<long long>(first + m) * DEPTH + step * (8 * DEEP) + k);
-      } else {
-        for (int w = 0; w < 4; ++w) to[w] = 0;
-      }
+      const bool inside = (LIMIT % COUNT == 0 || first + m < LIMIT) &&
+                          (DEPTH % (8 * DEEP) == 0 || step * (8 * DEEP) + k < DEPTH);
+      optkit_copy<16>(to, data + (static_cast<long long>(first + m) * DEPTH + step * (8 * DEEP) + k), inside);
     }
   }
   OPTKIT_DEVICE int at(int k, int m) {
@@ -116,6 +138,7 @@ struct OptkitRows {
 template <typename Kind, int COUNT, int DEEP, int LIMIT, int DEPTH>
 struct OptkitColumns {
   static const int STRIDE = COUNT / 2 + 4, SIZE = 16 * DEEP * STRIDE, VECTORS = COUNT / 8;
+  static const int ITEMS = 16 * DEEP * VECTORS;
   const unsigned* data;
   int first;
 
@@ -123,14 +146,13 @@ struct OptkitColumns {
       : data(static_cast<const unsigned*>(matrix)), first(column) {}
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
-    for (int item = optkit_thread(); item < 16 * DEEP * VECTORS; item += 128) {
+    for (int turn = 0; turn < (ITEMS + 128 - 1) / 128; ++turn) {
+      const int item = turn * 128 + optkit_thread();
+      if (ITEMS % 128 && item >= ITEMS) break;
       const int k = step * (16 * DEEP) + item / VECTORS, n = first + item % VECTORS * 8;
       unsigned* to = stage + item / VECTORS * STRIDE + item % VECTORS * 4;
-      if (k < DEPTH && n < LIMIT) {
-        optkit_copy<16>(to, data + (static_cast<long long>(k) * LIMIT + n) / 2);
-      } else {
-        for (int w = 0; w < 4; ++w) to[w] = 0;
-      }
+      const bool inside = k < DEPTH && n < LIMIT;
+      optkit_copy<16>(to, data + (static_cast<long long>(k) * LIMIT + n) / 2, inside);
     }
   }
   OPTKIT_DEVICE int at(int k, int n) { return 2 * k * STRIDE + n / 2; }
@@ -144,6 +166,7 @@ struct OptkitColumns {
 template <int COUNT, int DEEP, int LIMIT, int DEPTH>
 struct OptkitColumns<OptkitTf32, COUNT, DEEP, LIMIT, DEPTH> {
   static const int STRIDE = COUNT + 8, SIZE = 8 * DEEP * STRIDE, VECTORS = COUNT / 4;
+  static const int ITEMS = 8 * DEEP * VECTORS;
   const unsigned* data;
   int first;
 
@@ -151,14 +174,13 @@ struct OptkitColumns<OptkitTf32, COUNT, DEEP, LIMIT, DEPTH> {
       : data(static_cast<const unsigned*>(matrix)), first(column) {}
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
-    for (int item = optkit_thread(); item < 8 * DEEP * VECTORS; item += 128) {
+    for (int turn = 0; turn < (ITEMS + 128 - 1) / 128; ++turn) {
+      const int item = turn * 128 + optkit_thread();
+      if (ITEMS % 128 && item >= ITEMS) break;
       const int k = step * (8 * DEEP) + item / VECTORS, n = first + item % VECTORS * 4;
       unsigned* to = stage + item / VECTORS * STRIDE + item % VECTORS * 4;
-      if (k < DEPTH && n < LIMIT) {
-        optkit_copy<16>(to, data + static_cast<long long>(k) * LIMIT + n);
-      } else {
-        for (int w = 0; w < 4; ++w) to[w] = 0;
-      }
+      const bool inside = k < DEPTH && n < LIMIT;
+      optkit_copy<16>(to, data + (static_cast<long long>(k) * LIMIT + n), inside);
     }
   }
   OPTKIT_DEVICE int at(int k, int n) { return k * STRIDE + n; }
@@ -170,7 +192,7 @@ template <typename Kind, int COLUMNS, int DEEP, int IN, int OUT, int TAPS>
 struct OptkitWeights {
   typedef OptkitSteps<Kind, DEEP, IN, TAPS> Steps;
   static const int WORDS = Kind::WORDS, BLOCKS = Steps::BLOCKS, STRIDE = COLUMNS + 8, SIZE = 8 * DEEP * STRIDE;
-  static const int VECTORS = BLOCKS * WORDS;  // of 16 bytes, of four channels out
+  static const int VECTORS = BLOCKS * WORDS, ITEMS = VECTORS * (COLUMNS / 4);  // of 16 bytes
   const unsigned* data;
   int first;
 
@@ -178,16 +200,13 @@ struct OptkitWeights {
       : data(static_cast<const unsigned*>(kernels)), first(column) {}
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
-    for (int item = optkit_thread(); item < VECTORS * (COLUMNS / 4); item += 128) {
+    for (int turn = 0; turn < (ITEMS + 128 - 1) / 128; ++turn) {
+      const int item = turn * 128 + optkit_thread();
+      if (ITEMS % 128 && item >= ITEMS) break;
       const int k = item % VECTORS / WORDS, out = first / 4 + item / VECTORS, part = item % WORDS * 4;
-      const int block = Steps::block(step, k), tap = Steps::tap(step, k);
       unsigned* to = stage + (k * STRIDE + item / VECTORS * 4) * WORDS + part;
-      if (block < IN && out < OUT) {
-        optkit_copy<16>(
-            to, data + ((static_cast<long long>(out) * IN + block) * TAPS + tap) * (4 * WORDS) + part);
-      } else {
-        for (int w = 0; w < 4; ++w) to[w] = 0;
-      }
+      const bool inside = Steps::inside(step, k) && (OUT * 4 % COLUMNS == 0 || out < OUT);
+      optkit_copy<16>(to, data + ((out * (IN * TAPS) + Steps::place(step, k)) * (4 * WORDS) + part), inside);
     }
   }
   OPTKIT_DEVICE int at(int k, int n) { return (k / WORDS * STRIDE + n) * WORDS + k % WORDS; }

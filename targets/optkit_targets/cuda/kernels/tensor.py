@@ -15,11 +15,11 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.tirx import op
 
-from optkit.compiler.operator import CONV, OPERATOR, TENSOR_FLOAT, Operator, Plan
+from optkit.compiler.operator import CONV, MATMUL, OPERATOR, TENSOR_FLOAT, Operator, Plan
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, finish, look, read_dtype, same
-from optkit_targets.cuda.kernels.tiles import SPACE, Tile, ranked
+from optkit_targets.cuda.kernels.tiles import Tile, ranked, space
 
 SHORT = 4
 """Channels of a block."""
@@ -35,6 +35,7 @@ LARGEST_GRID = 65535
 """Thread blocks along the second and third axis of a launch."""
 _DATA = {"int8": "uint8", "float16": "float16", "bfloat16": "bfloat16", TENSOR_FLOAT: "float32"}
 _WEIGHT = _DATA | {"int8": "int8"}
+_WIDE = ("int8", "float16", "bfloat16")
 _KIND = {"int8": "OptkitBytes", "float16": "OptkitHalves", "bfloat16": "OptkitBfloats", TENSOR_FLOAT: "OptkitTf32"}
 
 
@@ -55,7 +56,8 @@ class Tiled:
     def call(self, tile: Tile) -> str:
         """The device function for a tile of this size."""
         sizes = tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.planes
-        return f"{self.function}<{_KIND[self.operator.compute]}, {', '.join(map(str, (*sizes, *self.numbers)))}>::run"
+        function = self.function.replace("Optkit", "OptkitWide") if tile.wide else self.function
+        return f"{function}<{_KIND[self.operator.compute]}, {', '.join(map(str, (*sizes, *self.numbers)))}>::run"
 
 
 class TensorCoreRule:
@@ -96,9 +98,12 @@ class TensorCoreRule:
             return self.schedule(look(function), found, Tile.of(chosen, target))
 
         macs = operator.macs()
-        params = ranked(*extents_of(operator), target)[0]
+        wide = may_be_wide(operator, target)
+        params = ranked(*extents_of(operator), target, wide)[0]
         version = self.templates[self.template]
-        return [Choice(self.name, self.template, version, params, SPACE, apply, macs, operator.compute, tunable=True)]
+        return [
+            Choice(self.name, self.template, version, params, space(wide), apply, macs, operator.compute, tunable=True)
+        ]
 
     @property
     def templates(self) -> Mapping[str, int]:
@@ -109,7 +114,8 @@ class TensorCoreRule:
         """Every tile that fits, the model's choice first."""
         if operator.kind != self.kind or operator.compute not in WORD:
             return []
-        return [Plan(self.template, params) for params in ranked(*extents_of(operator), target)]
+        wide = may_be_wide(operator, target)
+        return [Plan(self.template, params) for params in ranked(*extents_of(operator), target, wide)]
 
     def find(self, view: View, operator: Operator) -> Tiled | None:
         """What the function computes, None where device code does not fit it."""
@@ -118,6 +124,11 @@ class TensorCoreRule:
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """The scheduled function."""
         raise NotImplementedError
+
+
+def may_be_wide(operator: Operator, target: Target) -> bool:
+    """Whether whole warpgroups can multiply these operands, weights among them."""
+    return target.has("warpgroup") and operator.kind in (CONV, MATMUL) and operator.compute in _WIDE
 
 
 def extents_of(operator: Operator) -> tuple[tuple[int, int, int], int]:

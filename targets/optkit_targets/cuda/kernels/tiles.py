@@ -17,7 +17,17 @@ SPACE: dict[str, tuple[int, ...]] = {
     "deep": (1, 2),
     "stages": (2, 3, 4),
     "slices": (1, 2, 4),
+    "wide": (0,),
 }
+WIDE: dict[str, tuple[int, ...]] = {
+    "rows": (64, 128),
+    "columns": (64, 128, 256),
+    "deep": (2, 4),
+    "stages": (3, 4, 5),
+    "slices": (1,),
+    "wide": (1,),
+}
+"""Tiles by instructions of whole warpgroups."""
 _STATIC = 48 * 1024
 """Bytes of shared memory that a block has on every GPU without asking for more."""
 _REGISTERS, _THREADS = 65536, 1536  # of a multiprocessor
@@ -36,6 +46,7 @@ class Tile:
         deep: of a step, in 8 words.
         stages: buffers that the operands of steps pass through.
         slices: groups of 128 threads that divide the steps among themselves.
+        wide: 1 where whole warpgroups multiply, 64 rows each.
     """
 
     rows: int
@@ -43,6 +54,7 @@ class Tile:
     deep: int
     stages: int
     slices: int
+    wide: int = 0
 
     @classmethod
     def of(cls, params: Mapping[str, int], target: Target) -> Tile:
@@ -59,12 +71,13 @@ class Tile:
     @property
     def threads(self) -> int:
         """Of a thread block."""
-        return SLICE * self.slices
+        return 2 * self.rows if self.wide else SLICE * self.slices
 
     @property
     def planes(self) -> int:
         """Of (rows + 1) x 4 words: for the operands, and later for the sums."""
-        operands = self.slices * self.stages * 8 * self.deep * (self.rows + self.columns + 16)
+        gaps = 0 if self.wide else 16
+        operands = self.slices * self.stages * 8 * self.deep * (self.rows + self.columns + gaps)
         return max(self.columns // 4, -(-operands // (4 * (self.rows + 1))))
 
     @property
@@ -85,13 +98,16 @@ class Tile:
     @property
     def registers(self) -> int:
         """Registers of a thread, about: sums, operands, and what addresses take."""
+        if self.wide:
+            return self.columns // 2 + 64
         down, across = self._mma
         return 4 * down * across + 4 * down + 2 * across + 48
 
     def fits(self, target: Target) -> bool:
         """Whether the device code takes this tile, and a multiprocessor holds it."""
-        down, across = self._mma
-        if down < 1 or across < 1 or self.registers > 255:
+        if self.wide and any(getattr(self, name) not in values for name, values in WIDE.items()):
+            return False
+        if not self.wide and (min(self._mma) < 1 or self.registers > 255):
             return False
         return self.shared <= target.cache[0] - 1024 and self.registers * self.threads <= _REGISTERS
 
@@ -110,15 +126,22 @@ class Tile:
             _THREADS // self.threads,
             -(-blocks // target.cores),
         )
-        down, across = self._mma
-        multiply = self.rows * self.columns * self.deep / 64
-        read = 4 * (4 * down + 2 * across) * self.deep
+        multiply, read = self._step()
         move = 32 * self.deep * (self.rows + self.columns) / _L2_BYTES
         busy = max(multiply, read, move) * resident * self.slices
-        step = max(busy, _MEMORY / (self.stages - 1), _STEP + multiply)
+        step = max(busy, _MEMORY / (self.stages - 1 - self.wide), _STEP + multiply)
         steps = -(-words // (8 * self.deep * self.slices))
         end = self.rows * self.columns / 8 * resident + 200 * self.slices
         return math.ceil(blocks / (target.cores * resident)) * (steps * step + _START + end)
+
+    def _step(self) -> tuple[float, float]:
+        """Cycles that multiplying takes, and that reading and writing shared memory does."""
+        if self.wide:
+            multiply = self.rows * self.columns * self.deep / 128
+            read = self.rows // 64 * (64 + self.columns) / 4 * self.deep
+            return multiply, read + (self.rows + self.columns) / 4 * self.deep
+        down, across = self._mma
+        return self.rows * self.columns * self.deep / 64, 4 * (4 * down + 2 * across) * self.deep
 
 
 def scope(size: int) -> str:
@@ -126,9 +149,21 @@ def scope(size: int) -> str:
     return "shared" if size <= _STATIC else "shared.dyn"
 
 
-def ranked(extents: tuple[int, int, int], words: int, target: Target) -> list[dict[str, int]]:
-    """Parameters of the tiles that fit, the quickest by `Tile.cycles` first; of equals, the one that takes least."""
-    tiles = (Tile(*values) for values in itertools.product(*SPACE.values()))
+def space(wide: bool) -> dict[str, tuple[int, ...]]:
+    """Every value of every parameter."""
+    return {name: tuple(sorted({*SPACE[name], *(WIDE[name] if wide else ())})) for name in SPACE}
+
+
+def ranked(extents: tuple[int, int, int], words: int, target: Target, wide: bool) -> list[dict[str, int]]:
+    """Parameters of the tiles that fit, the quickest by `Tile.cycles` first; of equals, the one that takes least.
+
+    Args:
+        extents: batch, rows, columns.
+        words: of the sum.
+        wide: whether warpgroups can multiply what is multiplied here.
+    """
+    spaces = (SPACE, WIDE) if wide else (SPACE,)
+    tiles = (Tile(*values) for each in spaces for values in itertools.product(*each.values()))
     fitting = [tile for tile in tiles if tile.fits(target)]
     order = sorted(fitting, key=lambda t: (t.cycles(extents, words, target), t.shared, t.threads))
     return [asdict(tile) for tile in order]

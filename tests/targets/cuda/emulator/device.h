@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <tuple>
 #include <type_traits>
@@ -53,6 +54,9 @@ struct Fiber {
   bool done;
   std::vector<Copy> uncommitted;
   std::deque<std::vector<Copy>> groups;
+  bool unpublished;
+  std::vector<std::function<void()>> products;
+  std::deque<std::vector<std::function<void()>>> product_groups;
 };
 struct Barrier {
   int count = 0;
@@ -87,7 +91,7 @@ static Barrier block_barrier, slices[32], warps[64];
 static void enter() {
   body(body_data);
   self().done = true, moved = true;
-  if (!self().uncommitted.empty()) ++problems;
+  if (!self().uncommitted.empty() || !self().products.empty() || !self().product_groups.empty()) ++problems;
   yield();
 }
 
@@ -105,7 +109,8 @@ inline bool run_block() {
     Fiber& fiber = *fibers[i];
     const unsigned x = blockDim.x, y = blockDim.y, n = i;
     fiber.index = make_uint3(n % x, n / x % y, n / x / y);
-    fiber.done = false, fiber.uncommitted.clear(), fiber.groups.clear();
+    fiber.done = fiber.unpublished = false, fiber.uncommitted.clear(), fiber.groups.clear();
+    fiber.products.clear(), fiber.product_groups.clear();
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = STACK;
@@ -295,15 +300,15 @@ OPTKIT_DEVICE int optkit_slice() { return threadIdx.x / 128; }
 OPTKIT_DEVICE void optkit_sync() { __syncthreads(); }
 OPTKIT_DEVICE void optkit_sync_slice() { emulator::wait(emulator::slices[optkit_slice()], 128); }
 template <int bytes>
-OPTKIT_DEVICE void optkit_copy(unsigned* to, const unsigned* from) {
+OPTKIT_DEVICE void optkit_copy(unsigned* to, const unsigned* from, bool inside = true) {
   const char *begin = reinterpret_cast<const char*>(from), *end = begin + bytes;
-  bool inside = emulator::readable.empty();
-  for (const auto& range : emulator::readable) inside |= begin >= range.first && end <= range.second;
-  if (!inside || reinterpret_cast<std::uintptr_t>(to) % bytes || reinterpret_cast<std::uintptr_t>(from) % bytes) {
+  bool allowed = emulator::readable.empty() || !inside;
+  for (const auto& range : emulator::readable) allowed |= begin >= range.first && end <= range.second;
+  if (!allowed || reinterpret_cast<std::uintptr_t>(to) % bytes || reinterpret_cast<std::uintptr_t>(from) % bytes) {
     ++emulator::problems;
     return;
   }
-  emulator::self().uncommitted.push_back({to, from, bytes});
+  emulator::self().uncommitted.push_back({to, inside ? from : nullptr, bytes});
 }
 OPTKIT_DEVICE void optkit_commit() {
   emulator::self().groups.push_back(emulator::self().uncommitted);
@@ -313,7 +318,11 @@ template <int pending>
 OPTKIT_DEVICE void optkit_wait() {
   auto& groups = emulator::self().groups;
   while (static_cast<int>(groups.size()) > pending) {
-    for (const emulator::Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+    for (const emulator::Copy& copy : groups.front()) {
+      if (copy.from) std::memcpy(copy.to, copy.from, copy.bytes);
+      if (!copy.from) std::memset(copy.to, 0, copy.bytes);
+      emulator::self().unpublished = true;
+    }
     groups.pop_front();
   }
 }
@@ -330,6 +339,78 @@ OPTKIT_DEVICE void optkit_mma_tf32(float* c, const unsigned* a, const unsigned* 
   emulator::multiply<emulator::Tf32>(c, a, b);
 }
 OPTKIT_DEVICE unsigned optkit_tf32(unsigned word) { return (word + 0x1000u) & ~0x1fffu; }  // to nearest, ties away
+// PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions". What is asked for is done when it is
+// waited for, as late as can be, and reads what lies in shared memory then.
+static const char* emulated_shared;
+OPTKIT_DEVICE int optkit_index() { return threadIdx.x; }
+OPTKIT_DEVICE unsigned optkit_address(const unsigned* place) {
+  emulated_shared = reinterpret_cast<const char*>(place);
+  return reinterpret_cast<std::uintptr_t>(place) & 0x3ffff;
+}
+namespace emulator {
+// What lies at an address of shared memory.
+inline const unsigned* shared_place(unsigned address) {
+  const std::uintptr_t near = reinterpret_cast<std::uintptr_t>(emulated_shared), window = 0x40000;
+  std::uintptr_t place = near / window * window + address;
+  if (place > near + window / 2) place -= window;
+  if (place + window / 2 < near) place += window;
+  return reinterpret_cast<const unsigned*>(place);
+}
+}  // namespace emulator
+OPTKIT_DEVICE unsigned optkit_read(unsigned address) { return *emulator::shared_place(address); }
+#ifndef OPTKIT_WITHOUT_WARPGROUPS
+OPTKIT_DEVICE void optkit_publish() { emulator::self().unpublished = false; }
+OPTKIT_DEVICE void optkit_begin() {
+  for (const auto& fiber : emulator::fibers) emulator::problems += !fiber->done && fiber->unpublished;
+}
+OPTKIT_DEVICE void optkit_end() {
+  emulator::self().product_groups.push_back(emulator::self().products);
+  emulator::self().products.clear();
+}
+template <int pending, typename Sum, int COUNT>
+OPTKIT_DEVICE void optkit_finish(Sum (&)[COUNT]) {
+  auto& groups = emulator::self().product_groups;
+  while (static_cast<int>(groups.size()) > pending) {
+    for (const auto& product : groups.front()) product();
+    groups.pop_front();
+  }
+}
+namespace emulator {
+// Chunk `h` of row or column `i` of a matrix without swizzling, by its descriptor ("Matrix Descriptor Format").
+inline const unsigned* chunk(unsigned long long matrix, int h, int i) {
+  if (matrix >> 46 || (matrix >> 14 & 3) || (matrix >> 30 & 3)) ++problems;
+  const unsigned apart = h * ((matrix >> 16 & 0x3fff) << 4) + i / 8 * ((matrix >> 32 & 0x3fff) << 4) + i % 8 * 16;
+  return shared_place((matrix & 0x3fff) << 4) + apart / 4;
+}
+template <typename Words, typename Sum, int COUNT>
+void multiply_matrices(Sum (&c)[COUNT], unsigned long long a, unsigned long long b) {
+  const int lane = flat() % 32, warp = flat() % 128 / 32;
+  Sum* sums = c;
+  self().products.push_back([=] {
+    for (int r = 0; r < COUNT; ++r) {
+      const int row = warp * 16 + lane / 4 + r / 2 % 2 * 8, column = r / 4 * 8 + lane % 4 * 2 + r % 2;
+      for (int h = 0; h < 2; ++h) {
+        const unsigned *x = chunk(a, h, row), *y = chunk(b, h, column);
+        for (int w = 0; w < 4; ++w)
+          for (int i = 0; i < Words::TERMS; ++i) sums[r] += Words::left(x[w], i) * Words::right(y[w], i);
+      }
+    }
+  });
+}
+}  // namespace emulator
+template <int COUNT>
+void optkit_wgmma_bytes(int (&c)[COUNT], unsigned long long a, unsigned long long b) {
+  emulator::multiply_matrices<emulator::Bytes>(c, a, b);
+}
+template <int COUNT>
+void optkit_wgmma_halves(float (&c)[COUNT], unsigned long long a, unsigned long long b) {
+  emulator::multiply_matrices<emulator::Halves>(c, a, b);
+}
+template <int COUNT>
+void optkit_wgmma_bfloats(float (&c)[COUNT], unsigned long long a, unsigned long long b) {
+  emulator::multiply_matrices<emulator::Bfloats>(c, a, b);
+}
+#endif
 // PTX ISA, "ldmatrix": register i of lane l holds of matrix i elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4, here
 // of the transposed matrix; lane l gives the address of row l % 8 of matrix l / 8.
 OPTKIT_DEVICE void optkit_transposed(unsigned* words, const unsigned* from) {

@@ -1,0 +1,184 @@
+// Tiles of convolutions and products by instructions of whole warpgroups (compute capability 9.0: wgmma), which read both
+// operands from shared memory while the next ones are on their way there.
+//
+// An operand lies there as [chunks of 4 words along the sum][rows or columns][4 words]: eight neighbours of a chunk are a
+// core matrix, 128 bytes side by side (PTX ISA, "Shared Memory Matrix Layout", K-major without swizzling). Code for
+// other GPUs, which PTX is compiled to, reads the same layout with mma: a fragment's register is on 32 banks.
+
+// Descriptor of a matrix of core matrices: `along` and `across` bytes from one to the next along the sum and the rows.
+OPTKIT_DEVICE unsigned long long optkit_matrix(unsigned address, int along, int across) {
+  return (address & 0x3ffff) >> 4 | static_cast<unsigned long long>(along >> 4) << 16 |
+         static_cast<unsigned long long>(across >> 4) << 32;
+}
+
+// Positions of an image; otherwise as OptkitPositions.
+template <typename Kind, int ROWS, int DEEP, int IN, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX,
+          int DY, int DX, int T, int L, unsigned FILL>
+struct OptkitWidePositions {
+  typedef OptkitSteps<Kind, DEEP, IN, KY * KX> Steps;
+  static const int WORDS = Kind::WORDS, PARTS = 4 / WORDS;  // blocks of a chunk
+  static const int TURNS = PARTS / 2;                       // positions of a thread
+  static const bool POINTWISE = KY * KX * SY * SX == 1 && T == 0 && L == 0 && H == OH && W == OW;
+  const unsigned* data;
+  int row[TURNS], y[TURNS], x[TURNS];
+
+  OPTKIT_MEMBER OptkitWidePositions(const void* image, int first) : data(static_cast<const unsigned*>(image)) {
+#pragma unroll
+    for (int i = 0; i < TURNS; ++i) {
+      row[i] = first + optkit_index() / PARTS + i * (ROWS / TURNS);
+      y[i] = row[i] / OW * SY - T, x[i] = row[i] % OW * SX - L;
+    }
+  }
+  OPTKIT_MEMBER void load(unsigned* stage, int step) const {
+    const int part = optkit_index() % PARTS;
+#pragma unroll
+    for (int chunk = 0; chunk < 2 * DEEP; ++chunk) {
+      const int k = chunk * PARTS + part, block = Steps::block(step, k), tap = Steps::tap(step, k);
+#pragma unroll
+      for (int i = 0; i < TURNS; ++i) {
+        const int iy = y[i] + tap / KX * DY, ix = x[i] + tap % KX * DX;
+        const int place = POINTWISE ? row[i] : iy * W + ix;
+        unsigned* to =
+            stage + (chunk * ROWS + optkit_index() / PARTS + i * (ROWS / TURNS)) * 4 + part * WORDS;
+        const bool inside = (OH * OW % ROWS == 0 || row[i] < OH * OW) && Steps::inside(step, k) &&
+                            (POINTWISE || (iy >= 0 && iy < H && ix >= 0 && ix < W));
+        const unsigned* from = data + (block * (H * W) + place) * WORDS;
+        if (FILL == 0 || inside) {
+          optkit_copy<4 * WORDS>(to, from, inside);
+        } else {
+          for (int w = 0; w < WORDS; ++w) to[w] = FILL;
+        }
+      }
+    }
+  }
+};
+
+// Rows of a matrix, as OptkitRows.
+template <int THREADS, int COUNT, int DEEP, int LIMIT, int DEPTH>
+struct OptkitWideRows {
+  static const int ITEMS = 2 * DEEP * COUNT;
+  const unsigned* data;
+  int first;
+
+  OPTKIT_MEMBER OptkitWideRows(const void* matrix, int row) : data(static_cast<const unsigned*>(matrix)), first(row) {}
+  OPTKIT_MEMBER void load(unsigned* stage, int step) const {
+#pragma unroll
+    for (int turn = 0; turn < (ITEMS + THREADS - 1) / THREADS; ++turn) {
+      const int item = turn * THREADS + optkit_index();
+      if (ITEMS % THREADS && item >= ITEMS) break;
+      // Eight lanes write a core matrix; a warp reads pieces of 64 bytes.
+      const int m = item % 8 + item / 32 % (COUNT / 8) * 8, chunk = item / 8 % 4 + item / (4 * COUNT) * 4;
+      const int k = step * (8 * DEEP) + chunk * 4;
+      unsigned* to = stage + (chunk * COUNT + m) * 4;
+      const bool inside = (LIMIT % COUNT == 0 || first + m < LIMIT) && (DEPTH % (8 * DEEP) == 0 || k < DEPTH);
+      optkit_copy<16>(to, data + (static_cast<long long>(first + m) * DEPTH + k), inside);
+    }
+  }
+};
+
+// Weights, as OptkitWeights.
+template <typename Kind, int THREADS, int COLUMNS, int DEEP, int IN, int OUT, int TAPS>
+struct OptkitWideWeights {
+  typedef OptkitSteps<Kind, DEEP, IN, TAPS> Steps;
+  static const int WORDS = Kind::WORDS, PARTS = 4 / WORDS, ITEMS = 2 * DEEP * COLUMNS * PARTS;
+  const unsigned* data;
+  int first;
+
+  OPTKIT_MEMBER OptkitWideWeights(const void* kernels, int column)
+      : data(static_cast<const unsigned*>(kernels)), first(column) {}
+  OPTKIT_MEMBER void load(unsigned* stage, int step) const {
+#pragma unroll
+    for (int turn = 0; turn < (ITEMS + THREADS - 1) / THREADS; ++turn) {
+      const int item = turn * THREADS + optkit_index();
+      if (ITEMS % THREADS && item >= ITEMS) break;
+      const int part = item % PARTS, n = item / PARTS % COLUMNS, chunk = item / (PARTS * COLUMNS);
+      const int k = chunk * PARTS + part, out = first / 4 + n / 4;
+      unsigned* to = stage + (chunk * COLUMNS + n) * 4 + part * WORDS;
+      const bool inside = Steps::inside(step, k) && (OUT * 4 % COLUMNS == 0 || out < OUT);
+      optkit_copy<4 * WORDS>(to, data + ((out * (IN * TAPS) + Steps::place(step, k)) * 4 + n % 4) * WORDS, inside);
+    }
+  }
+};
+
+// As OptkitTile, by a warpgroup for every 64 rows. Of STAGES buffers one is read, one was read until a moment ago, and the
+// others are being filled.
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int PLANES, int COUNT, typename Left,
+          typename Right>
+struct OptkitWideTile {
+  typedef typename Kind::Sum Sum;
+  static const int LEFT = 8 * DEEP * ROWS, STAGE = LEFT + 8 * DEEP * COLUMNS, AHEAD = STAGES - 2;
+  static_assert(STAGES * STAGE <= PLANES * (ROWS + 1) * 4 && COLUMNS / 4 <= PLANES, "the tile has to fit");
+  static_assert(STAGES >= 3 && ROWS % 64 == 0 && DEEP % 2 == 0, "no such tile");
+
+  OPTKIT_DEVICE void run(Sum* tile, const Left& left, const Right& right) {
+    unsigned* stages = reinterpret_cast<unsigned*>(tile);
+    const int group = optkit_index() / 128 * 64;
+    Sum sums[COLUMNS / 2];
+#pragma unroll
+    for (int i = 0; i < COLUMNS / 2; ++i) sums[i] = 0;
+#pragma unroll
+    for (int s = 0; s < AHEAD; ++s) {
+      if (s < COUNT) {
+        left.load(stages + s * STAGE, s);
+        right.load(stages + s * STAGE + LEFT, s);
+      }
+      optkit_commit();
+    }
+    for (int step = 0, place = 0; step < COUNT; ++step) {
+      optkit_wait<AHEAD - 1>();
+      optkit_publish();
+      optkit_sync();
+      const unsigned* a = stages + place * STAGE;
+      const unsigned* b = a + LEFT;
+      optkit_begin();
+#pragma unroll
+      for (int k = 0; k < DEEP; ++k) {
+        Kind::multiply(sums, optkit_matrix(optkit_address(a + (2 * k * ROWS + group) * 4), ROWS * 16, 128),
+                       optkit_matrix(optkit_address(b + 2 * k * COLUMNS * 4), COLUMNS * 16, 128));
+      }
+      optkit_end();
+      const int free = place + AHEAD < STAGES ? place + AHEAD : place + AHEAD - STAGES;
+      if (step + AHEAD < COUNT) {
+        left.load(stages + free * STAGE, step + AHEAD);
+        right.load(stages + free * STAGE + LEFT, step + AHEAD);
+      }
+      optkit_commit();
+      optkit_finish<1>(sums);
+      place = place == STAGES - 1 ? 0 : place + 1;
+    }
+    optkit_finish<0>(sums);
+    optkit_wait<0>();
+    optkit_sync();
+    const int lane = optkit_thread() % 32, m = group + optkit_thread() / 32 * 16 + lane / 4, n = lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < COLUMNS / 2; ++i) {
+      const int column = i / 4 * 8 + n + i % 2;
+      tile[(column / 4 * (ROWS + 1) + m + i / 2 % 2 * 8) * 4 + column % 4] = sums[i];
+    }
+    optkit_sync();
+  }
+};
+
+// As OptkitConv.
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int OUT, int H,
+          int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
+struct OptkitWideConv {
+  typedef OptkitWidePositions<Kind, ROWS, DEEP, IN, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
+  typedef OptkitWideWeights<Kind, 2 * ROWS, COLUMNS, DEEP, IN, OUT, KY * KX> Right;
+  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Left::Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int column, int row) {
+    Tile::run(tile, Left(image, row), Right(kernels, column));
+  }
+};
+
+// As OptkitMatmul.
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int OUT, int M>
+struct OptkitWideMatmul {
+  typedef OptkitSteps<Kind, DEEP, IN, 1> Steps;
+  typedef OptkitWideRows<2 * ROWS, ROWS, DEEP, M, IN * Kind::WORDS> Left;
+  typedef OptkitWideWeights<Kind, 2 * ROWS, COLUMNS, DEEP, IN, OUT, 1> Right;
+  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int column, int row) {
+    Tile::run(tile, Left(matrix, row), Right(kernels, column));
+  }
+};
