@@ -23,6 +23,7 @@ from optkit.compiler.planning import Records
 from optkit.compiler.schedule import Kernel, Labels, schedule_module
 from optkit.compiler.shape_order import order_shape_stores
 from optkit.compiler.stack import pipeline
+from optkit.compiler.widenings import widen_per_use
 from optkit.errors import CompileError, OptkitError
 from optkit.target import Target
 from optkit.tidy import one_line
@@ -108,6 +109,7 @@ def legalize(module: Any) -> Any:
         [
             t.CanonicalizeBindings(),
             t.EliminateCommonSubexpr(),
+            widen_per_use,
             t.DecomposeOpsForInference(),
             t.FoldConstant(),
             # Sorts and running sums that GPU threads share; a CPU's are LegalizeOps' own.
@@ -130,6 +132,8 @@ def fuse(module: Any) -> Any:
             t.FuseOps(),
             order_bindings,
             t.FuseTIR(),
+            # Before kernels are scheduled: TVM knows a reshape by its loops.
+            t.RewriteDataflowReshape(),
             t.DeadCodeElimination(),
         ]
     )(module)
@@ -140,7 +144,6 @@ def generate(module: Any, target: Any) -> Any:
     t = relax.transform
     planned = tvm.transform.Sequential(
         [
-            t.RewriteDataflowReshape(),
             t.ToNonDataflow(),
             t.RemovePurityChecking(),
             t.CallTIRRewrite(),

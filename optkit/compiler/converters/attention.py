@@ -6,12 +6,14 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import onnx_ir as ir
 from tvm import relax
 
 from optkit.compiler.converters.conv import bits
 from optkit.compiler.converters.matmul import untransposed
+from optkit.compiler.converters.movement import origin, permuted
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operator import ATTENTION, Operator
 from optkit.compiler.operators.attention import attention as define
@@ -24,6 +26,7 @@ LEAST_ROWS = 8
 HALF_VECTOR, HALF_DEPTH = 8, 128
 """Of float16 queries and values: rows are copied in vectors of this many, and up to this depth kept in registers."""
 _LARGEST_BAND = 32
+_SWAP = [0, 2, 1, 3]
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,28 @@ def _match(low: Lowering, product: ir.Node) -> Attention | None:
     same = node.metadata_props.get("optkit.compute_type") == product.metadata_props.get("optkit.compute_type")
     if query is None or key is None or value is None or not same:
         return None
+    if low.target.has("half_attention"):
+        # Scores are float32: what their factors are multiplied by is multiplied once, there.
+        (query, first), (key, second) = _unscaled(query), _unscaled(key)
+        scale *= first * second
     match = Attention(product, (node, *reversed(inner)), query, key, value, mask, scale)
     return match if _fits(low, match) else None
+
+
+def _unscaled(value: ir.Value) -> tuple[ir.Value, float]:
+    """What a number multiplies to make a value, and the number."""
+    maker = value.producer()
+    if maker is None or maker.op_type not in ("Mul", "Div") or maker.domain:
+        return value, 1.0
+    for place in (0, 1) if maker.op_type == "Mul" else (0,):
+        source, other = maker.inputs[place], maker.inputs[1 - place]
+        number = None if other is None or other.const_value is None else other.const_value.numpy()
+        if source is not None and number is not None and number.size == 1 and number.ndim <= (_rank(source) or 0):
+            factor = float(number.reshape(()))
+            if maker.op_type == "Mul":
+                return source, factor
+            return (source, 1 / factor) if factor else (value, 1.0)
+    return value, 1.0
 
 
 def _uncast(node: ir.Node | None, passed: list[ir.Node]) -> ir.Node | None:
@@ -177,7 +200,7 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
         low.record(replace(node, name=name), compute, math.prod(lead) * rows * columns * size, reason)
     straight = untransposed(low, key.plain())
     if straight is None:
-        straight = low.bind(relax.op.permute_dims(key.plain(), [*range(len(lead)), len(lead) + 1, len(lead)]))
+        straight = permuted(low, key.plain(), [*range(len(lead)), len(lead) + 1, len(lead)])
     tensors = [query.plain(), straight, value.plain()]
     if compute == "bfloat16":
         tensors = [bits(low, tensor) for tensor in tensors]
@@ -191,13 +214,32 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
     if query.dtype == "float16":
         if mask is not None and str(mask.ty.dtype) != "float32":
             mask = low.bind(relax.op.astype(mask, "float32"))
-        options = mask, match.scale, str(operator)
-        made = low.emit(half_attention, *tensors, *options, name="attention", kind=OPAQUE)
+        found = [_seat(low, tensor) for tensor in tensors]
+        out = "i" if len(lead) == 2 and _swapped(match.product) else "o"
+        options = mask, match.scale, str(operator), "".join(seat for _, seat in found) + out
+        made = low.emit(half_attention, *(tensor for tensor, _ in found), *options, name="attention", kind=OPAQUE)
+        if out == "i":
+            made = permuted(low, made, _SWAP)
         return low.blocked((*lead, rows, wide), query.dtype, PLAIN, made)
     tiles, band = _tiles(rows, columns, wide, low.target.lanes, low.target.registers)
     plan = low.target.lanes, tiles, band, str(operator), low.target.has("bf16_vector")
     made = low.emit(define, *tensors, mask, match.scale, *plan, name="attention", kind=OPAQUE)
     return low.blocked((*lead, rows, wide), query.dtype, PLAIN, made)
+
+
+def _seat(low: Lowering, expr: Any) -> tuple[Any, str]:
+    """A tensor (batch, heads, rows, depth), or what it was transposed from, heads inside rows; and which of the two."""
+    source, axes = origin(low, expr)
+    return (source, "i") if axes == _SWAP else (expr, "o")
+
+
+def _swapped(product: ir.Node) -> bool:
+    """Whether whatever reads the result has heads and rows change places first."""
+    (made,) = product.outputs
+    users = [user for user, _ in made.uses()]
+    return not made.is_graph_output() and all(
+        user.op_type == "Transpose" and list(user.attributes.get_ints("perm", ())) == _SWAP for user in users
+    )
 
 
 def _tiles(rows: int, columns: int, wide: int, lanes: int, registers: int) -> tuple[tuple[Tile, Tile], int]:

@@ -14,6 +14,7 @@ from tvm.ir import GenericConst
 from optkit.compiler import packing
 from optkit.compiler.converters.conv import SIGN, bias_fits, bits, dot_group, integer_bias
 from optkit.compiler.converters.grouped import grouped_codes, grouped_product
+from optkit.compiler.converters.movement import permuted
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operator import BATCH_MATMUL, MATMUL, TENSOR_CORE, Operator
 from optkit.compiler.operators import matmul as define
@@ -221,12 +222,13 @@ def untransposed(low: Lowering, expr: Any) -> Any:
     if name == "relax.multiply" and isinstance(made.args[1], GenericConst) and made.args[1].value.numpy().size == 1:
         inner = untransposed(low, made.args[0])
         return None if inner is None else low.bind(relax.op.multiply(inner, made.args[1]))
-    axes = [int(axis) for axis in made.attrs.axes or ()] if name == "relax.permute_dims" else []
+    if name != "relax.permute_dims":
+        return None
+    axes = [int(axis) for axis in made.attrs.axes or ()]
     if len(axes) < 2 or axes[-2] != len(axes) - 1:
         return None
-    axes[-2:] = axes[-1], axes[-2]
-    source = made.args[0]
-    return source if axes == sorted(axes) else low.bind(relax.op.permute_dims(source, axes))
+    rank = len(axes)
+    return permuted(low, expr, [*range(rank - 2), rank - 1, rank - 2])
 
 
 CONVERTERS = {"MatMul": matmul, "Gemm": gemm}

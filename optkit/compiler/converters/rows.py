@@ -105,6 +105,27 @@ def real(x: Value | None) -> bool:
     return x is not None and x.dtype in FLOATS and len(x.shape) > 0 and 0 not in x.shape
 
 
+def unwidened(low: Lowering, node: Node, x: Value) -> Value:
+    """The float16 value that `x`, what the node reads, was widened from, where all that reads the node rounds back.
+
+    The node's kernel reads and writes float16 then, and computes in float32 as before.
+    """
+    (made,) = node.source.outputs[:1]
+    users = [user for user, _ in made.uses()]
+    if made.is_graph_output() or not users or not all(_casts(user, ir.DataType.FLOAT16) for user in users):
+        return x
+    read = node.source.inputs[0]
+    cast = None if read is None else read.producer()
+    if cast is None or not _casts(cast, ir.DataType.FLOAT) or cast.inputs[0] not in low.values:
+        return x
+    source = low.values[cast.inputs[0]]
+    return source if source.dtype == "float16" and x.dtype == "float32" else x
+
+
+def _casts(node: ir.Node, dtype: ir.DataType) -> bool:
+    return node.op_type == "Cast" and node.domain == "" and node.attributes.get_int("to", 0) == dtype.value
+
+
 def _plain(kernel: Callable[..., Any], name: str) -> Callable[[Rows, Node], Value]:
     """A kernel that gives rows for rows."""
 
@@ -126,17 +147,16 @@ def _mapped(mapped: Callable[[Rows, Node], Value]) -> Callable[..., Value | None
         axes = range(axis + rank if axis < 0 else axis, rank) if old else [axis]
         if not axes:
             return None
-        return mapped(rows_of(low, x, list(axes)), node)
+        return mapped(rows_of(low, unwidened(low, node, x), list(axes)), node)
 
     return converter
 
 
 def _softmax(rows: Rows, node: Node) -> Value:
     """In the type itself where rows are short and of half precision, else in float32."""
-    low, kind = rows.low, rows.value.dtype
-    # bfloat16 comes here as float32, see `elements`.
-    if node.source.outputs[0].dtype == ir.DataType.BFLOAT16:
-        kind = "bfloat16"
+    low, written = rows.low, node.source.outputs[0].dtype
+    # bfloat16 comes here as float32, see `elements`; float16 is float32 in the model where the kernel reads it so.
+    kind = rows.value.dtype if written is None else written.numpy().name
     if kind in ("float16", "bfloat16") and isinstance(rows.length, int) and rows.length <= half_rows.LONGEST:
         made = low.emit(half_rows.softmax, rows.expr, low.target.lanes, kind, name="half_softmax", kind=OPAQUE)
         return rows.restore(made)
@@ -161,6 +181,8 @@ def _normalization(
         return None
     rank = len(x.shape)
     axis = int(node.get("axis", -1)) % rank
+    if node.outputs == 1:
+        x = unwidened(low, node, x)
     rows = rows_of(low, x, range(axis, rank))
     epsilon, lanes = float(node.get("epsilon", 1e-5)), low.target.lanes
     # One factor a place of the row goes into the kernel; one that is broadcast within a row follows it.

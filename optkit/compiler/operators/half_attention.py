@@ -5,6 +5,7 @@ What stands here is the meaning, stage by stage: float16 products, everything el
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import te
@@ -14,27 +15,39 @@ from optkit.compiler.operators.common import OP, const, static
 
 SCALE = "optkit.scale"
 """Annotation of the block with the scaled scores: the number as text."""
+SEATS = "optkit.seats"
+"""Annotation of the last block: of query, key, value and result, "i" where heads lie inside rows, "o" otherwise."""
 BLOCK = 4
 """Neighbouring values of a row that threads take together."""
 
 
 def half_attention(
-    query: te.Tensor, key: te.Tensor, value: te.Tensor, mask: te.Tensor | None, scale: float, operator: str
+    query: te.Tensor,
+    key: te.Tensor,
+    value: te.Tensor,
+    mask: te.Tensor | None,
+    scale: float,
+    operator: str,
+    seats: str = "oooo",
 ) -> te.Tensor:
     """softmax(Q K^T * scale + mask) V: (..., M, D), (..., N, D), (..., N, E) -> (..., M, E), all float16.
 
     Args:
         mask: float32, of the scores' rank; axes of 1 are repeated.
         operator: its text form.
+        seats: of query, key, value and result, as in `SEATS`: (..., M, heads, D) instead of (..., heads, M, D).
     """
-    *lead, rows, depth = static(query.shape)
-    columns, wide = static(value.shape)[-2:]
+    *lead, rows, depth = seated(static(query.shape), seats[0])
+    columns, wide = seated(static(value.shape), seats[2])[-2:]
     k, n = te.reduce_axis((0, depth), "k"), te.reduce_axis((0, columns), "n")
     top_n, sum_n = (te.reduce_axis((0, columns), name) for name in ("t", "s"))
 
     def product(*i: Any) -> Any:
         *outer, row, column = i
-        left, right = query(*outer, row, k), key(*outer, column, k)
+        left, right = (
+            tensor(*seated([*outer, at, k], seat))
+            for tensor, at, seat in zip((query, key), (row, column), seats, strict=False)
+        )
         return te.sum(left.astype("float32") * right.astype("float32"), axis=k)
 
     scores = te.compute((*lead, rows, columns), product, name="scores", attrs={OP: "scores"})
@@ -53,7 +66,8 @@ def half_attention(
 
     def weigh(*i: Any) -> Any:
         *outer, row, o, v = i
-        return te.sum(powers(*outer, row, n) * value(*outer, n, o * BLOCK + v).astype("float32"), axis=n)
+        weighed = value(*seated([*outer, n, o * BLOCK + v], seats[2])).astype("float32")
+        return te.sum(powers(*outer, row, n) * weighed, axis=n)
 
     blocked = (*lead, rows, wide // BLOCK, BLOCK)
     weighted = te.compute(blocked, weigh, name="weighted", attrs={OP: "weighted"})
@@ -61,11 +75,18 @@ def half_attention(
         blocked,
         lambda *i: weighted(*i) / total(*i[:-2]),
         name="attended",
-        attrs={OP: "half_attention", OPERATOR: operator},
+        attrs={OP: "half_attention", OPERATOR: operator, SEATS: seats},
     )
-    return te.compute(
-        (*lead, rows, wide),
-        lambda *i: attended(*i[:-1], i[-1] // BLOCK, i[-1] % BLOCK).astype("float16"),
-        name="crop",
-        attrs={OP: "crop"},
-    )
+
+    def crop(*i: Any) -> Any:
+        *outer, row, e = seated(i, seats[3])
+        return attended(*outer, row, e // BLOCK, e % BLOCK).astype("float16")
+
+    return te.compute(tuple(seated([*lead, rows, wide], seats[3])), crop, name="crop", attrs={OP: "crop"})
+
+
+def seated(index: Sequence[Any], seat: str) -> list[Any]:
+    """An index, or extents, with heads and rows changed about where heads lie inside."""
+    *outer, a, b, last = index if len(index) > 2 else (None, *index)
+    found = [*outer, b, a, last] if seat == "i" else [*outer, a, b, last]
+    return [i for i in found if i is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from optkit.compiler.build import Built, build
 from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, deep, heads, others, tokens, wide
+from tests.targets.cuda.models import attention, block, cnn, deep, heads, others, tokens, wide
 
 CASES = [
     *((cnn, name) for name in ("default", "int8", "fp16", "bf16")),
@@ -141,6 +142,13 @@ def test_large_products_run_by_warpgroups(pipeline: str, types: str, tmp_path: P
     subprocess.run([*command, "-ptx", "-arch=sm_90", "-o", "k.ptx"], cwd=tmp_path, check=True)
     assert "wgmma" not in (tmp_path / "k.ptx").read_text()
     assert b"sm_90a" in nvcc.compile_source(made.executable.source(), ["sm_90"])
+
+
+def test_a_transformer_moves_and_converts_nothing_by_itself() -> None:
+    made = built(block, "fp16", "cuda:sm_80")
+    ends = {"cuda.injective": 1}  # the input to float16
+    inner = {"cuda.rows": 2, "cuda.tensor_attention": 1, "cuda.tensor_matmul": 5}
+    assert Counter(k.rule for k in made.kernels for _ in k.calls) == ends | inner
 
 
 def test_older_gpus_go_without_them() -> None:

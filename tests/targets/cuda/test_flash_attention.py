@@ -50,7 +50,7 @@ def run(folder: Path, h: Heads, operands: tuple[np.ndarray, ...], scale: float, 
         if mask is None
         else (1, *(0 if e == 1 else s // 4 for e, s in zip(mask.shape, mask.strides, strict=True)))
     )
-    numbers = ", ".join(map(str, (h.keys, count, *astuple(h)[1:], *steps)))
+    numbers = ", ".join(map(str, (h.keys, count, *astuple(h)[1:], h.d, h.d, h.e, *steps)))
     down, kept = -(-h.m // ROWS), h.e * (ROWS + 1)
     library = host_library(
         folder,

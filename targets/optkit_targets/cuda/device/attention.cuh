@@ -4,9 +4,9 @@
 // maximum and sum a row (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao, "FlashAttention-2",
 // 2023). Halves are multiplied, everything else is float. A row without a finite score gives NaN, as a softmax does.
 
-// Rows of a matrix of halves, [LIMIT][DEPTH], DEPTH a multiple of 8, of which COUNT are held. Steps of 16: past DEPTH,
-// zeros.
-template <int COUNT, int LIMIT, int DEPTH>
+// Rows of a matrix of halves, [LIMIT][DEPTH], DEPTH a multiple of 8, of which COUNT are held; from one to the next are
+// APART halves. Steps of 16: past DEPTH, zeros.
+template <int COUNT, int LIMIT, int DEPTH, int APART>
 struct OptkitHeads {
   static const int STEPS = (DEPTH + 15) / 16, STRIDE = STEPS * 8 + 4, SIZE = COUNT * STRIDE, VECTORS = STEPS * 2;
   static const int ITEMS = COUNT * VECTORS;
@@ -19,23 +19,24 @@ struct OptkitHeads {
       const int row = item / VECTORS, vector = item % VECTORS;
       unsigned* place = to + row * STRIDE + vector * 4;
       const bool inside = first + row < LIMIT && vector * 8 < DEPTH;
-      optkit_copy<16>(place, data + (static_cast<long long>(first + row) * DEPTH / 2 + vector * 4), inside);
+      optkit_copy<16>(place, data + (static_cast<long long>(first + row) * (APART / 2) + vector * 4), inside);
     }
   }
 };
 
 // Rows `row` to `row` + 63 of one head to `tile`, [E / 4][65][4].
 //   M, N: queries and keys; D, E: depth of queries and keys, and of values
+//   Q, K, V: halves from one row of queries, keys and values to the next
 //   MASKED: there is a mask; DOWN, ACROSS: its elements from one row, and one column, to the next
-template <int KEYS, int PLANES, int M, int N, int D, int E, int MASKED, int DOWN, int ACROSS>
+template <int KEYS, int PLANES, int M, int N, int D, int E, int Q, int K, int V, int MASKED, int DOWN, int ACROSS>
 struct OptkitAttention {
   static const int ROWS = 64, STRIPS = KEYS / 8;
-  typedef OptkitHeads<ROWS, M, D> Query;
-  typedef OptkitHeads<KEYS, N, D> Key;
-  typedef OptkitHeads<KEYS, N, E> Value;
+  typedef OptkitHeads<ROWS, M, D, Q> Query;
+  typedef OptkitHeads<KEYS, N, D, K> Key;
+  typedef OptkitHeads<KEYS, N, E, V> Value;
   static const int STAGE = Key::SIZE + Value::SIZE, COLUMNS = Value::STEPS * 2;  // strips of values
   static_assert(Query::SIZE + 2 * STAGE <= PLANES * (ROWS + 1) * 4 && E / 4 <= PLANES, "the operands have to fit");
-  static_assert(KEYS % 16 == 0 && D % 8 == 0 && E % 8 == 0, "no such attention");
+  static_assert(KEYS % 16 == 0 && D % 8 == 0 && E % 8 == 0 && Q % 8 + K % 8 + V % 8 == 0, "no such attention");
 
   OPTKIT_DEVICE void run(float* tile, const void* query, const void* key, const void* value, const void* mask,
                          float scale, int, int row) {

@@ -9,7 +9,7 @@ from typing import Any
 from tvm import tirx
 
 from optkit.compiler.operator import ATTENTION, OPERATOR, Operator
-from optkit.compiler.operators.half_attention import SCALE
+from optkit.compiler.operators.half_attention import SCALE, SEATS, seated
 from optkit.compiler.operators.matmul import unflatten
 from optkit.kernel import Choice
 from optkit.target import Target
@@ -65,8 +65,9 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
     size = count * (ROWS + 1) * 16
     if size > target.cache[0] - 1024:
         raise ValueError(f"{size} bytes of shared memory do not fit")
-    lead = shape(query) or []
-    lead = lead[:-2]
+    seats = str(annotation(sch, view.ops["half_attention"], SEATS))
+    *lead, _, _ = seated(shape(query) or [], seats[0])
+    heads = lead[-1] if lead else 1
     masking, at = [0, 0, 0], None
     scale = float(str(annotation(sch, view.ops["logits"], SCALE)))
     if mask is not None:
@@ -76,13 +77,18 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
 
     def operands(loops: Sequence[Any]) -> list[tuple[Any, Sequence[Any]]]:
         place = unflatten(loops[0], lead)
-        masked = (query, place) if at is None else (mask, [p if has else 0 for p, has in zip(place, at, strict=True)])
-        return [(query, place), (key, place), (value, place), masked]
+        masked = (query, []) if at is None else (mask, [p if has else 0 for p, has in zip(place, at, strict=True)])
+        first = [
+            (buffer, seated([*place, 0, 0], seat)) for buffer, seat in zip((query, key, value), seats, strict=False)
+        ]
+        return [*first, masked]
 
-    numbers = keys, count, rows, columns, depth, wide, *masking
+    apart = [d * (heads if seat == "i" else 1) for d, seat in zip((depth, depth, wide), seats, strict=False)]
+    numbers = keys, count, rows, columns, depth, wide, *apart, *masking
     name = f"OptkitAttention<{', '.join(map(str, numbers))}>::run"
     call = Call(name, ROWS, wide, count, SLICE, scope(size), operands, (tirx.FloatImm("float32", scale),))
-    *outer, m, e = sch.get_loops(view.last)
+    *outer, m, e = seated(sch.get_loops(view.last), seats[3])
+    sch.reorder(*outer, m, e)
     image = sch.fuse(*outer) if len(outer) > 1 else outer[0]
     down, mi = sch.split(m, [None, ROWS])
     across, ci, v = sch.split(e, [None, wide // SHORT, SHORT])
