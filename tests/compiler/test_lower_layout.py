@@ -71,6 +71,27 @@ def test_moves_of_blocked_values() -> None:
     b.check()
 
 
+SIZES = st.lists(st.sampled_from([4, 8, 16, 32]), min_size=1, max_size=4)
+
+
+@BUNDLED
+@given(st.lists(SIZES, min_size=2, max_size=4), st.booleans())
+def test_parts_of_channels(cases: list[list[int]], halves: bool) -> None:
+    """Of whole blocks and of less, read plain and by a convolution; in equal parts, too."""
+    b = Bundle()
+    x = b.input(2, 3, 5, 7)
+    for sizes in cases:
+        stem = conv(b, x, 3, sum(sizes), (1, 1))
+        parts = b.op("Split", stem, b.const(np.array(sizes, "int64")), outputs=len(sizes), axis=1)
+        for i, (part, size) in enumerate(zip([parts] if len(sizes) == 1 else parts, sizes, strict=True)):
+            b.case(part, f"{sizes} {i}")
+            b.case(conv(b, part, size, 3, (3, 3)), f"{sizes} {i} before a convolution")
+        if halves:
+            first, second = b.op("Split", stem, outputs=2, axis=1, num_outputs=2)
+            b.case(b.op("Add", first, second), f"{sizes} in halves")
+    b.check()
+
+
 def test_resize() -> None:
     b = Bundle()
     stem = conv(b, b.input(1, 3, 6, 5), 3, 20, (1, 1))

@@ -13,7 +13,8 @@ from optkit.compiler.converters.extents import declared, refuse, tensor, vector
 from optkit.compiler.lower import Converter, Lowering, Node
 from optkit.compiler.operators import plans
 from optkit.compiler.operators import shapes as define
-from optkit.compiler.values import INJECTIVE, Value
+from optkit.compiler.operators.layout import take_blocks
+from optkit.compiler.values import INJECTIVE, PLAIN, Value
 
 
 def _part(low: Lowering, plan: Any, start: int, count: int, name: str) -> list[Any]:
@@ -45,8 +46,12 @@ def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
 
 
 def split(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Value] | None:
-    """Split into parts whose sizes a tensor holds."""
+    """Split into parts whose sizes a tensor holds, or a blocked image into parts of whole blocks of channels."""
     x, sizes = inputs[0], inputs[1] if len(inputs) > 1 else None
+    if x is not None and x.dtype != "shape" and len(x.shape) >= 3 and int(node.get("axis", 0)) % len(x.shape) == 1:
+        channels = _channels(node, x.shape[1], sizes)
+        if channels is not None and x.block != PLAIN and not any(c % x.block for c in channels):
+            return _blocked_parts(low, x, channels)
     if x is None or sizes is None or sizes.const is not None or sizes.dtype == "shape":
         return None
     axis = int(node.get("axis", 0)) % len(x.shape)
@@ -60,6 +65,26 @@ def split(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Val
         shape = [length if d == axis else extent for d, extent in enumerate(x.shape)]
         expr = low.emit(define.part, x.plain(), given, part, axis, *shape, name="split", kind=INJECTIVE)
         parts.append(low.wrap(expr))
+    return parts
+
+
+def _channels(node: Node, total: Any, sizes: Value | None) -> list[int] | None:
+    """The sizes of the parts, None where they are not known."""
+    given = node.get("split") if sizes is None else sizes.const
+    if given is not None:
+        return [int(n) for n in given]
+    if sizes is not None or not isinstance(total, int):
+        return None
+    size = -(-total // node.outputs)
+    return [*[size] * (node.outputs - 1), total - size * (node.outputs - 1)]
+
+
+def _blocked_parts(low: Lowering, x: Value, channels: list[int]) -> list[Value]:
+    b, parts, first = x.block, [], 0
+    for count in channels:
+        expr = low.emit(take_blocks, x.form(b), first // b, count // b, name="split", kind=INJECTIVE)
+        parts.append(low.blocked((x.shape[0], count, *x.shape[2:]), x.dtype, b, expr))
+        first += count
     return parts
 
 

@@ -29,6 +29,12 @@ def to_plain(data: te.Tensor, channels: int) -> te.Tensor:
     return te.compute((n, channels, *space), lambda *i: data(i[0], i[1] // b, *i[2:], i[1] % b), name="to_plain")
 
 
+def take_blocks(data: te.Tensor, first: int, count: int) -> te.Tensor:
+    """(N, C/b, *S, b) -> (N, count, *S, b), from block `first` on."""
+    n, _, *rest = static(data.shape)
+    return te.compute((n, count, *rest), lambda *i: data(i[0], i[1] + first, *i[2:]), name="split")
+
+
 def concat_blocked(parts: Sequence[te.Tensor], channels: Sequence[int]) -> te.Tensor:
     """Concatenation along channels of blocked parts, whole blocks or not."""
     n, _, *space, b = static(parts[0].shape)
