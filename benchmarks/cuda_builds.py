@@ -2,8 +2,8 @@
 
 Every model is compiled as `optkit compile` does it, verification on the CPU included. Then nvcc turns the emitted CUDA
 C++ into PTX and machine code again, and per kernel is checked: no local memory, registers and shared memory within what
-the GPU has, and in every kernel of a tensor-core rule the instruction it is for (mma.sync on bytes or halves, with
-asynchronous copies). Exit code 1 where a check fails or a build takes longer than --limit.
+the GPU has, and in every kernel of a tensor-core rule the instruction it is for (mma.sync, with asynchronous copies).
+Exit code 1 where a check fails or a build takes longer than --limit.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ MODELS = ("resnet50", "mobilenet_v2", "vit_b_16", "unet", "yolo_v8n", "bert_smal
 INSTRUCTIONS = {
     "int8": "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32",
     "float16": "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32",
+    "bfloat16": "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
+    "tensorfloat32": "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",
 }
 TENSOR = "cuda.tensor_"
 """How the names of rules for tensor cores begin."""
@@ -137,7 +139,7 @@ def compile_for(model: str, source: Path, precision: str, arch: str, folder: Pat
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.cuda_builds", description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--precision", nargs="+", choices=["fp16", "int8"], default=["fp16", "int8"])
+    parser.add_argument("--precision", nargs="+", choices=["fp16", "bf16", "tf32", "int8"], default=["fp16", "int8"])
     parser.add_argument("--arch", nargs="+", default=["sm_80", "sm_90"])
     parser.add_argument("--limit", type=float, default=180.0, help="seconds that a build may take")
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/cuda_builds.json"))

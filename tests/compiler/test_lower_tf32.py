@@ -9,7 +9,9 @@ import pytest
 import tvm_ffi
 
 from optkit.compiler.lower import Lowered, lower
+from optkit.compiler.operator import BATCH_MATMUL, CONV, MATMUL
 from optkit.registry import find_target
+from optkit.tune.sample import sample_model
 from tests.compiler.bundle import Bundle
 from tests.compiler.test_lower_attention import attention as written_attention
 from tests.targets.cuda.models import attention, cnn, deep, heads, tokens
@@ -76,6 +78,17 @@ def test_what_tensor_cores_do_not_take_is_float32_and_says_so() -> None:
     ]
     assert {op.compute for op in found.operators} == {"float32", "tensorfloat32"}
     assert "matmul float32 m=5 k=16 n=9" in map(str, found.operators)
+
+
+@pytest.mark.parametrize("model", [cnn, deep, tokens, heads], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("kind", ["bfloat16", "tensorfloat32"])
+def test_what_tuning_measures_is_the_operator_itself(kind: str, model: Callable[[], ir.Model]) -> None:
+    target = find_target("cuda:sm_80")
+    found = lower(marked(model(), kind), target).operators
+    assert kind in {operator.compute for operator in found}
+    for operator in found:
+        if operator.kind in (CONV, MATMUL, BATCH_MATMUL):
+            assert list(lower(sample_model(operator), target).operators) == [operator]
 
 
 def test_halves_are_no_floats() -> None:
