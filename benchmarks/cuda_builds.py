@@ -2,8 +2,8 @@
 
 Every model is compiled as `optkit compile` does it, verification on the CPU included. Then nvcc turns the emitted CUDA
 C++ into PTX and machine code again, and per kernel is checked: no local memory, registers and shared memory within what
-the GPU has, and in every kernel of a tensor-core rule the instruction it is for (mma.sync on bytes or halves, with
-asynchronous copies). Exit code 1 where a check fails or a build takes longer than --limit.
+the GPU has, and in every kernel of a tensor-core rule the instruction it is for (mma.sync, with asynchronous copies).
+Exit code 1 where a check fails or a build takes longer than --limit.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ from optkit.files import write_whole
 from optkit.measure.environment import environment
 
 MODELS = ("resnet50", "mobilenet_v2", "vit_b_16", "unet", "yolo_v8n", "bert_small")
+WARP, WARPGROUP = r"mma.sync.aligned.m16n8", r"wgmma.mma_async.sync.aligned.m64n\d+"
 INSTRUCTIONS = {
-    "int8": r"mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32|wgmma.mma_async.sync.aligned.m64n\d+k32.s32.u8.s8",
-    "float16": r"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16|wgmma.mma_async.sync.aligned.m64n\d+k16.f32.f16.f16",
+    "int8": rf"{WARP}k32.row.col.s32.u8.s8.s32|{WARPGROUP}k32.s32.u8.s8",
+    "float16": rf"{WARP}k16.row.col.f32.f16.f16|{WARPGROUP}k16.f32.f16.f16",
+    "bfloat16": rf"{WARP}k16.row.col.f32.bf16.bf16|{WARPGROUP}k16.f32.bf16.bf16",
+    "tensorfloat32": rf"{WARP}k8.row.col.f32.tf32.tf32",
 }
 """What tensor cores are used by: of a warp, and of a warpgroup."""
 TENSOR = "cuda.tensor_"
@@ -140,7 +143,7 @@ def compile_for(model: str, source: Path, precision: str, arch: str, folder: Pat
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.cuda_builds", description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--precision", nargs="+", choices=["fp16", "int8"], default=["fp16", "int8"])
+    parser.add_argument("--precision", nargs="+", choices=["fp16", "bf16", "tf32", "int8"], default=["fp16", "int8"])
     parser.add_argument("--arch", nargs="+", default=["sm_80", "sm_90"])
     parser.add_argument("--limit", type=float, default=180.0, help="seconds that a build may take")
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/cuda_builds.json"))

@@ -23,12 +23,15 @@ INTEGER = frozenset(
 )
 COMPUTE_TYPE = "optkit.compute_type"
 """Node metadata with which passes ask for an arithmetic that ONNX types do not express."""
+PRECISIONS = ("int8", "bf16", "fp16", "tf32")
+"""Those below float32, the coarsest first."""
+_MARKS = {"bfloat16": "bf16", "tensorfloat32": "tf32"}
 
 
 def precision_of(model: ir.Model) -> str:
-    """ "int8", "bf16", "fp16" or "fp32": the coarsest arithmetic that any part of the model uses."""
+    """ "int8", "bf16", "fp16", "tf32" or "fp32": the coarsest arithmetic that any part of the model uses."""
     found = set(_precisions(model))
-    return next((precision for precision in ("int8", "bf16", "fp16") if precision in found), "fp32")
+    return next((precision for precision in PRECISIONS if precision in found), "fp32")
 
 
 def holds_integers(source: ir.Model | str | os.PathLike[str]) -> bool:
@@ -44,8 +47,8 @@ def _precisions(model: ir.Model) -> Iterator[str]:
         for node in graph:
             if node.op_type in INTEGER:
                 yield "int8"
-            if node.metadata_props.get(COMPUTE_TYPE) == "bfloat16":
-                yield "bf16"
+            if (marked := _MARKS.get(node.metadata_props.get(COMPUTE_TYPE, ""))) is not None:
+                yield marked
             for value in node.outputs:
                 if value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
                     yield "fp16" if value.dtype == ir.DataType.FLOAT16 else "bf16"

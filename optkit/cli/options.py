@@ -87,16 +87,19 @@ def mixed_options(function: F) -> F:
     return function
 
 
-PRECISIONS = ("int8", "fp16", "bf16")
+PRECISIONS = ("int8", "fp16", "bf16", "tf32")
 
 
 def pipeline_options(function: F) -> F:
-    """--int8, --fp16, --bf16, --passes; `given_pipeline` takes them out of a command's options."""
+    """--int8, --fp16, --bf16, --tf32, --passes; `given_pipeline` takes them out of a command's options."""
     for option in reversed(
         (
             click.option("--int8", is_flag=True, help="Quantize to 8 bits; with --calib-data for real ranges."),
             click.option("--fp16", is_flag=True, help="Convert to float16 what its range allows."),
             click.option("--bf16", is_flag=True, help="Compute products in bfloat16."),
+            click.option(
+                "--tf32", is_flag=True, help="Multiply float32 in TF32 where the target has it (NVIDIA GPUs)."
+            ),
             click.option(
                 "--passes",
                 metavar="TEXT",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--emitted", type=click.Path(), help="The Q/DQ model the artifact was made of (compile --emit onnx).")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    type=click.Choice(["fp32", "tf32", "fp16", "bf16", "int8"]),
     help="Whose limits apply; by default what the artifact was compiled with.",
 )
 @click.option(

@@ -20,7 +20,7 @@ import tvm
 from tvm import relax, tirx
 
 from optkit.artifact.spec import storage
-from optkit.compiler.operator import Operator, Plan
+from optkit.compiler.operator import TENSOR_FLOAT, Operator, Plan
 from optkit.compiler.planning import Records, default_plan
 from optkit.compiler.subgraphs import abandon, settled
 from optkit.compiler.values import PLAIN, Value, dims
@@ -158,6 +158,23 @@ class Lowering:
         if high != float("inf"):
             expr = self.bind(relax.op.minimum(expr, relax.const(high, expr.ty.dtype)))
         return expr
+
+    def arithmetic(self, node: Node, dtype: str, misfit: str = "") -> tuple[str, str]:
+        """The type that a node multiplies data of `dtype` in, and why it is not the one that its mark asks for.
+
+        Args:
+            misfit: why tensor cores do not take this product; "" where they do.
+        """
+        asked = node.compute_type or dtype
+        if asked != TENSOR_FLOAT:
+            return asked, ""
+        if not self.target.has("tensor_fours"):
+            misfit = "the target has no TF32"
+        elif dtype != "float32":
+            misfit = f"not in TF32: its type is {dtype}"
+        elif misfit:
+            misfit = f"not in TF32: {misfit}"
+        return (dtype, misfit) if misfit else (TENSOR_FLOAT, "")
 
     def record(self, node: Node, compute: str, macs: int, reason: str = "") -> None:
         """Note the arithmetic a product runs in."""

@@ -17,6 +17,7 @@ from optkit.measure.extents import accepted_extents, open_names
 from optkit.measure.inputs import random_samples
 from optkit.measure.reference import ModelSource
 from optkit.measure.steps import has_quantization
+from optkit.precision import PRECISIONS
 
 
 def choose_samples(
@@ -64,13 +65,12 @@ def choose_samples(
 def guess_precision(manifest: Manifest) -> str:
     """The precision an artifact was compiled with: its option, else what its pipeline says."""
     stated = manifest.options.get("precision")
-    if stated in ("fp32", "fp16", "bf16", "int8"):
+    if stated in ("fp32", *PRECISIONS):
         return str(stated)
     words = {word.partition("{")[0].strip() for word in manifest.pipeline.split(",")}
-    for name, precision in (("quantize", "int8"), ("int8", "int8"), ("bf16", "bf16"), ("fp16", "fp16")):
-        if name in words:
-            return precision
-    return "fp32"
+    if "quantize" in words:
+        return "int8"
+    return next((precision for precision in PRECISIONS if precision in words), "fp32")
 
 
 def quantized_model(path: str | os.PathLike[str]) -> ir.Model | None:

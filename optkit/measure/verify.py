@@ -98,7 +98,7 @@ def verify(
     Args:
         emitted: the ONNX model that the passes left; needed for int8, whose reference it is.
         samples: real data, of which the first 8 are used; by default 3 seeded random samples.
-        precision: "fp32", "fp16", "bf16" or "int8".
+        precision: "fp32", "tf32", "fp16", "bf16" or "int8".
         atol: an additional limit, on the largest absolute error.
         rtol: replaces the precision's limit on the relative error (for int8: is added to its limits).
 

@@ -73,8 +73,10 @@ def make_request(
             raise UsageError(f"--max-drop and {option} exclude each other: {why}")
     if "quantize" not in pipeline.pass_names():
         raise UsageError("--max-drop decides which layers are quantized: add --int8, or a pipeline that quantizes")
-    if "fp16" in pipeline.pass_names() or "bf16" in pipeline.pass_names():
-        raise UsageError("--max-drop chooses the other precisions itself: leave bf16 and fp16 out of the pipeline")
+    if {"fp16", "bf16", "tf32"} & set(pipeline.pass_names()):
+        raise UsageError(
+            "--max-drop chooses the other precisions itself: leave bf16, tf32 and fp16 out of the pipeline"
+        )
     found, name = (None, "default") if evaluate is None else find_evaluate(evaluate)
     if found is not None and eval_data is not None:
         raise UsageError("--eval brings its own data: leave --eval-data out, it is for the metric without labels")

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from optkit.compiler.operator import BATCH_MATMUL, CONV, MATMUL, Operator
+from optkit.compiler.operator import BATCH_MATMUL, CONV, MATMUL, TENSOR_FLOAT, Operator
 
 _OPSET = 18
 _STEP = 1 / 64
@@ -40,8 +40,8 @@ class _Graph:
         number = len(self.nodes)
         node = helper.make_node(op_type, list(inputs), [f"v{number}"], f"n{number}")
         node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
-        if self.operator.compute == "bfloat16":
-            node.metadata_props.add(key="optkit.compute_type", value="bfloat16")
+        if self.operator.compute in ("bfloat16", TENSOR_FLOAT):
+            node.metadata_props.add(key="optkit.compute_type", value=self.operator.compute)
         self.nodes.append(node)
         return str(node.output[0])
 

@@ -11,6 +11,7 @@ from optkit_passes.fold import Fold
 from optkit_passes.fusion import Fuse
 from optkit_passes.precision.bf16 import Bf16
 from optkit_passes.precision.fp16 import Fp16
+from optkit_passes.precision.tf32 import Tf32
 from optkit_passes.recognize import Recognize
 
 
@@ -59,3 +60,11 @@ class Bf16Pipeline(Pipeline):
 
     name: ClassVar[str] = "bf16"
     passes: tuple[Pass, ...] = field(default_factory=lambda: (*_float32(), Bf16()))
+
+
+@dataclass(frozen=True)
+class Tf32Pipeline(Pipeline):
+    """Fold, fuse, and multiply convolutions and matrix products in TF32."""
+
+    name: ClassVar[str] = "tf32"
+    passes: tuple[Pass, ...] = field(default_factory=lambda: (*_float32(), Tf32()))

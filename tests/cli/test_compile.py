@@ -80,6 +80,26 @@ def test_reduced_precision(optkit: Optkit, model: Path, samples: Path, tmp_path:
     assert read_manifest(tmp_path / "small.optk").options["precision"] == precision
 
 
+def test_tf32_is_float32_on_a_cpu_and_says_so(optkit: Optkit, model: Path, tmp_path: Path) -> None:
+    plain = json.loads(_compile(optkit, model, "--json").out)
+    done = _compile(optkit, model, "--tf32", "--json")
+    report = json.loads(done.out)
+    assert "warning: cpu has no TF32: products stay float32" in done.err
+    assert read_manifest(tmp_path / "small.optk").options["precision"] == "fp32"
+    assert report["macs"] == plain["macs"]
+    assert report["verification"]["outputs"] == plain["verification"]["outputs"]
+
+
+@pytest.mark.needs_nvcc
+def test_tf32_for_a_gpu(optkit: Optkit, model: Path, tmp_path: Path) -> None:
+    done = _compile(optkit, model, "--tf32", "--target", "cuda:sm_80", "--json")
+    report = json.loads(done.out)
+    assert read_manifest(tmp_path / "small.optk").options["precision"] == "tf32"
+    assert report["macs"]["by_compute"].keys() == {"tensorfloat32"}
+    assert "tensorfloat32" in optkit("inspect", "small.optk").out
+    assert "exclude each other" in optkit("compile", model, "--tf32", "--bf16").err
+
+
 def test_passes_replace_the_default(optkit: Optkit, model: Path, tmp_path: Path) -> None:
     _compile(optkit, model, "--passes", "fold")
     assert read_manifest(tmp_path / "small.optk").pipeline == "fold"

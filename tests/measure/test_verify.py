@@ -56,7 +56,7 @@ def test_a_real_artifact(source: Path, mlp_artifact: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-4), ("fp16", 1e-2), ("bf16", 3e-2)])
+@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-4), ("tf32", 1e-2), ("fp16", 1e-2), ("bf16", 3e-2)])
 def test_limits_of_float(source: Path, precision: str, limit: float) -> None:
     assert verify(source, None, Altered(source, lambda y: y * (1 + 0.9 * limit)), precision=precision).passed
     outcome = verify(source, None, Altered(source, lambda y: y * (1 + 1.1 * limit)), precision=precision)

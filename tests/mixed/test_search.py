@@ -118,7 +118,7 @@ def test_wrong_requests_are_one_line(optkit: Optkit, fragile: Path, tmp_path: Pa
         (("--max-drop", 1, "--int8", "--precision-search", "latency"), "exclude each other"),
         (("--max-drop", 1, "--passes", "fold,fuse"), "add --int8"),
         (("--max-drop", 1, "--bf16"), "add --int8"),
-        (("--max-drop", 1, "--passes", "fold,quantize,bf16"), "leave bf16 and fp16 out"),
+        (("--max-drop", 1, "--passes", "fold,quantize,bf16"), "leave bf16, tf32 and fp16 out"),
         (("--max-drop", 1, "--eval", "bad_metrics:nan", "--eval-data", "images.npy"), "leave --eval-data out"),
         (("--max-drop", 1, "--eval", "no_such_module:f"), "cannot import"),
     ):

@@ -1,4 +1,4 @@
-"""float16 where the range allows it, and bfloat16 as a mark."""
+"""float16 where the range allows it, and bfloat16 and TF32 as marks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 from optkit.errors import DataError, UsageError
 from optkit.pipeline import PipelineResult
+from optkit.precision import precision_of
+from optkit.registry import find_target
 from optkit.transform import PassContext, Sample
 from tests.graphs import build, feeds, ops, session, skipped, transform, weights
 
@@ -191,7 +193,10 @@ def test_bad_calibration_is_one_line() -> None:
         transform("fp16{margin=0.5}", model)
 
 
-def test_bf16_marks_and_says_what_it_leaves() -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "word"), [("bf16", "bfloat16", "bfloat16"), ("tf32", "tensorfloat32", "TF32")]
+)
+def test_products_are_marked_and_what_is_left_is_told(name: str, kind: str, word: str) -> None:
     model = build(
         "c = Conv(x, w)  f = Flatten(c)  g = Gemm(f, u)  h = DequantizeLinear(i, s)  k = MatMul(g, h)"
         "  y = MatMul(k, v)",
@@ -202,12 +207,23 @@ def test_bf16_marks_and_says_what_it_leaves() -> None:
         s=np.float32(0.1).reshape(()),
         v=weights(5, 5),
     )
-    result = transform("bf16{exclude=[Gemm_*,Nothing]}", model)
+    result = transform(f"{name}{{exclude=[Gemm_*,Nothing]}}", model)
     marks = {n.name: n.metadata_props.get("optkit.compute_type") for n in result.model.graph}
-    assert {name for name, mark in marks.items() if mark == "bfloat16"} == {"Conv_0", "MatMul_1"}
+    assert {node for node, mark in marks.items() if mark == kind} == {"Conv_0", "MatMul_1"}
     assert skipped(result) == {
-        "Gemm_0": "Gemm not in bfloat16: excluded",
-        "MatMul_0": "MatMul not in bfloat16: it is quantized",
+        "Gemm_0": f"Gemm not in {word}: excluded",
+        "MatMul_0": f"MatMul not in {word}: it is quantized",
     }
     assert [f.reason for f in result.findings if f.action == "warning"] == ["exclude: no such operator as 'Nothing'"]
-    assert result.modified and not transform("bf16{exclude=[Gemm_*]}", result.model).modified
+    assert result.modified and not transform(f"{name}{{exclude=[Gemm_*]}}", result.model).modified
+    assert precision_of(result.model) == "int8"
+
+
+def test_tf32_is_for_targets_that_have_it() -> None:
+    model = build("c = Conv(x, w)  y = Relu(c)", w=weights(4, 3, 3, 3))
+    assert precision_of(transform("tf32", model, PassContext(target=find_target("cuda:sm_80"))).model) == "tf32"
+    for before in ("", "bf16,"):
+        result = transform(f"{before}tf32", model, PassContext(target=find_target("icelake-server")))
+        assert precision_of(result.model) == "fp32"
+        warned = [f.reason for f in result.findings if f.action == "warning"]
+        assert warned == ["icelake-server has no TF32: products stay float32"]

@@ -15,7 +15,7 @@ from optkit.compiler.converters.conv import bits
 from optkit.compiler.converters.matmul import untransposed
 from optkit.compiler.converters.movement import origin, permuted
 from optkit.compiler.lower import Lowering, Node
-from optkit.compiler.operator import ATTENTION, Operator
+from optkit.compiler.operator import ATTENTION, TENSOR_FLOAT, Operator
 from optkit.compiler.operators.attention import attention as define
 from optkit.compiler.operators.half_attention import half_attention
 from optkit.compiler.tiling import Tile, kept, tile_step
@@ -81,8 +81,7 @@ def _match(low: Lowering, product: ir.Node) -> Attention | None:
     if node is None:
         return None
     query, key, value = node.inputs[0], node.inputs[1], product.inputs[1]
-    same = node.metadata_props.get("optkit.compute_type") == product.metadata_props.get("optkit.compute_type")
-    if query is None or key is None or value is None or not same:
+    if query is None or key is None or value is None or _marked(node) != _marked(product):
         return None
     if low.target.has("half_attention"):
         # Scores are float32: what their factors are multiplied by is multiplied once, there.
@@ -106,6 +105,12 @@ def _unscaled(value: ir.Value) -> tuple[ir.Value, float]:
                 return source, factor
             return (source, 1 / factor) if factor else (value, 1.0)
     return value, 1.0
+
+
+def _marked(node: ir.Node) -> str:
+    """The type that a product is to be computed in, "" for its data's; no kernel here multiplies TF32."""
+    mark = node.metadata_props.get("optkit.compute_type", "")
+    return "" if mark == TENSOR_FLOAT else mark
 
 
 def _uncast(node: ir.Node | None, passed: list[ir.Node]) -> ir.Node | None:
@@ -174,7 +179,7 @@ def _fits(low: Lowering, match: Attention) -> bool:
     query, key, value = (_shape(v, dtype) for v in (match.query, match.key, match.value))
     if query is None or key is None or value is None or not 3 <= len(query) == len(key) == len(value):
         return False
-    pairs = match.product.metadata_props.get("optkit.compute_type") == "bfloat16"
+    pairs = _marked(match.product) == "bfloat16"
     if pairs and (not low.target.has("bf16_pairs") or query[-1] % 2):
         return False
     scores = (*query[:-1], key[-1])
@@ -195,7 +200,8 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
     query, key, value = (low.values[v] for v in (match.query, match.key, match.value))
     *lead, rows, depth = query.shape
     columns, wide = value.shape[-2:]
-    compute, reason = node.compute_type or query.dtype, "both operands are activations"
+    compute, wider = low.arithmetic(node, query.dtype, "it is part of attention")
+    reason = wider or "both operands are activations"
     for name, size in ((match.inner[0].name or "", depth), (node.name, wide)):
         low.record(replace(node, name=name), compute, math.prod(lead) * rows * columns * size, reason)
     straight = untransposed(low, key.plain())

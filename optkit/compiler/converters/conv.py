@@ -197,8 +197,9 @@ def images(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | Non
             packing.channel_vector(offset.astype("int32"), b),
             packing.channel_vector(product_scale, b, 1.0),
         )
-    compute = node.compute_type or x.dtype
-    low.record(node, compute, macs, reason)
+    misfit = "it is grouped" if groups != 1 else "" if isinstance(oh, int) and isinstance(ow, int) else OPEN
+    compute, wider = low.arithmetic(node, x.dtype, misfit)
+    low.record(node, compute, macs, wider or reason)
     assert weight.const is not None
     acc = _product(low, x, weight.const, geometry, groups, depthwise, 0, compute)
     if bias is not None and bias.const is not None:
@@ -270,6 +271,8 @@ def _all_but_channels(*index: Any) -> tuple[Any, ...]:
     return index[0], *index[2:-1]
 
 
+OPEN = "its extents are known only when it runs"
+"""Why tensor cores do not take a product."""
 OPEN_ROWS = 7
 """Positions of a tile where the width is open: the widths of classifiers are multiples of it, and of 20 or 80,
 as detectors have them, it wastes a twentieth."""

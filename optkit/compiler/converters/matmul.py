@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -12,7 +13,7 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from optkit.compiler import packing
-from optkit.compiler.converters.conv import SIGN, bias_fits, bits, dot_group, integer_bias
+from optkit.compiler.converters.conv import OPEN, SIGN, bias_fits, bits, dot_group, integer_bias
 from optkit.compiler.converters.grouped import grouped_codes, grouped_product
 from optkit.compiler.converters.movement import permuted
 from optkit.compiler.lower import Lowering, Node
@@ -72,6 +73,18 @@ def _real(value: Value) -> bool:
     return value.dtype in ("float32", "float16")
 
 
+def _misfit(rows: Sequence[Any], weight: Sequence[int]) -> str:
+    """Why tensor cores do not multiply (*rows, K) floats by (K, N), "" where they do."""
+    depth, columns = weight
+    if not all(isinstance(d, int) for d in rows):
+        return OPEN
+    if depth < 8:
+        return f"its sums are of {depth} terms"
+    if depth % 4 or columns % 4:
+        return f"{depth} x {columns} is not in whole fours"
+    return ""
+
+
 def _macs(shape: Any, columns: int) -> int:
     return columns * math.prod(d for d in shape if isinstance(d, int))
 
@@ -120,8 +133,8 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
             offset = offset + zero * b.zero * weight.shape[0]
         offset = np.broadcast_to(offset, (columns,)).astype("int32")
         return Accumulated(low, out_shape, acc, PLAIN, offset, scale)
-    compute = node.compute_type or a.dtype
-    low.record(node, compute, macs, reason)
+    compute, wider = low.arithmetic(node, a.dtype, _misfit(shape[:-1], weight.shape))
+    low.record(node, compute, macs, wider or reason)
     data, g = a.plain(), 1
     if compute == "float32" and (codes := grouped_codes(low, b, axis)) is not None:
         result = grouped_product(low, data, codes, rows)
@@ -185,12 +198,12 @@ def _activations(low: Lowering, node: Node, a: Value, b: Value) -> Value | None:
     if not all(isinstance(d, int) for d in (rows, columns, a.shape[-1])):
         return None
     lanes = low.target.lanes
-    compute = node.compute_type or a.dtype
     lead = [y if isinstance(x, int) and x == 1 else x for x, y in zip(a.shape[:-2], b.shape[:-2], strict=True)]
+    compute, wider = low.arithmetic(node, a.dtype, _misfit(lead, b.shape[-2:]))
     batch = math.prod(d for d in lead if isinstance(d, int))
     operator = Operator(BATCH_MATMUL, compute, (batch, rows, a.shape[-1], columns))
     tile = make_tile(operator, low.plan(operator, templates(operator)), lanes)
-    low.record(node, compute, _macs(a.shape, columns), "both operands are activations")
+    low.record(node, compute, _macs(a.shape, columns), wider or "both operands are activations")
     left, right, transposed = a.plain(), b.plain(), False
     if (straight := untransposed(low, right)) is not None:
         right, transposed = straight, True

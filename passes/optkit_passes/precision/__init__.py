@@ -1,1 +1,1 @@
-"""Numeric precision: float16 as a rewrite of the model, bfloat16 as a compute type."""
+"""Numeric precision: float16 as a rewrite of the model, bfloat16 and TF32 as compute types."""

@@ -21,8 +21,9 @@ from optkit.registry import find_target
 from tests.targets.cuda.models import attention, block, cnn, deep, heads, others, tokens, wide
 
 CASES = [
-    *((cnn, name) for name in ("default", "int8", "fp16", "bf16")),
+    *((cnn, name) for name in ("default", "int8", "fp16", "bf16", "tf32")),
     *((model, name) for model in (deep, tokens) for name in ("int8", "fp16")),
+    *((model, name) for model in (deep, heads) for name in ("bf16", "tf32")),
     *((attention, name) for name in ("int8", "fp16", "bf16")),
     (heads, "fp16"),
     (others, "default"),
@@ -92,6 +93,8 @@ def test_integers_use_dp4a_and_nothing_else_is_contracted() -> None:
 
 
 BYTES, HALVES = "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32", "mma.sync.aligned.m16n8k16.row.col.f32.f16"
+BFLOATS = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+TF32 = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
 
 
 @pytest.mark.needs_nvcc
@@ -100,9 +103,15 @@ BYTES, HALVES = "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32", "mma.sync.ali
     [
         (deep, 4, "int8", BYTES),
         (deep, 4, "fp16", HALVES),
+        (deep, 4, "bf16", BFLOATS),
+        (deep, 4, "tf32", TF32),
         (tokens, 2, "int8", BYTES),
         (tokens, 2, "fp16", HALVES),
+        (tokens, 2, "bf16", BFLOATS),
+        (tokens, 2, "tf32", TF32),
         (heads, 2, "fp16", HALVES),
+        (heads, 1, "bf16", BFLOATS),  # 83 columns are not in whole vectors
+        (heads, 1, "tf32", TF32),
     ],
     ids=lambda c: getattr(c, "__name__", None),
 )
@@ -151,8 +160,20 @@ def test_a_transformer_moves_and_converts_nothing_by_itself() -> None:
     assert Counter(k.rule for k in made.kernels for _ in k.calls) == ends | inner
 
 
-def test_older_gpus_go_without_them() -> None:
-    assert "Optkit" not in built(deep, "int8", "cuda:sm_75").executable.source()
+@pytest.mark.parametrize("pipeline", ["int8", "tf32"])
+def test_older_gpus_go_without_them(pipeline: str) -> None:
+    assert "Optkit" not in built(deep, pipeline, "cuda:sm_75").executable.source()
+
+
+@pytest.mark.parametrize("model", [cnn, deep, tokens, heads, attention], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("batch", ["2", "n"])
+def test_what_is_told_to_compute_in_tf32_does(model: Callable[[str], ir.Model], batch: str) -> None:
+    """Every other product is in float32, and says why."""
+    made = build(transform(model(batch), choose_pipeline("tf32", {})).model, find_target("cuda:sm_80"))
+    done = sum(len(kernel.calls) for kernel in made.kernels if kernel.compute == "tensorfloat32")
+    assert sum(record.compute == "tensorfloat32" for record in made.nodes) == done
+    for record in made.nodes:
+        assert record.compute == ("float32" if record.reason.startswith("not in TF32: ") else "tensorfloat32")
 
 
 @pytest.mark.needs_nvcc

@@ -20,17 +20,12 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels"),
 ]
 # Open batches are in `test_kernels.py`; here kernels are launched as they are on a GPU.
+ROUNDED = {"deep:bf16": 2**-9, "deep:tf32": 2**-12, "tokens:tf32": 2**-12, "heads:tf32": 2**-12}
+"""What is multiplied in bfloat16 or TF32 alone, with half the distance of two such numbers next to 1."""
 CASES = (
-    "cnn:default",
-    "cnn:int8",
-    "cnn:fp16",
-    "deep:int8",
-    "deep:fp16",
-    "tokens:fp16",
-    "heads:fp16",
-    "rows:int8",
-    "wide:fp16",
-    "wide:int8",
+    *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
+    *("block:fp16", "wide:fp16", "wide:int8"),
+    *ROUNDED,
 )
 
 
@@ -62,6 +57,14 @@ def test_artifacts_answer_as_the_reference_does(case: str, compiled: tuple[Path,
     assert found["arch"] == "sm_90"
     assert found["repeats"]
     assert not {"cuda.fallback"} & set(found["rules"])
+
+
+@pytest.mark.parametrize("case", ROUNDED)
+def test_operands_are_rounded_as_told(case: str, compiled: tuple[Path, dict[str, Any]]) -> None:
+    """In float32 the error would be some 1e-7."""
+    (output,) = compiled[1][case]["outputs"]
+    error = output["to_original"]["relative"]
+    assert ROUNDED[case] / 8 < error < ROUNDED[case] * 4
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -39,6 +39,9 @@ CORNERS = [
     ("tokens", "int8"),
     ("tokens", "fp16"),
     ("heads", "fp16"),
+    ("deep", "bf16"),
+    ("deep", "tf32"),
+    ("tokens", "tf32"),
     ("cnn", "default"),
     ("cnn", "int8"),
     ("attention", "int8"),
@@ -49,7 +52,9 @@ CASES = [
     *((name, pipeline) for name in MODELS for pipeline in ("default", "int8")),
     ("cnn", "fp16"),
     ("cnn", "bf16"),
+    ("cnn", "tf32"),
     *((name, "fp16") for name in ("deep", "deep-batch", "tokens", "tokens-batch", "heads")),
+    *((name, kind) for name in ("deep", "tokens", "heads") for kind in ("bf16", "tf32")),
     ("attention", "bf16"),
 ]
 

@@ -45,6 +45,7 @@ def compile_models(folder: Path, *cases: str) -> None:
         say(
             case=case,
             verification=artifact.manifest.verification,
+            outputs=artifact.report["verification"]["outputs"],
             arch=artifact.manifest.target["tvm"]["arch"],
             rules=sorted({kernel["rule"] for kernel in artifact.report["kernels"]}),
             launched=launched,
