@@ -176,10 +176,11 @@ def heads(batch: str = "2") -> ir.Model:
 
 
 def block() -> ir.Model:
-    """A layer of a transformer: 37 tokens of 48 channels, 3 heads; queries are scaled, sums are normalized."""
+    """A layer of a transformer: 37 tokens of 48 channels, 3 heads, with positions; queries are scaled, sums are normalized."""
     return build(
         """
-        n = LayerNormalization(x, g0, s0)
+        h = Add(x, e)
+        n = LayerNormalization(h, g0, s0)
         q0 = MatMul(n, wq)
         q1 = Add(q0, bq)
         q2 = Reshape(q1, shape)
@@ -198,7 +199,7 @@ def block() -> ir.Model:
         r = Transpose<perm=[0,2,1,3]>(o)
         j = Reshape(r, joined)
         a = MatMul(j, wo)
-        b = Add(a, x)
+        b = Add(a, h)
         m = LayerNormalization(b, g1, s1)
         f = MatMul(m, wf)
         y = Add(f, b)
@@ -208,6 +209,7 @@ def block() -> ir.Model:
         shape=np.array([0, 37, 3, 16], np.int64),
         joined=np.array([0, 37, 48], np.int64),
         scale=np.float32(0.3),
+        e=weights(37, 48, seed=10),
         **{name: weights(48, 48, seed=i, scale=0.2) for i, name in enumerate(("wq", "wk", "wv", "wo", "wf"))},
         **{name: weights(48, seed=5 + i) for i, name in enumerate(("bq", "g0", "s0", "g1", "s1"))},
     )

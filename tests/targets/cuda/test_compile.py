@@ -155,7 +155,7 @@ def test_large_products_run_by_warpgroups(pipeline: str, types: str, tmp_path: P
 
 def test_a_transformer_moves_and_converts_nothing_by_itself() -> None:
     made = built(block, "fp16", "cuda:sm_80")
-    ends = {"cuda.injective": 1}  # the input to float16
+    ends = {"cuda.injective": 1}  # to float16, with positions
     inner = {"cuda.rows": 2, "cuda.tensor_attention": 1, "cuda.tensor_matmul": 5}
     assert Counter(k.rule for k in made.kernels for _ in k.calls) == ends | inner
 
