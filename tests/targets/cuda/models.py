@@ -176,7 +176,7 @@ def heads(batch: str = "2") -> ir.Model:
 
 
 def block() -> ir.Model:
-    """A layer of a transformer: 37 tokens of 48 channels, 3 heads, with positions; queries are scaled, sums are normalized."""
+    """A layer of a transformer, 37 tokens with positions, 48 channels, 3 heads; queries are scaled, sums normalized."""
     return build(
         """
         h = Add(x, e)
