@@ -156,6 +156,11 @@ def heads(batch: str = "2") -> ir.Model:
     )
 
 
+def narrow() -> ir.Model:
+    """One row by few columns, which no tensor core takes."""
+    return build("y = MatMul(x, w)", inputs="float[1,96] x", outputs="float[1,10] y", w=weights(96, 10, seed=0))
+
+
 def product() -> ir.Model:
     """The smallest product for tensor cores."""
     return build("y = MatMul(x, w)", inputs="float[5,16] x", outputs="float[5,8] y", w=weights(16, 8, seed=0))

@@ -17,13 +17,14 @@ from optkit.compiler.build import Built, build
 from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, deep, heads, others, tokens
+from tests.targets.cuda.models import attention, cnn, deep, heads, narrow, others, tokens
 
 CASES = [
     *((cnn, name) for name in ("default", "int8", "fp16", "bf16")),
     *((model, name) for model in (deep, tokens) for name in ("int8", "fp16")),
     *((attention, name) for name in ("int8", "fp16", "bf16")),
     (heads, "fp16"),
+    *((narrow, name) for name in ("default", "fp16")),
     (others, "default"),
 ]
 SHARED = 48 * 1024

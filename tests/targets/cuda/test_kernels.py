@@ -18,7 +18,7 @@ from optkit.compiler.schedule import choose
 from optkit.pipeline import Pipeline
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, deep, heads, others, rows, tokens
+from tests.targets.cuda.models import attention, cnn, deep, heads, narrow, others, rows, tokens
 from tests.targets.cuda.simulate import simulated
 
 MODELS: dict[str, Callable[[], ir.Model]] = {
@@ -33,6 +33,8 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "heads": heads,
     "rows": rows,
 }
+OF_SOME = {"narrow": narrow}
+"""Models for one precision each."""
 CORNERS = [
     ("deep", "int8"),
     ("deep", "fp16"),
@@ -51,6 +53,7 @@ CASES = [
     ("cnn", "bf16"),
     *((name, "fp16") for name in ("deep", "deep-batch", "tokens", "tokens-batch", "heads")),
     ("attention", "bf16"),
+    ("narrow", "fp16"),
 ]
 
 
@@ -63,7 +66,7 @@ def passed(model: ir.Model, pipeline: str) -> ir.Model:
 @pytest.mark.parametrize(("name", "pipeline"), CASES)
 def test_schedules_compute_what_the_unscheduled_kernels_do(name: str, pipeline: str) -> None:
     target = find_target("cuda:sm_80")
-    ready = prepare(passed(MODELS[name](), pipeline), target)
+    ready = prepare(passed((MODELS | OF_SOME)[name](), pipeline), target)
     assert check_prepared(ready, simulated(target)) == []
 
 
