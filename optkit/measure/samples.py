@@ -66,8 +66,9 @@ def guess_precision(manifest: Manifest) -> str:
     stated = manifest.options.get("precision")
     if stated in ("fp32", "fp16", "bf16", "int8"):
         return str(stated)
-    words = {word.partition("{")[0].strip() for word in manifest.pipeline.split(",")}
-    for name, precision in (("quantize", "int8"), ("int8", "int8"), ("bf16", "bf16"), ("fp16", "fp16")):
+    words = {word.partition("{")[0].strip().removeprefix("@") for word in manifest.pipeline.split(",")}
+    known = {"quantize": "int8", "int8": "int8", "int8-fp16": "int8", "bf16": "bf16", "fp16": "fp16"}
+    for name, precision in known.items():
         if name in words:
             return precision
     return "fp32"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from optkit.compiler.build import Built, build
 from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, deep, heads, narrow, others, tokens
+from tests.targets.cuda.models import attention, cnn, deep, encoder, heads, narrow, others, tokens
 
 CASES = [
     *((cnn, name) for name in ("default", "int8", "fp16", "bf16")),
     *((model, name) for model in (deep, tokens) for name in ("int8", "fp16")),
     *((attention, name) for name in ("int8", "fp16", "bf16")),
     (heads, "fp16"),
+    (encoder, "int8-fp16"),
     *((narrow, name) for name in ("default", "fp16")),
     (others, "default"),
 ]
@@ -116,6 +118,24 @@ def test_deep_sums_run_on_tensor_cores(
     subprocess.run(command, cwd=tmp_path, check=True)
     kernels = (tmp_path / "k.ptx").read_text().split(".visible .entry ")
     assert sum(instruction in text and "cp.async" in text for text in kernels) == count
+
+
+def test_float16_between_integers_runs_where_float16_alone_would() -> None:
+    """Attention is one kernel, layers stay integer; with INT8 alone its products are float32's, on ordinary cores."""
+    whole, mixed = (built(encoder, pipeline, "cuda:sm_80") for pipeline in ("int8", "int8-fp16"))
+
+    def rules(made: Built) -> Counter[str]:
+        return Counter(rule for kernel in made.kernels for rule in [kernel.rule] * len(kernel.calls))
+
+    assert rules(whole)["cuda.matmul"] == 2
+    assert not rules(mixed)["cuda.matmul"]
+    assert rules(mixed)["cuda.tensor_attention"] == 1
+    assert rules(mixed)["cuda.tensor_matmul"] == rules(whole)["cuda.tensor_matmul"] == 6
+    assert Counter(record.compute for record in whole.nodes) == {"int8": 6, "float32": 2}
+    assert Counter(record.compute for record in mixed.nodes) == {"int8": 6, "float16": 2}
+    # What leaves an integer layer is converted where its sums are, not by a kernel of its own.
+    assert sum(len(k.calls) for k in mixed.kernels if "rescale" in k.name and "matmul" not in k.name) == 0
+    assert sum(len(k.calls) for k in mixed.kernels) < sum(len(k.calls) for k in whole.kernels)
 
 
 def test_older_gpus_go_without_them() -> None:

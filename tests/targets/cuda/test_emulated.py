@@ -20,7 +20,10 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels"),
 ]
 # Open batches are in `test_kernels.py`; here kernels are launched as they are on a GPU.
-CASES = ("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8")
+CASES = (
+    *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
+    "encoder:int8-fp16",
+)
 
 
 @pytest.fixture(scope="module")

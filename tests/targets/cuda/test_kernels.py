@@ -18,7 +18,7 @@ from optkit.compiler.schedule import choose
 from optkit.pipeline import Pipeline
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, deep, heads, narrow, others, rows, tokens
+from tests.targets.cuda.models import attention, cnn, deep, encoder, heads, narrow, others, rows, tokens
 from tests.targets.cuda.simulate import simulated
 
 MODELS: dict[str, Callable[[], ir.Model]] = {
@@ -33,7 +33,7 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "heads": heads,
     "rows": rows,
 }
-OF_SOME = {"narrow": narrow}
+OF_SOME = {"encoder": encoder, "narrow": narrow}
 """Models for one precision each."""
 CORNERS = [
     ("deep", "int8"),
@@ -53,6 +53,7 @@ CASES = [
     ("cnn", "bf16"),
     *((name, "fp16") for name in ("deep", "deep-batch", "tokens", "tokens-batch", "heads")),
     ("attention", "bf16"),
+    ("encoder", "int8-fp16"),
     ("narrow", "fp16"),
 ]
 
