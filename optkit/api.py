@@ -119,7 +119,8 @@ def compile(
     Args:
         model: path of an ONNX file, an `onnx_ir.Model` or an `onnx.ModelProto`; not changed.
         target: name of a target (`optkit targets`) or a Target.
-        passes: a pipeline's name ("int8", "fp16", "bf16", "tf32"), its text or a Pipeline; None for float32.
+        passes: a pipeline's name ("int8", "fp16", "int8-fp16", "bf16", "tf32"), its text or a Pipeline; None for
+            float32.
         calib_data: path, "module:callable", or arrays; see `optkit.data.open_calibration`.
         preprocess: how images become inputs, in text form.
         calib_method, exclude_nodes, exclude_op_types: replace the pipeline's own options of that meaning.

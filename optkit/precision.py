@@ -34,6 +34,11 @@ def precision_of(model: ir.Model) -> str:
     return next((precision for precision in PRECISIONS if precision in found), "fp32")
 
 
+def holds_halves(model: ir.Model) -> bool:
+    """Whether any part of a model computes in float16."""
+    return any(v.dtype == ir.DataType.FLOAT16 for graph in model.graphs() for node in graph for v in node.outputs)
+
+
 def holds_integers(source: ir.Model | str | os.PathLike[str]) -> bool:
     """Whether a model, or the ONNX file of one, has quantized arithmetic in it."""
     if isinstance(source, ir.Model):

@@ -95,7 +95,9 @@ def pipeline_options(function: F) -> F:
     for option in reversed(
         (
             click.option("--int8", is_flag=True, help="Quantize to 8 bits; with --calib-data for real ranges."),
-            click.option("--fp16", is_flag=True, help="Convert to float16 what its range allows."),
+            click.option(
+                "--fp16", is_flag=True, help="Convert to float16 what its range allows; with --int8: what stays real."
+            ),
             click.option("--bf16", is_flag=True, help="Compute products in bfloat16."),
             click.option(
                 "--tf32", is_flag=True, help="Multiply float32 in TF32 where the target has it (NVIDIA GPUs)."
@@ -119,11 +121,17 @@ def given_pipeline(options: dict[str, Any]) -> Pipeline | None:
 
     precisions, text = [name for name in PRECISIONS if options.pop(name)], options.pop("passes")
     given = [f"--{name}" for name in precisions] + (["--passes"] if text is not None else [])
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other; give one of them")
-    if text is not None:
+    if text is not None and not precisions:
         return Pipeline.parse(text)
-    return get_pipeline(precisions[0]) if precisions else None
+    if not precisions:
+        return None
+    pipeline = None
+    if text is None and len(precisions) <= 2:
+        first, *others = (get_pipeline(name) for name in precisions)
+        pipeline = first.joined(*others) if others else first
+    if pipeline is None:
+        raise UsageError(f"{' and '.join(given)} exclude each other; give one of them, or --int8 with --fp16")
+    return pipeline
 
 
 cache_option = click.option(

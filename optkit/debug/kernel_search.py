@@ -18,7 +18,7 @@ from optkit.measure.checks import RELATIVE_LIMITS
 from optkit.measure.compare import Comparison
 from optkit.measure.reference import Reference
 from optkit.measure.verify import verify
-from optkit.precision import precision_of
+from optkit.precision import holds_halves, precision_of
 from optkit.steps import Progress
 from optkit.target import Target
 from optkit.transform import Sample
@@ -41,7 +41,7 @@ class KernelSearch:
     def __init__(self, model: ir.Model, target: Target, judge: Judge, progress: Progress) -> None:
         self.model, self.target, self.judge, self.progress = model, target, judge, progress
         self.notes: list[str] = []
-        self.precision = precision_of(model)
+        self.precision, self._halves = precision_of(model), holds_halves(model)
         self._order = {name: i for i, name in enumerate(subgraph.makers(model))}
         self._values: dict[str, np.ndarray] = {}
         self._tries = 0
@@ -239,7 +239,7 @@ class KernelSearch:
             return f"{name!r}: absolute error {figures.max_abs:.2e} exceeds {self.judge.atol:.2e}"
         limit = self.judge.rtol
         if limit is None:
-            limit = RELATIVE_LIMITS.get(self.precision, _INT8_RELATIVE)
+            limit = RELATIVE_LIMITS.get("fp16" if self._halves else self.precision, _INT8_RELATIVE)
         if not figures.relative <= limit:
             return f"{name!r}: relative error {figures.relative:.2e} exceeds {limit:.2e}"
         return ""

@@ -16,7 +16,7 @@ from optkit.debug.floats import strip_activations
 from optkit.debug.judge import Judge, Outputs
 from optkit.debug.kernels import Kernel, Shown, compare_kernels, compiled
 from optkit.debug.local import Local, local_errors
-from optkit.debug.ranking import rank
+from optkit.debug.ranking import HALF_KERNEL_DB, KERNEL_DB, rank
 from optkit.debug.stages import ARTIFACT, Stage, choose_data, run_stages
 from optkit.debug.structure import (
     PRODUCTS,
@@ -32,7 +32,7 @@ from optkit.debug.trial import try_advice
 from optkit.errors import OptkitError, UsageError
 from optkit.pipeline import Pipeline
 from optkit.plan import PassesLike, choose_pipeline
-from optkit.precision import precision_of
+from optkit.precision import holds_halves, precision_of
 from optkit.source import ModelLike, Source, open_source
 from optkit.steps import Progress, choose_target, pass_context, pass_options, silent
 from optkit.target import Target
@@ -146,7 +146,7 @@ class _Work:
         local = local_errors(floats, final, list(quantized.values()), self.samples, self.progress)
         layers = [self._layer(depth, node, kernels, local) for depth, node in enumerate(nodes)]
         before = {layer.name: self._came_in(node) for layer, node in zip(layers, nodes, strict=True)}
-        ranked = rank(layers, before)
+        ranked = rank(layers, before, HALF_KERNEL_DB if holds_halves(final) else KERNEL_DB)
         last = len(layers) - 1
         return [layer.with_advice(advise(layer, self.pipeline, layer.depth in (0, last))) for layer in ranked]
 

@@ -9,9 +9,11 @@ from optkit.debug.account import Layer
 
 EXACT_DB = 120.0
 """float32 resolves no better; what lies above counts as equal."""
+KERNEL_DB, HALF_KERNEL_DB = EXACT_DB * 2 / 3, 40.0
+"""A float layer that comes nearer to ONNX Runtime's is right; the second where the model computes in float16 too."""
 
 
-def rank(layers: Sequence[Layer], before: Mapping[str, float | None]) -> list[Layer]:
+def rank(layers: Sequence[Layer], before: Mapping[str, float | None], near: float = KERNEL_DB) -> list[Layer]:
     """The layers, worst first, with `step` and `cause` settled.
 
     Quantized layers go by what the outputs gain without their error: a noisy layer that nothing depends on is not the
@@ -21,8 +23,9 @@ def rank(layers: Sequence[Layer], before: Mapping[str, float | None]) -> list[La
     Args:
         layers: in graph order.
         before: SQNR, dB, of what came in, by name.
+        near: dB from ONNX Runtime at which a kernel is right.
     """
-    settled = _kernels([replace(layer, step=_step(layer)) for layer in layers])
+    settled = _kernels([replace(layer, step=_step(layer)) for layer in layers], near)
     settled = [_inherited(layer, before.get(layer.name)) for layer in settled]
 
     def key(layer: Layer) -> tuple[float, ...]:
@@ -54,7 +57,7 @@ def _fall(layer: Layer, came_in: float | None) -> float:
     return min(EXACT_DB, EXACT_DB if came_in is None else came_in) - min(now, EXACT_DB)
 
 
-def _kernels(layers: Sequence[Layer]) -> list[Layer]:
+def _kernels(layers: Sequence[Layer], near: float) -> list[Layer]:
     """The first layer whose kernel is farther from ONNX Runtime than quantization is from float is the kernel's fault.
 
     Those behind it are given wrong inputs.
@@ -63,7 +66,7 @@ def _kernels(layers: Sequence[Layer]) -> list[Layer]:
     for place, layer in enumerate(found):
         if layer.kernel is None or (layer.kernel_steps is not None and layer.kernel_steps <= 1):
             continue
-        lost = EXACT_DB * 2 / 3 if layer.parts is None else min(layer.parts.own, EXACT_DB * 2 / 3)
+        lost = near if layer.parts is None else min(layer.parts.own, near)
         if layer.kernel < lost:
             found[place] = replace(layer, cause="kernel", step="artifact")
             break

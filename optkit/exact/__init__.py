@@ -6,6 +6,6 @@ spelled out in operations that round one way, and sums are taken over integers, 
 A quantized model that uses them gives the same integers everywhere.
 """
 
-from optkit.exact.functions import DOMAIN, VERSION, definition, is_ours, stand_in
+from optkit.exact.functions import DOMAIN, VERSION, definition, is_ours, stand_in, stands_for
 
-__all__ = ["DOMAIN", "VERSION", "definition", "is_ours", "stand_in"]
+__all__ = ["DOMAIN", "VERSION", "definition", "is_ours", "stand_in", "stands_for"]

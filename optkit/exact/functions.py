@@ -240,4 +240,36 @@ def stand_in(node: ir.Node) -> tuple[str, list[ir.Value | None], dict[str, float
     return None
 
 
-__all__ = ["DOMAIN", "LONGEST_ROW", "ROW_BITS", "SOFTMAX_BITS", "VERSION", "definition", "is_ours", "stand_in"]
+def stands_for(node: ir.Node) -> tuple[str, dict[str, Any]]:
+    """The standard operator in whose place a function stands, its inputs the same: name and attributes.
+
+    Raises KeyError where the node is no such function.
+    """
+    _names()[node.op_type]
+    given = {a.name: a.value for a in node.attributes.values()}
+    match node.op_type:
+        case "Gelu":
+            return "Gelu", {"approximate": "none"}
+        case "GeluTanh":
+            return "Gelu", {"approximate": "tanh"}
+        case "HardSigmoid":
+            return "HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}
+        case "Softmax" | "LayerNormalization":
+            return node.op_type, {"axis": -1, **given}
+        case name if name.startswith("LRN_"):
+            size, beta = next((s, b) for s in range(1, 16) for b in LRN_BETAS if lrn_name(s, b) == name)
+            return "LRN", {"size": size, "beta": beta, **given}
+    return node.op_type, {}
+
+
+__all__ = [
+    "DOMAIN",
+    "LONGEST_ROW",
+    "ROW_BITS",
+    "SOFTMAX_BITS",
+    "VERSION",
+    "definition",
+    "is_ours",
+    "stand_in",
+    "stands_for",
+]

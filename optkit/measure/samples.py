@@ -67,8 +67,8 @@ def guess_precision(manifest: Manifest) -> str:
     stated = manifest.options.get("precision")
     if stated in ("fp32", *PRECISIONS):
         return str(stated)
-    words = {word.partition("{")[0].strip() for word in manifest.pipeline.split(",")}
-    if "quantize" in words:
+    words = {word.partition("{")[0].strip().removeprefix("@") for word in manifest.pipeline.split(",")}
+    if words & {"quantize", "int8-fp16"}:
         return "int8"
     return next((precision for precision in PRECISIONS if precision in words), "fp32")
 

@@ -30,7 +30,7 @@ from optkit.measure.inputs import random_samples
 from optkit.measure.referee import appeal
 from optkit.measure.reference import ModelSource, Reference
 from optkit.measure.steps import quantized_levels, quantized_step
-from optkit.precision import holds_integers
+from optkit.precision import holds_halves, holds_integers
 
 DEFAULT_SAMPLES = 3
 MAX_SAMPLES = 8
@@ -159,6 +159,7 @@ def verify(
                 inexact,
                 given,
                 quantized_levels(emitted),
+                holds_halves(emitted),
             )
             checks.append(check_overrides(check, atol, rtol))
         else:

@@ -38,12 +38,24 @@ class Default(Pipeline):
     passes: tuple[Pass, ...] = field(default_factory=_float32)
 
 
+def _int8_fp16() -> tuple[Pass, ...]:
+    from optkit_passes.quantize import Quantize
+
+    # Attention's products of activations stay real numbers: kernels multiply them in float16, and nothing in integers.
+    # float16 last: quantization measures and rounds what is float32, and what it leaves is what float16 is for.
+    return (*_float32(), Quantize(products=False), Fp16())
+
+
 @dataclass(frozen=True)
 class Int8(Pipeline):
     """Fold, fuse, and quantize weights and activations to 8 bits."""
 
     name: ClassVar[str] = "int8"
     passes: tuple[Pass, ...] = field(default_factory=_int8)
+
+    def joined(self, other: Pipeline) -> Pipeline | None:
+        """With float16 for what stays real; with nothing else."""
+        return Int8Fp16() if isinstance(other, Fp16Pipeline) else None
 
 
 @dataclass(frozen=True)
@@ -68,3 +80,11 @@ class Tf32Pipeline(Pipeline):
 
     name: ClassVar[str] = "tf32"
     passes: tuple[Pass, ...] = field(default_factory=lambda: (*_float32(), Tf32()))
+
+
+@dataclass(frozen=True)
+class Int8Fp16(Pipeline):
+    """Fold, fuse, quantize layers with weights to 8 bits, and convert the rest to float16."""
+
+    name: ClassVar[str] = "int8-fp16"
+    passes: tuple[Pass, ...] = field(default_factory=_int8_fp16)

@@ -11,9 +11,10 @@ import pytest
 
 import optkit as package
 from optkit.artifact import read_manifest
-from optkit.model import model_sha256
+from optkit.model import model_sha256, to_proto
 from tests.cli.conftest import Done, Optkit, small
 from tests.graphs import session
+from tests.targets.cuda.models import encoder
 
 pytestmark = pytest.mark.needs_compiler
 
@@ -98,6 +99,23 @@ def test_tf32_for_a_gpu(optkit: Optkit, model: Path, tmp_path: Path) -> None:
     assert report["macs"]["by_compute"].keys() == {"tensorfloat32"}
     assert "tensorfloat32" in optkit("inspect", "small.optk").out
     assert "exclude each other" in optkit("compile", model, "--tf32", "--bf16").err
+
+
+def test_int8_with_float16_between(optkit: Optkit, tmp_path: Path) -> None:
+    """Layers with weights in integers, attention's products in float16; named and judged like INT8."""
+    path = tmp_path / "encoder.onnx"
+    onnx.save(to_proto(encoder()), path)
+    done = _compile(optkit, path, "-o", "e.optk", "--int8", "--fp16", "--json")
+    report, manifest = json.loads(done.out), read_manifest(tmp_path / "e.optk")
+    assert report["macs"]["by_compute"] == {"int8": 19 * 48 * (4 * 48 + 2 * 96), "float16": 2 * 3 * 19 * 19 * 16}
+    assert manifest.pipeline == "recognize,fold,fuse,fold,quantize{products=false},fp16"
+    assert manifest.options["precision"] == "int8"
+    assert manifest.verification["status"] == "passed"
+    assert optkit("inspect", "e.optk").code == 0
+    checked = json.loads(optkit("verify", path, "e.optk", "--json").out)
+    assert (checked["precision"], checked["status"]) == ("int8", "passed")
+    dry = optkit("compile", path, "--int8", "--fp16", "--dry-run")
+    assert manifest.pipeline in dry.out
 
 
 def test_passes_replace_the_default(optkit: Optkit, model: Path, tmp_path: Path) -> None:

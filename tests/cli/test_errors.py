@@ -107,10 +107,22 @@ def test_option_without_its_pass(optkit: Optkit, model: Path) -> None:
     assert "'method'" in done.error and "fold,fuse" in done.error
 
 
-def test_exclusive_precisions(optkit: Optkit, model: Path) -> None:
-    done = optkit("compile", model, "--int8", "--fp16")
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--int8", "--bf16"),
+        ("--fp16", "--bf16"),
+        ("--int8", "--fp16", "--bf16"),
+        ("--int8", "--passes", "fold"),
+        ("--int8", "--fp16", "--passes", "fold"),
+    ],
+)
+@pytest.mark.parametrize("verb", [("compile",), ("tune",), ("debug", "accuracy")])
+def test_exclusive_precisions(optkit: Optkit, model: Path, verb: tuple[str, ...], given: tuple[str, ...]) -> None:
+    done = optkit(*verb, model, *given)
     assert done.code == 2
-    assert done.error == "error: --int8 and --fp16 exclude each other; give one of them"
+    words = " and ".join(word for word in given if word.startswith("--"))
+    assert done.error == f"error: {words} exclude each other; give one of them, or --int8 with --fp16"
 
 
 def test_unknown_form_to_emit(optkit: Optkit, model: Path) -> None:

@@ -198,7 +198,7 @@ def test_listing_names_loads_nothing(tmp_path: Path) -> None:
         print([m for m in ("torch", "tvm", "onnxruntime", "onnx", "optkit_passes") if m in sys.modules])
         """
     )
-    assert out.splitlines() == ["[] ('bf16', 'default', 'fp16', 'int8', 'tf32')", "[]"]
+    assert out.splitlines() == ["[] ('bf16', 'default', 'fp16', 'int8', 'int8-fp16', 'tf32')", "[]"]
 
 
 def test_unknown_names_give_the_nearest() -> None:
@@ -215,6 +215,7 @@ def test_built_in_pipelines() -> None:
     assert str(registry.get_pipeline("fp16")) == "recognize,fold,fuse,fold,fp16"
     assert str(registry.get_pipeline("bf16")) == "recognize,fold,fuse,fold,bf16"
     assert str(registry.get_pipeline("tf32")) == "recognize,fold,fuse,fold,tf32"
+    assert str(registry.get_pipeline("int8-fp16")) == "recognize,fold,fuse,fold,quantize{products=false},fp16"
     # A word that is both a pass and a pipeline is the pass.
     assert str(Pipeline.parse("default,fp16")) == "@default,fp16"
     assert Pipeline.parse("@fp16").passes == (registry.get_pipeline("fp16"),)

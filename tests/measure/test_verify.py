@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from optkit.measure.inputs import random_sample, random_samples
 from optkit.measure.reference import Reference
 from optkit.measure.steps import has_quantization, quantized_levels, quantized_step
 from optkit.measure.verify import verify
+from optkit.model import load_model
 from optkit.runtime import load
 from tests.measure.onnx_models import mlp_onnx, model, quantized_matmul, save
 
@@ -111,6 +113,32 @@ def test_int8(tmp_path: Path) -> None:
     assert verify(path, emitted, Altered(emitted, off(1.9)), precision="int8").passed
     outcome = verify(path, emitted, Altered(emitted, off(2.1)), precision="int8")
     assert "2.10 steps, exceeds 2 steps" in outcome.reason
+
+
+def test_float16_between_integers_may_cost_what_quantization_costs(tmp_path: Path) -> None:
+    """Steps are no measure then; the distance to the original still is."""
+    plain, quantized = quantized_matmul()
+    quantized.graph.node.pop()
+    names = ("d", "h", "y")
+    for (source, made), kind in zip(itertools.pairwise(names), (TensorProto.FLOAT16, TensorProto.FLOAT), strict=True):
+        quantized.graph.node.append(helper.make_node("Cast", [source], [made], to=kind))
+    path, emitted = save(plain, tmp_path / "plain.onnx"), load_model(save(quantized, tmp_path / "quantized.onnx"))
+    exact = verify(path, emitted, Altered(emitted), precision="int8")
+    (check,) = exact.outputs
+    assert exact.passed and check.emitted_to_original is not None
+    cost = check.emitted_to_original.max_abs
+    assert check.step is not None and cost > check.step
+    assert check.limits["max_abs_to_emitted"] == pytest.approx(2 * cost)
+
+    def judged(by: float, rows: int) -> str:
+        def alter(y: np.ndarray) -> np.ndarray:
+            return y + np.float32(by) * (np.arange(len(y)) < rows)[:, None]
+
+        return verify(path, emitted, Altered(emitted, alter), precision="int8").reason
+
+    assert judged(1.9 * cost, 1) == ""
+    assert "steps, exceeds" in judged(2.1 * cost, 1)
+    assert "SQNR" in judged(cost, 256)
 
 
 def test_int8_that_is_off_by_one_everywhere_fails_by_sqnr(tmp_path: Path) -> None:

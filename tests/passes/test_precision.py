@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from optkit.errors import DataError, UsageError
-from optkit.pipeline import PipelineResult
+from optkit.pipeline import Pipeline, PipelineResult
 from optkit.precision import precision_of
 from optkit.registry import find_target
 from optkit.transform import PassContext, Sample
@@ -52,6 +52,14 @@ def test_edges_are_float32_and_everything_between_float16() -> None:
     assert {str(v.dtype) for v in result.model.graph.initializers.values()} == {"FLOAT16"}
     assert [f for f in result.findings if f.action != "changed"] == []
     close(model, result.model)
+
+
+def test_a_clone_made_before_keeps_its_types() -> None:
+    model = build("a = Relu(x)  y = Neg(a)")
+    before = model.clone()
+    result = Pipeline.parse("fp16").run(model, images())
+    assert types(result)["Relu_0"] == "FLOAT16"
+    assert [str(node.outputs[0].dtype) for node in before.graph] == ["FLOAT", "FLOAT"]
 
 
 def test_planted_overflow_stays_float32_and_is_named() -> None:

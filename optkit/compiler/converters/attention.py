@@ -50,9 +50,10 @@ class Attention:
 def find_attention(low: Lowering, graph: ir.Graph) -> dict[ir.Node, Attention]:
     """Every attention of a graph of known extents, by its last product; none where its kernel may not be used.
 
-    Where something is quantized, softmax has to round as it is written.
+    Where something is quantized, softmax in float32 has to round as it is written; in float16 nobody promises how.
     """
-    if low.rounded or not (low.target.has("attention") or low.target.has("half_attention")):
+    half = low.target.has("half_attention")
+    if not half and (low.rounded or not low.target.has("attention")):
         return {}
     found = (_match(low, node) for node in graph if node.op_type == "MatMul" and node.domain == "")
     return {match.product: match for match in found if match is not None}

@@ -3,6 +3,10 @@
 Inputs and outputs of the model stay float32, with a Cast at each edge. A node stays float32, with Casts
 around it, where float16 could not hold its inputs, results or constants (measured on calibration data), where
 its kind is unsafe (see `KEEP`), or where ONNX does not define it for float16.
+
+In a quantized model, what integer kernels compute stays as it is (see `integers`): their results are converted once,
+where they leave the kernel. Functions that spell out their roundings (`optkit.exact`) become the operators again that
+they stand for, unless an integer kernel ends with them: next to float16, no two runtimes round alike.
 """
 
 from __future__ import annotations
@@ -18,7 +22,9 @@ from onnx_ir.passes import common
 from optkit.transform import Finding, Pass, PassContext, Result, option
 from optkit_passes.graph import constant, remove_unused
 from optkit_passes.precision.half_graph import HalfGraph, why_no_half
+from optkit_passes.precision.integers import integer_kernels
 from optkit_passes.precision.ranges import Range, measure_ranges
+from optkit_passes.quantize.reproducible import write_plainly
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)  # 2**-24
@@ -62,8 +68,13 @@ class Fp16(Pass):
     def run(self, model: ir.Model, context: PassContext) -> Result:
         """Measure ranges on the float32 model, decide node by node, and rewrite."""
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        ranges, count, real = measure_ranges(model, context, self.samples)
+        integers = integer_kernels(model.graph)
+        plain = write_plainly(model, integers)
         findings: list[Finding] = []
+        ranges: dict[str, Range] = {}
+        count, real = 0, True
+        if any(_may_convert(node, model) for node in model.graph if node not in integers):
+            ranges, count, real = measure_ranges(model, context, self.samples)
         if not real:
             findings.append(
                 Finding(
@@ -81,7 +92,7 @@ class Fp16(Pass):
                 continue
             hits = {pattern for pattern in self.exclude if fnmatch.fnmatchcase(node.name or "", pattern)}
             unused -= hits
-            reason = "excluded" if hits else self._why_float32(node, model, ranges)
+            reason = "excluded" if hits else integers.get(node) or self._why_float32(node, model, ranges)
             if reason:
                 stay.add(node)
                 findings.append(Finding("skipped", node.name or "", f"{node.op_type} stays float32: {reason}"))
@@ -92,7 +103,10 @@ class Fp16(Pass):
         common.NameFixPass()(model)
         if converted:
             findings.append(Finding("changed", "", f"{converted} nodes compute in float16, {len(stay)} in float32"))
-        return Result(model, bool(converted), findings)
+        if plain:
+            text = f"{plain} functions with spelled-out roundings are operators again: float16 rounds around them"
+            findings.append(Finding("changed", "", text))
+        return Result(model, bool(converted or plain), findings)
 
     def _why_float32(self, node: ir.Node, model: ir.Model, ranges: dict[str, Range]) -> str | None:
         """Why the node must stay float32; None where it may become float16."""
@@ -116,6 +130,11 @@ class Fp16(Pass):
                 margin = f" (margin {self.margin:g})" if seen.magnitude <= LARGEST else ""
                 return f"{what} {value.name} reaches {seen.magnitude:.4g}, float16 ends at {LARGEST:g}{margin}"
         return None
+
+
+def _may_convert(node: ir.Node, model: ir.Model) -> bool:
+    """Whether ranges are all that can keep a node in float32."""
+    return _touches_floats(node) and why_no_half(node, model.opset_imports.get(node.domain, 0)) is None
 
 
 def _touches_floats(node: ir.Node) -> bool:

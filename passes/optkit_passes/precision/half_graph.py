@@ -111,7 +111,7 @@ class HalfGraph:
             parameters.add(_formals(schema, 1, outputs=True)[0])
         for value, formal in zip(node.outputs, _formals(schema, len(node.outputs), outputs=True), strict=False):
             if value.dtype == ir.DataType.FLOAT and formal in parameters:
-                value.dtype = ir.DataType.FLOAT16
+                value.type = ir.TensorType(ir.DataType.FLOAT16)  # a new one: clones of the model share the old
                 self._as_full[value] = value  # no Cast yet; `_full` makes one when it is asked for
         return bool(parameters)
 

@@ -70,6 +70,9 @@ class Quantize(Pass):
     fuse_residual: bool = option(
         True, "add residuals on the accumulator; false: quantize both operands, as ONNX Runtime's kernels want"
     )
+    products: bool = option(
+        True, "products of two activations too; false: they stay float, as float16 kernels of attention want them"
+    )
     exclude: tuple[str, ...] = option((), "names of nodes that stay float")
     exclude_op_types: tuple[str, ...] = option((), "operator types that stay float")
     op_types: tuple[str, ...] = option(OP_TYPES, "operator types that are quantized")
@@ -160,10 +163,10 @@ class Quantize(Pass):
                 reason = "it is in a loop's or a branch's body"
             if reason is None:
                 made = make_anchor(node)
-                if isinstance(made, Anchor):
+                if isinstance(made, Anchor) and (self.products or made.weight is not None):
                     anchors.append(made)
                     continue
-                reason = made
+                reason = "both operands are activations" if isinstance(made, Anchor) else made
             findings.append(Finding("skipped", _where(node), f"{node.op_type} stays float: {reason}"))
         return anchors, findings
 

@@ -5,10 +5,12 @@ Only those from which a QuantizeLinear is reached: what stands behind the last o
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 
-from optkit.exact import DOMAIN, VERSION, definition, stand_in
+from optkit.exact import DOMAIN, VERSION, definition, is_ours, stand_in, stands_for
 from optkit.measure.exactness import inexact_nodes
 from optkit.transform import Finding
 from optkit_passes.graph import add_constant, constant, replace
@@ -38,6 +40,21 @@ def spell_out(model: ir.Model) -> list[Finding]:
         text = f"{count} operators before a quantization spelled out, so that every runtime rounds them alike"
         findings.append(Finding("changed", "", text))
     return findings
+
+
+def write_plainly(model: ir.Model, kept: Collection[ir.Node]) -> int:
+    """Undo that, in place, but for the nodes in `kept`; returns how many became operators again."""
+    ours = {name for (_, name, _), function in model.functions.items() if is_ours(function)}
+    found = [n for n in model.graph if n.domain == DOMAIN and n.op_type in ours and n not in kept]
+    for node in found:
+        op_type, attributes = stands_for(node)
+        replace(node, op_type, list(node.inputs), attributes)
+    used = {node.op_identifier() for node in model.graph.all_nodes()}
+    for identifier in [i for i in model.functions if i[0] == DOMAIN and i not in used]:
+        del model.functions[identifier]
+    if not any(domain == DOMAIN for domain, _, _ in model.functions):
+        model.graph.opset_imports.pop(DOMAIN, None)
+    return len(found)
 
 
 def _replace(node: ir.Node, name: str, inputs: list[ir.Value | None], attributes: dict[str, float]) -> None:

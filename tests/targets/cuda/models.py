@@ -215,6 +215,62 @@ def block() -> ir.Model:
     )
 
 
+def encoder(batch: str = "1") -> ir.Model:
+    """A transformer's layer at sizes for tensor cores: 3 heads of 16 channels, 19 tokens."""
+    return build(
+        """
+        e = Add(x, places)
+        n = LayerNormalization(e, gain, shift)
+        q0 = MatMul(n, wq)
+        k0 = MatMul(n, wk)
+        v0 = MatMul(n, wv)
+        q1 = Add(q0, bq)
+        q2 = Reshape(q1, heads)
+        k2 = Reshape(k0, heads)
+        v2 = Reshape(v0, heads)
+        q = Transpose<perm=[0,2,1,3]>(q2)
+        k = Transpose<perm=[0,2,3,1]>(k2)
+        v = Transpose<perm=[0,2,1,3]>(v2)
+        s = MatMul(q, k)
+        t = Mul(s, scale)
+        p = Softmax<axis=-1>(t)
+        o = MatMul(p, v)
+        r = Transpose<perm=[0,2,1,3]>(o)
+        j = Reshape(r, joined)
+        a = MatMul(j, wo)
+        z = Add(a, e)
+        m = LayerNormalization(z, gain, shift)
+        h = MatMul(m, w1)
+        i = Add(h, b1)
+        g = Gelu(i)
+        u = MatMul(g, w2)
+        y = Add(u, z)
+        """,
+        inputs=f"float[{batch},19,48] x",
+        outputs=f"float[{batch},19,48] y",
+        opset=20,
+        places=weights(1, 19, 48, seed=10),
+        gain=weights(48, seed=0),
+        shift=weights(48, seed=1),
+        wq=weights(48, 48, seed=2, scale=0.15),
+        wk=weights(48, 48, seed=3, scale=0.15),
+        wv=weights(48, 48, seed=4, scale=0.15),
+        bq=weights(48, seed=5),
+        wo=weights(48, 48, seed=6, scale=0.15),
+        w1=weights(48, 96, seed=7, scale=0.15),
+        b1=weights(96, seed=8),
+        w2=weights(96, 48, seed=9, scale=0.1),
+        scale=np.float32(0.25),
+        heads=np.array([0, 19, 3, 16], np.int64),
+        joined=np.array([0, 19, 48], np.int64),
+    )
+
+
+def narrow() -> ir.Model:
+    """One row by few columns, which no tensor core takes."""
+    return build("y = MatMul(x, w)", inputs="float[1,96] x", outputs="float[1,10] y", w=weights(96, 10, seed=0))
+
+
 def product() -> ir.Model:
     """The smallest product for tensor cores."""
     return build("y = MatMul(x, w)", inputs="float[5,16] x", outputs="float[5,8] y", w=weights(16, 8, seed=0))

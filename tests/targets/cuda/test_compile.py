@@ -18,7 +18,7 @@ from optkit.compiler.build import Built, build
 from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, block, cnn, deep, heads, others, tokens, wide
+from tests.targets.cuda.models import attention, block, cnn, deep, encoder, heads, narrow, others, tokens, wide
 
 CASES = [
     *((cnn, name) for name in ("default", "int8", "fp16", "bf16", "tf32")),
@@ -26,6 +26,8 @@ CASES = [
     *((model, name) for model in (deep, heads) for name in ("bf16", "tf32")),
     *((attention, name) for name in ("int8", "fp16", "bf16")),
     (heads, "fp16"),
+    (encoder, "int8-fp16"),
+    *((narrow, name) for name in ("default", "fp16")),
     (others, "default"),
 ]
 SHARED = 48 * 1024
@@ -174,6 +176,24 @@ def test_what_is_told_to_compute_in_tf32_does(model: Callable[[str], ir.Model], 
     assert sum(record.compute == "tensorfloat32" for record in made.nodes) == done
     for record in made.nodes:
         assert record.compute == ("float32" if record.reason.startswith("not in TF32: ") else "tensorfloat32")
+
+
+def test_float16_between_integers_runs_where_float16_alone_would() -> None:
+    """Attention is one kernel, layers stay integer; with INT8 alone its products are float32's, on ordinary cores."""
+    whole, mixed = (built(encoder, pipeline, "cuda:sm_80") for pipeline in ("int8", "int8-fp16"))
+
+    def rules(made: Built) -> Counter[str]:
+        return Counter(rule for kernel in made.kernels for rule in [kernel.rule] * len(kernel.calls))
+
+    assert rules(whole)["cuda.matmul"] == 2
+    assert not rules(mixed)["cuda.matmul"]
+    assert rules(mixed)["cuda.tensor_attention"] == 1
+    assert rules(mixed)["cuda.tensor_matmul"] == rules(whole)["cuda.tensor_matmul"] == 6
+    assert Counter(record.compute for record in whole.nodes) == {"int8": 6, "float32": 2}
+    assert Counter(record.compute for record in mixed.nodes) == {"int8": 6, "float16": 2}
+    # What leaves an integer layer is converted where its sums are, not by a kernel of its own.
+    assert sum(len(k.calls) for k in mixed.kernels if "rescale" in k.name and "matmul" not in k.name) == 0
+    assert sum(len(k.calls) for k in mixed.kernels) < sum(len(k.calls) for k in whole.kernels)
 
 
 @pytest.mark.needs_nvcc

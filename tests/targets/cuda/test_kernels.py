@@ -18,7 +18,7 @@ from optkit.compiler.schedule import choose
 from optkit.pipeline import Pipeline
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, deep, heads, others, rows, tokens
+from tests.targets.cuda.models import attention, cnn, deep, encoder, heads, narrow, others, rows, tokens
 from tests.targets.cuda.simulate import simulated
 
 MODELS: dict[str, Callable[[], ir.Model]] = {
@@ -33,6 +33,8 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "heads": heads,
     "rows": rows,
 }
+OF_SOME = {"encoder": encoder, "narrow": narrow}
+"""Models for one precision each."""
 CORNERS = [
     ("deep", "int8"),
     ("deep", "fp16"),
@@ -56,6 +58,8 @@ CASES = [
     *((name, "fp16") for name in ("deep", "deep-batch", "tokens", "tokens-batch", "heads")),
     *((name, kind) for name in ("deep", "tokens", "heads") for kind in ("bf16", "tf32")),
     ("attention", "bf16"),
+    ("encoder", "int8-fp16"),
+    ("narrow", "fp16"),
 ]
 
 
@@ -68,7 +72,7 @@ def passed(model: ir.Model, pipeline: str) -> ir.Model:
 @pytest.mark.parametrize(("name", "pipeline"), CASES)
 def test_schedules_compute_what_the_unscheduled_kernels_do(name: str, pipeline: str) -> None:
     target = find_target("cuda:sm_80")
-    ready = prepare(passed(MODELS[name](), pipeline), target)
+    ready = prepare(passed((MODELS | OF_SOME)[name](), pipeline), target)
     assert check_prepared(ready, simulated(target)) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tvm import DataType
 from tvm.s_tir import Schedule
 
 from optkit_targets.cpu.kernels.tools import divisors, extent, read_dtype
@@ -12,6 +13,8 @@ from optkit_targets.cpu.kernels.tools import divisors, extent, read_dtype
 MAX_THREADS = 1024
 """Threads a block may have on every GPU since compute capability 2.0."""
 WARP = 32
+_LOAD_BITS = 128
+"""The widest load there is."""
 
 
 def launch(sch: Schedule, loops: Sequence[Any], threads: int = 256) -> Any:
@@ -58,10 +61,18 @@ def load_stage(sch: Schedule, block: Any, index: int, at: Any, vector: int) -> A
 
 
 def place_stage(sch: Schedule, stage: Any, at: Any, vector: int) -> None:
-    """Compute `stage` at `at` and load its `vector` innermost axes at once, the others unrolled."""
+    """Compute `stage` at `at` and load its `vector` innermost axes at once, the others unrolled.
+
+    No load is of more than 128 bits; CUDA has no vector of 16 halves either.
+    """
     sch.compute_at(stage, at, preserve_unit_loops=True)
     loops = sch.get_loops(stage)[-len(sch.get(stage).iter_vars) :]
     inner = sch.fuse(*loops[-vector:]) if vector > 1 else loops[-1]
+    most = _LOAD_BITS // DataType(read_dtype(sch, stage)).bits
+    size = extent(sch, inner) or 0
+    if size > most and size % most == 0:
+        outer, inner = sch.split(inner, [None, most])
+        sch.unroll(outer)
     # CUDA has no vector of three halves.
     if extent(sch, inner) in (2, 4, 8, 16):
         sch.vectorize(inner)
