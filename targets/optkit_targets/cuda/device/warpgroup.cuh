@@ -76,11 +76,13 @@ struct OptkitWideRows {
   }
 };
 
-// Weights, as OptkitWeights.
+// Weights, as OptkitWeights. A thread's columns are the outer loop: so their places are few.
 template <typename Kind, int THREADS, int COLUMNS, int DEEP, int IN, int OUT, int TAPS>
 struct OptkitWideWeights {
   typedef OptkitSteps<Kind, DEEP, IN, TAPS> Steps;
-  static const int WORDS = Kind::WORDS, PARTS = 4 / WORDS, ITEMS = 2 * DEEP * COLUMNS * PARTS;
+  static const int WORDS = Kind::WORDS, PARTS = 4 / WORDS, PIECES = COLUMNS * PARTS;
+  static const int ACROSS = PIECES < THREADS ? PIECES : THREADS, DOWN = THREADS / ACROSS;
+  static_assert(PIECES % ACROSS == 0 && 2 * DEEP % DOWN == 0, "threads have to divide the weights");
   const unsigned* data;
   int first;
 
@@ -88,14 +90,16 @@ struct OptkitWideWeights {
       : data(static_cast<const unsigned*>(kernels)), first(column) {}
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
-    for (int turn = 0; turn < (ITEMS + THREADS - 1) / THREADS; ++turn) {
-      const int item = turn * THREADS + optkit_index();
-      if (ITEMS % THREADS && item >= ITEMS) break;
-      const int part = item % PARTS, n = item / PARTS % COLUMNS, chunk = item / (PARTS * COLUMNS);
-      const int k = chunk * PARTS + part, out = first / 4 + n / 4;
-      unsigned* to = stage + (chunk * COLUMNS + n) * 4 + part * WORDS;
-      const bool inside = Steps::inside(step, k) && (OUT * 4 % COLUMNS == 0 || out < OUT);
-      optkit_copy<4 * WORDS>(to, data + ((out * (IN * TAPS) + Steps::place(step, k)) * 4 + n % 4) * WORDS, inside);
+    for (int turn = 0; turn < PIECES / ACROSS; ++turn) {
+      const int piece = turn * ACROSS + optkit_index() % ACROSS, n = piece / PARTS, part = piece % PARTS;
+      const int out = first / 4 + n / 4;
+#pragma unroll
+      for (int row = 0; row < 2 * DEEP / DOWN; ++row) {
+        const int chunk = row * DOWN + optkit_index() / ACROSS, k = chunk * PARTS + part;
+        unsigned* to = stage + (chunk * COLUMNS + n) * 4 + part * WORDS;
+        const bool inside = Steps::inside(step, k) && (OUT * 4 % COLUMNS == 0 || out < OUT);
+        optkit_copy<4 * WORDS>(to, data + ((out * (IN * TAPS) + Steps::place(step, k)) * 4 + n % 4) * WORDS, inside);
+      }
     }
   }
 };
