@@ -64,7 +64,17 @@ struct OptkitSteps {
   OPTKIT_DEVICE bool inside(int step, int k) { return WHOLE || block(step, k) < IN; }
 };
 
-// Operands, of fewer than 2^31 words but for rows and columns of activations. `at(k, i)` is where a step's word k of row (left) or column (right) i lies, SIZE the words of a step.
+// Operands. `at(k, i)` is where a step's word k of row (left) or column (right) i lies, SIZE the words of a step. Images
+// and weights are of fewer than 2^31 words.
+
+// Where an operand comes from, and the first row or column of a tile.
+struct OptkitFrom {
+  const unsigned* data;
+  int first;
+
+  OPTKIT_MEMBER OptkitFrom(const void* matrix, int place)
+      : data(static_cast<const unsigned*>(matrix)), first(place) {}
+};
 
 // Positions of an image, [IN][H][W][4]; extents as in OptkitConv.
 template <typename Kind, int ROWS, int DEEP, int IN, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY,
@@ -76,6 +86,7 @@ struct OptkitPositions {
   static const bool POINTWISE = KY * KX * SY * SX == 1 && T == 0 && L == 0 && H == OH && W == OW;
   static const int VECTOR = POINTWISE && H * W % (4 / WORDS) == 0 ? 4 / WORDS : 1;  // positions of a copy
   static const int ACROSS = ROWS / VECTOR, DOWN = 128 / ACROSS;
+  static_assert(1LL * IN * H * W * WORDS < 1LL << 31, "places are 32-bit numbers");
   const unsigned* data;
   int row, y, x;
 
@@ -110,12 +121,10 @@ struct OptkitPositions {
 // Rows of a matrix, [LIMIT][DEPTH words], DEPTH a multiple of four, of which COUNT are in a tile. Vectors of a row change
 // places.
 template <int COUNT, int DEEP, int LIMIT, int DEPTH>
-struct OptkitRows {
+struct OptkitRows : OptkitFrom {
   static const int SIZE = 8 * DEEP * COUNT, VECTORS = 2 * DEEP, ITEMS = VECTORS * COUNT;
-  const unsigned* data;
-  int first;
 
-  OPTKIT_MEMBER OptkitRows(const void* matrix, int row) : data(static_cast<const unsigned*>(matrix)), first(row) {}
+  using OptkitFrom::OptkitFrom;
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
     for (int turn = 0; turn < (ITEMS + 128 - 1) / 128; ++turn) {
@@ -134,70 +143,43 @@ struct OptkitRows {
   OPTKIT_DEVICE unsigned word(const unsigned* stage, int k, int m) { return stage[at(k, m)]; }
 };
 
-// Columns of a matrix of halves, [DEPTH][LIMIT], LIMIT a multiple of eight: a word is of two of its rows.
+// Columns of a matrix, [DEPTH][LIMIT], LIMIT in whole vectors: a word of halves is of two of its rows, one of floats of
+// one.
 template <typename Kind, int COUNT, int DEEP, int LIMIT, int DEPTH>
-struct OptkitColumns {
-  static const int STRIDE = COUNT / 2 + 4, SIZE = 16 * DEEP * STRIDE, VECTORS = COUNT / 8;
-  static const int ITEMS = 16 * DEEP * VECTORS;
-  const unsigned* data;
-  int first;
+struct OptkitColumns : OptkitFrom {
+  static const int TERMS = 4 / Kind::WORDS, STEP = 8 * DEEP * TERMS, VECTOR = 4 * TERMS;  // of a word, of 16 bytes
+  static const int STRIDE = (COUNT + 8) / TERMS, SIZE = STEP * STRIDE, VECTORS = COUNT / VECTOR, ITEMS = STEP * VECTORS;
 
-  OPTKIT_MEMBER OptkitColumns(const void* matrix, int column)
-      : data(static_cast<const unsigned*>(matrix)), first(column) {}
+  using OptkitFrom::OptkitFrom;
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
     for (int turn = 0; turn < (ITEMS + 128 - 1) / 128; ++turn) {
       const int item = turn * 128 + optkit_thread();
       if (ITEMS % 128 && item >= ITEMS) break;
-      const int k = step * (16 * DEEP) + item / VECTORS, n = first + item % VECTORS * 8;
+      const int k = step * STEP + item / VECTORS, n = first + item % VECTORS * VECTOR;
       unsigned* to = stage + item / VECTORS * STRIDE + item % VECTORS * 4;
       const bool inside = k < DEPTH && n < LIMIT;
-      optkit_copy<16>(to, data + (static_cast<long long>(k) * LIMIT + n) / 2, inside);
+      optkit_copy<16>(to, data + (static_cast<long long>(k) * LIMIT + n) / TERMS, inside);
     }
   }
-  OPTKIT_DEVICE int at(int k, int n) { return 2 * k * STRIDE + n / 2; }
+  OPTKIT_DEVICE int at(int k, int n) { return TERMS * k * STRIDE + n / TERMS; }
   OPTKIT_DEVICE unsigned word(const unsigned* stage, int k, int n) {
-    const unsigned low = stage[at(k, n)], high = stage[at(k, n) + STRIDE];
+    const unsigned low = stage[at(k, n)];
+    if (TERMS == 1) return low;
+    const unsigned high = stage[at(k, n) + STRIDE];
     return n % 2 ? low >> 16 | (high & 0xffff0000u) : (low & 0xffffu) | high << 16;
   }
 };
 
-// The same of floats, LIMIT a multiple of four.
-template <int COUNT, int DEEP, int LIMIT, int DEPTH>
-struct OptkitColumns<OptkitTf32, COUNT, DEEP, LIMIT, DEPTH> {
-  static const int STRIDE = COUNT + 8, SIZE = 8 * DEEP * STRIDE, VECTORS = COUNT / 4;
-  static const int ITEMS = 8 * DEEP * VECTORS;
-  const unsigned* data;
-  int first;
-
-  OPTKIT_MEMBER OptkitColumns(const void* matrix, int column)
-      : data(static_cast<const unsigned*>(matrix)), first(column) {}
-  OPTKIT_MEMBER void load(unsigned* stage, int step) const {
-#pragma unroll
-    for (int turn = 0; turn < (ITEMS + 128 - 1) / 128; ++turn) {
-      const int item = turn * 128 + optkit_thread();
-      if (ITEMS % 128 && item >= ITEMS) break;
-      const int k = step * (8 * DEEP) + item / VECTORS, n = first + item % VECTORS * 4;
-      unsigned* to = stage + item / VECTORS * STRIDE + item % VECTORS * 4;
-      const bool inside = k < DEPTH && n < LIMIT;
-      optkit_copy<16>(to, data + (static_cast<long long>(k) * LIMIT + n), inside);
-    }
-  }
-  OPTKIT_DEVICE int at(int k, int n) { return k * STRIDE + n; }
-  OPTKIT_DEVICE unsigned word(const unsigned* stage, int k, int n) { return stage[at(k, n)]; }
-};
-
 // Weights, [OUT][IN][TAPS] of four channels out and WORDS words, of four channels in.
 template <typename Kind, int COLUMNS, int DEEP, int IN, int OUT, int TAPS>
-struct OptkitWeights {
+struct OptkitWeights : OptkitFrom {
   typedef OptkitSteps<Kind, DEEP, IN, TAPS> Steps;
   static const int WORDS = Kind::WORDS, BLOCKS = Steps::BLOCKS, STRIDE = COLUMNS + 8, SIZE = 8 * DEEP * STRIDE;
   static const int VECTORS = BLOCKS * WORDS, ITEMS = VECTORS * (COLUMNS / 4);  // of 16 bytes
-  const unsigned* data;
-  int first;
+  static_assert(4LL * OUT * IN * TAPS * WORDS < 1LL << 31, "places are 32-bit numbers");
 
-  OPTKIT_MEMBER OptkitWeights(const void* kernels, int column)
-      : data(static_cast<const unsigned*>(kernels)), first(column) {}
+  using OptkitFrom::OptkitFrom;
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
     for (int turn = 0; turn < (ITEMS + 128 - 1) / 128; ++turn) {

@@ -19,6 +19,7 @@ struct OptkitWidePositions {
   static const int WORDS = Kind::WORDS, PARTS = 4 / WORDS;  // blocks of a chunk
   static const int TURNS = PARTS / 2;                       // positions of a thread
   static const bool POINTWISE = KY * KX * SY * SX == 1 && T == 0 && L == 0 && H == OH && W == OW;
+  static_assert(1LL * IN * H * W * WORDS < 1LL << 31, "places are 32-bit numbers");
   const unsigned* data;
   int row[TURNS], y[TURNS], x[TURNS];
 
@@ -55,12 +56,10 @@ struct OptkitWidePositions {
 
 // Rows of a matrix, as OptkitRows.
 template <int THREADS, int COUNT, int DEEP, int LIMIT, int DEPTH>
-struct OptkitWideRows {
+struct OptkitWideRows : OptkitFrom {
   static const int ITEMS = 2 * DEEP * COUNT;
-  const unsigned* data;
-  int first;
 
-  OPTKIT_MEMBER OptkitWideRows(const void* matrix, int row) : data(static_cast<const unsigned*>(matrix)), first(row) {}
+  using OptkitFrom::OptkitFrom;
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
     for (int turn = 0; turn < (ITEMS + THREADS - 1) / THREADS; ++turn) {
@@ -78,16 +77,14 @@ struct OptkitWideRows {
 
 // Weights, as OptkitWeights. A thread's columns are the outer loop: so their places are few.
 template <typename Kind, int THREADS, int COLUMNS, int DEEP, int IN, int OUT, int TAPS>
-struct OptkitWideWeights {
+struct OptkitWideWeights : OptkitFrom {
   typedef OptkitSteps<Kind, DEEP, IN, TAPS> Steps;
   static const int WORDS = Kind::WORDS, PARTS = 4 / WORDS, PIECES = COLUMNS * PARTS;
   static const int ACROSS = PIECES < THREADS ? PIECES : THREADS, DOWN = THREADS / ACROSS;
   static_assert(PIECES % ACROSS == 0 && 2 * DEEP % DOWN == 0, "threads have to divide the weights");
-  const unsigned* data;
-  int first;
+  static_assert(4LL * OUT * IN * TAPS * WORDS < 1LL << 31, "places are 32-bit numbers");
 
-  OPTKIT_MEMBER OptkitWideWeights(const void* kernels, int column)
-      : data(static_cast<const unsigned*>(kernels)), first(column) {}
+  using OptkitFrom::OptkitFrom;
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
     for (int turn = 0; turn < PIECES / ACROSS; ++turn) {
