@@ -2,8 +2,8 @@
 
 Every model is compiled as `optkit compile` does it, verification on the CPU included. Then nvcc turns the emitted CUDA
 C++ into PTX and machine code again, and per kernel is checked: no local memory, registers and shared memory within what
-the GPU has, and in every kernel of a tensor-core rule the instruction it is for (mma.sync, with asynchronous copies).
-Exit code 1 where a check fails or a build takes longer than --limit.
+the GPU has, and in every kernel of a tensor-core rule the instruction it is for (mma.sync or wgmma, with
+asynchronous copies). Exit code 1 where a check fails or a build takes longer than --limit.
 """
 
 from __future__ import annotations

@@ -44,14 +44,7 @@ def widen_per_use(module: Any, _context: Any) -> Any:
         sources = {b.var: b.value.args[0] for b in bindings if uses[b.var] > 1 and _widens(b.value)}
         if sources:
             changed[name] = _Widen(sources).visit_expr(func)
-    for name, func in changed.items():
-        module = _with(module, name, func)
-    return module
-
-
-def _with(module: Any, name: Any, func: Any) -> Any:
-    functions = {**module.functions, name: func}
-    return tvm.IRModule(functions, attrs=module.attrs)
+    return tvm.IRModule({**module.functions, **changed}, attrs=module.attrs) if changed else module
 
 
 def _widens(call: Any) -> bool:
