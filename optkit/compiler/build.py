@@ -24,6 +24,7 @@ from optkit.compiler.schedule import Kernel, Labels, schedule_module
 from optkit.compiler.shape_order import order_shape_stores
 from optkit.compiler.stack import pipeline
 from optkit.compiler.widenings import widen_per_use
+from optkit.compiler.workspaces import plan_workspaces
 from optkit.errors import CompileError, OptkitError
 from optkit.target import Target
 from optkit.tidy import one_line
@@ -142,11 +143,13 @@ def fuse(module: Any) -> Any:
 def generate(module: Any, target: Any) -> Any:
     """Scheduled kernels and the Relax function around them to an executable with a static memory plan."""
     t = relax.transform
+    on_gpu = target.kind.name == "cuda"
     planned = tvm.transform.Sequential(
         [
             t.ToNonDataflow(),
             t.RemovePurityChecking(),
             t.CallTIRRewrite(),
+            *([plan_workspaces] if on_gpu else []),
             t.StaticPlanBlockMemory(),
         ]
     )(module)

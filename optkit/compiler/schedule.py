@@ -103,10 +103,18 @@ def _schedule(
 
 
 def _params(choice: Choice, func: Any, target: Target, tuned: Records | None) -> Mapping[str, int]:
-    """Those that were measured for the function's operator, else the model's."""
+    """Those that were measured for the function's operator, else the model's; so one by one, too.
+
+    An open batch has the operator of a single image, and not all values that are for one.
+    """
     text = operator_of(func) if choice.tunable and tuned is not None else ""
     plan = tuned.best(Operator.parse(text), target, (choice.template,)) if tuned is not None and text else None
-    return choice.params if plan is None else plan.params
+    if plan is None:
+        return choice.params
+    return {
+        name: value if value in choice.space.get(name, (value,)) else choice.params[name]
+        for name, value in plan.params.items()
+    }
 
 
 def schedule_module(

@@ -87,6 +87,29 @@ def wide() -> ir.Model:
     )
 
 
+def summed() -> ir.Model:
+    """Sums so deep for so few results that thread blocks share a tile: convolutions and products, two things behind."""
+    return build(
+        """
+        a = Conv<pads=[1,1,1,1]>(x, w0, b0)
+        ar = Relu(a)
+        b = Conv(ar, w1)
+        c = Sigmoid(b)
+        y = Mul(b, c)
+        m = MatMul(t, w2)
+        n = Add(m, b2)
+        z = Relu(n)
+        """,
+        inputs="float[2,384,5,5] x, float[1,3,4096] t",
+        outputs="float[2,70,5,5] y, float[1,3,52] z",
+        w0=weights(384, 384, 3, 3, seed=0, scale=0.02),
+        b0=weights(384, seed=1),
+        w1=weights(70, 384, 1, 1, seed=2, scale=0.1),
+        w2=weights(4096, 52, seed=3, scale=0.02),
+        b2=weights(52, seed=4),
+    )
+
+
 def tokens(batch: str = "2") -> ir.Model:
     """Products for tensor cores: 19 tokens a sample of 48 channels, with a bias and a function or a sum behind."""
     return build(

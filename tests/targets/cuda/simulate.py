@@ -13,8 +13,8 @@ from typing import Any
 
 import tvm
 import tvm_ffi
+from optkit_targets.cuda.kernels.device_code import BLOCK
 from optkit_targets.cuda.kernels.intrinsics import DP4A, FMA
-from optkit_targets.cuda.kernels.tensor import BLOCK
 from tvm import s_tir, tirx
 
 from optkit.kernel import Choice, KernelRule
@@ -71,7 +71,7 @@ def _nest(loops: Mapping[Any, int], body: Any) -> Any:
 
 
 def _sums(tile: Any, numbers: list[int], inside: Any, terms: Mapping[Any, int], value: Any, i: list[Any]) -> Any:
-    """Zero in the whole tile, and sums where `inside` says that the result is."""
+    """Zero in the whole tile, and sums where `inside` says that the result is; all in the last part."""
     add = tirx.BufferStore(tile.source, tirx.BufferLoad(tile.source, i) + value, i)
     zero = tirx.BufferStore(tile.source, tirx.const(0, str(tile.source.dtype)), i)
     rows, columns = numbers[:2]
@@ -83,8 +83,8 @@ def _variables(letters: str) -> list[Any]:
     return [tirx.Var(letter, "int32") for letter in letters]
 
 
-def _conv(tile: Any, data: Any, weights: Any, numbers: list[int], column: Any, row: Any) -> Any:
-    depth, outs, *geometry = numbers[6:]
+def _conv(tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, column: Any, row: Any) -> Any:
+    depth, outs, *geometry = numbers[7:]
     h, w, oh, ow, ky, kx, *rest = geometry
     place = o, m, v = _variables("omv")
     k, y, x, r = _variables("kyxr")
@@ -92,12 +92,12 @@ def _conv(tile: Any, data: Any, weights: Any, numbers: list[int], column: Any, r
     value = _element(data, (k, y, x, r), position, [h, w, ow, *rest]).astype(kind)
     group = int(weights.source.shape[-1])
     weight = tirx.BufferLoad(weights.source, [out, k, y, x, r // group, v, r % group]).astype(kind)
-    inside = tirx.all(out < outs, position < oh * ow)
+    inside = tirx.all(part == numbers[5] - 1, out < outs, position < oh * ow)
     return _sums(tile, numbers, inside, {k: depth, y: ky, x: kx, r: 4}, value * weight, place)
 
 
-def _matmul(tile: Any, data: Any, weights: Any, numbers: list[int], column: Any, row: Any) -> Any:
-    depth, outs, rows = numbers[6:]
+def _matmul(tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, column: Any, row: Any) -> Any:
+    depth, outs, rows = numbers[7:]
     place = o, m, v = _variables("omv")
     (k,) = _variables("k")
     position, out, kind = row + m, column // 4 + o, str(tile.source.dtype)
@@ -106,11 +106,12 @@ def _matmul(tile: Any, data: Any, weights: Any, numbers: list[int], column: Any,
     group = int(weights.source.shape[-1])
     weight = tirx.BufferLoad(weights.source, [out, k // group, v, k % group]).astype(kind)
     value = tirx.BufferLoad(data.source, [*indices, k]).astype(kind)
-    return _sums(tile, numbers, tirx.all(out < outs, position < rows), {k: depth * 4}, value * weight, place)
+    inside = tirx.all(part == numbers[5] - 1, out < outs, position < rows)
+    return _sums(tile, numbers, inside, {k: depth * 4}, value * weight, place)
 
 
-def _product(tile: Any, left: Any, right: Any, numbers: list[int], column: Any, row: Any) -> Any:
-    depth, columns, rows, transposed = numbers[6:]
+def _product(tile: Any, left: Any, right: Any, numbers: list[int], part: Any, column: Any, row: Any) -> Any:
+    depth, columns, rows, transposed = numbers[7:]
     place = o, m, v = _variables("omv")
     (k,) = _variables("k")
     position, out = row + m, column + o * 4 + v
@@ -119,7 +120,7 @@ def _product(tile: Any, left: Any, right: Any, numbers: list[int], column: Any, 
         tirx.BufferLoad(t.source, [*t.indices[:-2], *at]).astype("float32")
         for t, at in ((left, [position, k]), (right, second))
     )
-    inside = tirx.all(out < columns, position < rows)
+    inside = tirx.all(part == numbers[5] - 1, out < columns, position < rows)
     return _sums(tile, numbers, inside, {k: depth * 4}, value * other, place)
 
 

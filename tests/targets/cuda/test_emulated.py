@@ -22,10 +22,13 @@ pytestmark = [
 # Open batches are in `test_kernels.py`; here kernels are launched as they are on a GPU.
 ROUNDED = {"deep:bf16": 2**-9, "deep:tf32": 2**-12, "tokens:tf32": 2**-12, "heads:tf32": 2**-12}
 """What is multiplied in bfloat16 or TF32 alone, with half the distance of two such numbers next to 1."""
+SHARED = ("summed:fp16:sm_80", "summed:int8:sm_80")
+"""Where thread blocks share tiles."""
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
     *("encoder:fp16", "encoder:int8-fp16", "wide:fp16", "wide:int8"),
     *ROUNDED,
+    *SHARED,
 )
 
 
@@ -54,7 +57,7 @@ def compiled(environment: dict[str, str], tmp_path_factory: pytest.TempPathFacto
 def test_artifacts_answer_as_the_reference_does(case: str, compiled: tuple[Path, dict[str, Any]]) -> None:
     found = compiled[1][case]
     assert found["verification"]["status"] == "passed"
-    assert found["arch"] == "sm_90"
+    assert found["arch"] == ("sm_80" if case.endswith(":sm_80") else "sm_90")
     assert found["repeats"]
     assert not {"cuda.fallback"} & set(found["rules"])
 
@@ -72,8 +75,13 @@ def test_later_runs_replay_a_graph_and_instruments_see_every_call(
     case: str, compiled: tuple[Path, dict[str, Any]]
 ) -> None:
     found = compiled[1][case]
-    assert found["launched"] == found["calls"]
+    assert found["launched"] == found["calls"] + sum(parts > 1 for parts in found["parts"])
     assert found["replayed"] == (found["calls"] > 2)  # the first and the last call are the caller's memory
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_thread_blocks_share_deep_sums(case: str, compiled: tuple[Path, dict[str, Any]]) -> None:
+    assert max(compiled[1][case]["parts"]) > 1
 
 
 def test_outputs_stay_on_the_device(environment: dict[str, str], compiled: tuple[Path, dict[str, Any]]) -> None:

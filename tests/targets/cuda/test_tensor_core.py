@@ -56,6 +56,9 @@ GEOMETRIES = {
     "3x3, stride 2": (Tile(128, 32, 1, 3, 1), Geometry(4, 8, 13, 9, 7, 5, 3, 3, 2, 2, top=1, left=1, fill=0x07070707)),
     "one block in": (SQUARE, Geometry(1, 16, 15, 13, 8, 7, 7, 7, 2, 2, top=3, left=3, fill=0x80808080)),
     "few blocks in, slices": (SLICED, Geometry(3, 4, 9, 9, 9, 9, 3, 3, top=1, left=1, fill=0x03030303)),
+    "3x3, parts": (replace(SQUARE, parts=8), Geometry(9, 16, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080)),
+    "pointwise, slices of parts": (replace(SLICED, parts=2), Geometry(50, 18, 6, 6, 6, 6)),
+    "fewer steps than parts": (replace(SMALL, parts=8), Geometry(5, 8, 5, 5, 5, 5)),
     "dilated, not square": (SMALL, Geometry(6, 3, 11, 12, 9, 8, 2, 3, dy=2, dx=2, fill=0)),
 }
 
@@ -64,6 +67,7 @@ WIDE_GEOMETRIES = {
     "wide, pointwise, tiles not full": (TALL, Geometry(9, 5, 7, 9, 7, 9)),
     "wide, 3x3, padded": (TALL, Geometry(16, 20, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080)),
     "wide, 3x3, stride 2": (BROAD, Geometry(5, 9, 21, 19, 11, 10, 3, 3, 2, 2, top=1, left=1, fill=0x07070707)),
+    "wide, parts": (replace(TALL, parts=4), Geometry(16, 20, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080)),
     "wide, one block in": (
         Tile(128, 64, 2, 4, 1, wide=1),
         Geometry(1, 16, 15, 13, 8, 7, 7, 7, 2, 2, top=3, left=3, fill=0x80808080),
@@ -85,6 +89,7 @@ PRODUCTS = {
     "not full": (SMALL, Product(4, 3, 37)),
     "many steps": (WIDE, Product(44, 21, 150)),
     "one row, slices": (SLICED, Product(100, 25, 1)),
+    "one row, slices of parts": (replace(SLICED, parts=4), Product(100, 25, 1)),
     "deep steps": (LARGE, Product(36, 40, 100)),
     "one strip of warps": (Tile(128, 32, 2, 3, 1), Product(12, 8, 128)),
 }
@@ -92,6 +97,7 @@ PRODUCTS = {
 WIDE_PRODUCTS = {
     "wide, whole tiles": (BROAD, Product(32, 32, 256)),
     "wide, tiles not full": (TALL, Product(44, 21, 150)),
+    "wide, parts": (replace(TALL, parts=2), Product(44, 21, 150)),
     "wide, few steps": (Tile(64, 128, 4, 5, 1, wide=1), Product(12, 9, 37)),
 }
 
@@ -111,6 +117,7 @@ PAIRS = {
     "rows by rows, slices": (SLICED, Pair(38, 33, 20, 1)),
     "rows by columns": (SQUARE, Pair(22, 56, 70, 0)),
     "rows by columns, wide": (LARGE, Pair(10, 136, 130, 0)),
+    "rows by columns, parts": (replace(SQUARE, parts=2), Pair(22, 56, 70, 0)),
     "rows by columns, slices": (Tile(32, 32, 2, 2, 2), Pair(36, 40, 33, 0)),
 }
 
@@ -156,11 +163,11 @@ def tiles(
     operands: tuple[np.ndarray, np.ndarray],
     *options: str,
 ) -> np.ndarray:
-    """All thread blocks of one image or matrix, one after the other: (rows, columns), for rows and columns whole."""
+    """All thread blocks of one image or matrix, one after the other, parts added: (rows, columns), both whole."""
     kind = KINDS[operands[0].dtype.name]
     result, word = (np.int32, "int") if kind == "OptkitBytes" else (np.float32, "float")
     m, n = numbers[-2:]
-    sizes = (tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.planes)
+    sizes = (tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.parts, tile.planes)
     text = ", ".join([kind, *map(str, sizes), *(f"{v}u" if i == 14 else str(v) for i, v in enumerate(numbers[:-2]))])
     down, across = -(-m // tile.rows), -(-n // tile.columns)
     library = host_library(
@@ -172,13 +179,14 @@ def tiles(
           const int size = {tile.planes * (tile.rows + 1) * 4}, kept = {(tile.rows + 1) * tile.columns};
           int bad = 0;
           for (int y = 0; y < {down}; ++y)
-            for (int x = 0; x < {across}; ++x) {{
-              alignas(16) static {word} tile[size + 1];
-              for (auto& value : tile) value = 77;
-              auto thread = [&] {{ Code::run(tile, data, weights, x * {tile.columns}, y * {tile.rows}); }};
-              bad |= emulator::run_threads({tile.threads}, thread) || tile[size] != 77;
-              std::memcpy(out + (y * {across} + x) * kept, tile, kept * sizeof({word}));
-            }}
+            for (int x = 0; x < {across}; ++x)
+              for (int part = 0; part < {tile.parts}; ++part) {{
+                alignas(16) static {word} tile[size + 1];
+                for (auto& value : tile) value = 77;
+                auto thread = [&] {{ Code::run(tile, data, weights, part, x * {tile.columns}, y * {tile.rows}); }};
+                bad |= emulator::run_threads({tile.threads}, thread) || tile[size] != 77;
+                for (int i = 0; i < kept; ++i) out[(y * {across} + x) * kept + i] += tile[i];
+              }}
           return bad;
         }}""",
         *options,
@@ -189,7 +197,7 @@ def tiles(
             for k in range(0, 8 * tile.deep, 4):  # the words that the 32 lanes of a warp read at once
                 places = {at(k + quad, i + g) for quad in range(4) for g in range(8)}
                 assert len({place % 32 for place in places}) == len(places)
-    out = np.empty((down, across, tile.columns // 4, tile.rows + 1, 4), result)
+    out = np.zeros((down, across, tile.columns // 4, tile.rows + 1, 4), result)
     library.bounds(*(x for a in operands for x in (*pointers(a), a.nbytes)))
     assert library.run(*pointers(*operands, out)) == 0
     whole = out[..., :-1, :].transpose(0, 3, 1, 2, 4)

@@ -6,7 +6,8 @@
 // banks.
 //
 // A step is 8 DEEP words of the sum. Its operands pass through STAGES buffers; a thread block has SLICES groups of 128
-// threads, which sum every so many steps each and add up what they have at the end (for small tensors of deep sums).
+// threads, which sum every so many steps each and add up what they have at the end (for small tensors of deep sums). For
+// the same reason PARTS thread blocks may share a tile: then each leaves its part of the sums.
 
 // What is multiplied (`Kind`): words of a block of four channels, the type of sums, how a word becomes an operand, and
 // the instructions, of a warp and of a warpgroup.
@@ -197,9 +198,9 @@ struct OptkitWeights : OptkitFrom {
 
 // Sums of a tile of ROWS x COLUMNS to `tile`, [COLUMNS / 4][ROWS + 1][4], of which the last row is not used: it keeps
 // threads that go down or across it on banks of their own. It also holds the operands before, PLANES [ROWS + 1][4] in all.
-//   COUNT: steps of the whole sum
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int COUNT, typename Left,
-          typename Right>
+//   COUNT: steps of the whole sum; part: which of the PARTS
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int COUNT,
+          typename Left, typename Right>
 struct OptkitTile {
   typedef typename Kind::Sum Sum;
   static const int STAGE = Left::SIZE + Right::SIZE;
@@ -209,8 +210,9 @@ struct OptkitTile {
   static_assert(COLUMNS / 4 <= PLANES, "the sums have to fit");
   static_assert(STAGES >= 2 && 128 % ROWS == 0 && TILES > 0 && STRIPS > 0, "no such tile");
 
-  OPTKIT_DEVICE void run(Sum* tile, const Left& left, const Right& right) {
-    const int slice = optkit_slice(), lane = optkit_thread() % 32, warp = optkit_thread() / 32;
+  OPTKIT_DEVICE void run(Sum* tile, const Left& left, const Right& right, int part) {
+    const int apart = SLICES * PARTS, slice = optkit_slice(), first = part * SLICES + slice;  // of this slice's steps
+    const int lane = optkit_thread() % 32, warp = optkit_thread() / 32;
     unsigned* stages = reinterpret_cast<unsigned*>(tile) + slice * (STAGES * STAGE);
     const int group = lane / 4, quad = lane % 4;
     const int m0 = warp / ACROSS * (TILES * 16) + group, n0 = warp % ACROSS * (STRIPS * 8) + group;
@@ -223,21 +225,21 @@ struct OptkitTile {
         for (int v = 0; v < 4; ++v) sums[i][j][v] = 0;
 #pragma unroll
     for (int s = 0; s < STAGES - 1; ++s) {
-      const int step = s * SLICES + slice;
+      const int step = s * apart + first;
       if (step < COUNT) {
         left.load(stages + s * STAGE, step);
         right.load(stages + s * STAGE + Left::SIZE, step);
       }
       optkit_commit();
     }
-    for (int i = 0, place = 0; i * SLICES + slice < COUNT; ++i) {
+    for (int i = 0, place = 0; i * apart + first < COUNT; ++i) {
       optkit_wait<STAGES - 2>();
       if (SLICES == 1) {
         optkit_sync();
       } else {
         optkit_sync_slice();
       }
-      const int step = (i + STAGES - 1) * SLICES + slice, free = place == 0 ? STAGES - 1 : place - 1;
+      const int step = (i + STAGES - 1) * apart + first, free = place == 0 ? STAGES - 1 : place - 1;
       if (step < COUNT) {
         left.load(stages + free * STAGE, step);
         right.load(stages + free * STAGE + Left::SIZE, step);
@@ -290,33 +292,36 @@ struct OptkitTile {
 // A thread block's tile of a convolution.
 //   H, W, OH, OW: extents; K, S, D: kernel, stride, dilation; T, L: padding before; FILL: a word of what is read outside
 //   column: first output channel; row: first position
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int OUT, int H,
-          int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int IN, int OUT,
+          int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitConv {
   typedef OptkitPositions<Kind, ROWS, DEEP, IN, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
   typedef OptkitWeights<Kind, COLUMNS, DEEP, IN, OUT, KY * KX> Right;
-  typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PLANES, Left::Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int column, int row) {
-    Tile::run(tile, Left(image, row), Right(kernels, column));
+  typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PARTS, PLANES, Left::Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int part, int column,
+                         int row) {
+    Tile::run(tile, Left(image, row), Right(kernels, column), part);
   }
 };
 
 // A thread block's tile of the product of M rows, IN blocks deep, and weights of OUT blocks of columns.
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int OUT, int M>
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int IN, int OUT,
+          int M>
 struct OptkitMatmul {
   typedef OptkitSteps<Kind, DEEP, IN, 1> Steps;
   typedef OptkitRows<ROWS, DEEP, M, IN * Kind::WORDS> Left;
   typedef OptkitWeights<Kind, COLUMNS, DEEP, IN, OUT, 1> Right;
-  typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PLANES, Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int column, int row) {
-    Tile::run(tile, Left(matrix, row), Right(kernels, column));
+  typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PARTS, PLANES, Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int part, int column,
+                         int row) {
+    Tile::run(tile, Left(matrix, row), Right(kernels, column), part);
   }
 };
 
 // A thread block's tile of the product of two matrices, M x 4 IN and 4 IN x N, not of bytes; the second lies transposed,
 // or it does not.
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int N, int M,
-          int TRANSPOSED>
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int IN, int N,
+          int M, int TRANSPOSED>
 struct OptkitProduct {
   typedef OptkitSteps<Kind, DEEP, IN, 1> Steps;
   typedef OptkitRows<ROWS, DEEP, M, IN * Kind::WORDS> Left;
@@ -329,8 +334,9 @@ struct OptkitProduct {
     typedef OptkitColumns<Kind, COLUMNS, DEEP, N, IN * 4> Type;
   };
   typedef typename Choose<TRANSPOSED, void>::Type Right;
-  typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PLANES, Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* left, const void* right, int column, int row) {
-    Tile::run(tile, Left(left, row), Right(right, column));
+  typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PARTS, PLANES, Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* left, const void* right, int part, int column,
+                         int row) {
+    Tile::run(tile, Left(left, row), Right(right, column), part);
   }
 };

@@ -103,7 +103,7 @@ struct OptkitWideWeights : OptkitFrom {
 
 // As OptkitTile, by a warpgroup for every 64 rows. Of STAGES buffers one is read, one was read until a moment ago, and the
 // others are being filled.
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int PLANES, int COUNT, typename Left,
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int PARTS, int PLANES, int COUNT, typename Left,
           typename Right>
 struct OptkitWideTile {
   typedef typename Kind::Sum Sum;
@@ -111,7 +111,7 @@ struct OptkitWideTile {
   static_assert(STAGES * STAGE <= PLANES * (ROWS + 1) * 4 && COLUMNS / 4 <= PLANES, "the tile has to fit");
   static_assert(STAGES >= 3 && ROWS % 64 == 0 && DEEP % 2 == 0, "no such tile");
 
-  OPTKIT_DEVICE void run(Sum* tile, const Left& left, const Right& right) {
+  OPTKIT_DEVICE void run(Sum* tile, const Left& left, const Right& right, int part) {
     unsigned* stages = reinterpret_cast<unsigned*>(tile);
     const int group = optkit_index() / 128 * 64;
     Sum sums[COLUMNS / 2];
@@ -119,13 +119,14 @@ struct OptkitWideTile {
     for (int i = 0; i < COLUMNS / 2; ++i) sums[i] = 0;
 #pragma unroll
     for (int s = 0; s < AHEAD; ++s) {
-      if (s < COUNT) {
-        left.load(stages + s * STAGE, s);
-        right.load(stages + s * STAGE + LEFT, s);
+      const int step = s * PARTS + part;
+      if (step < COUNT) {
+        left.load(stages + s * STAGE, step);
+        right.load(stages + s * STAGE + LEFT, step);
       }
       optkit_commit();
     }
-    for (int step = 0, place = 0; step < COUNT; ++step) {
+    for (int step = part, place = 0; step < COUNT; step += PARTS) {
       optkit_wait<AHEAD - 1>();
       optkit_publish();
       optkit_sync();
@@ -139,9 +140,10 @@ struct OptkitWideTile {
       }
       optkit_end();
       const int free = place + AHEAD < STAGES ? place + AHEAD : place + AHEAD - STAGES;
-      if (step + AHEAD < COUNT) {
-        left.load(stages + free * STAGE, step + AHEAD);
-        right.load(stages + free * STAGE + LEFT, step + AHEAD);
+      const int next = step + AHEAD * PARTS;
+      if (next < COUNT) {
+        left.load(stages + free * STAGE, next);
+        right.load(stages + free * STAGE + LEFT, next);
       }
       optkit_commit();
       optkit_finish<1>(sums);
@@ -161,25 +163,28 @@ struct OptkitWideTile {
 };
 
 // As OptkitConv.
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int OUT, int H,
-          int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int IN, int OUT,
+          int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitWideConv {
   typedef OptkitWidePositions<Kind, ROWS, DEEP, IN, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
   typedef OptkitWideWeights<Kind, 2 * ROWS, COLUMNS, DEEP, IN, OUT, KY * KX> Right;
-  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Left::Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int column, int row) {
-    Tile::run(tile, Left(image, row), Right(kernels, column));
+  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PARTS, PLANES, Left::Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int part, int column,
+                         int row) {
+    Tile::run(tile, Left(image, row), Right(kernels, column), part);
   }
 };
 
 // As OptkitMatmul.
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PLANES, int IN, int OUT, int M>
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int IN, int OUT,
+          int M>
 struct OptkitWideMatmul {
   typedef OptkitSteps<Kind, DEEP, IN, 1> Steps;
   typedef OptkitWideRows<2 * ROWS, ROWS, DEEP, M, IN * Kind::WORDS> Left;
   typedef OptkitWideWeights<Kind, 2 * ROWS, COLUMNS, DEEP, IN, OUT, 1> Right;
-  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int column, int row) {
-    Tile::run(tile, Left(matrix, row), Right(kernels, column));
+  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PARTS, PLANES, Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int part, int column,
+                         int row) {
+    Tile::run(tile, Left(matrix, row), Right(kernels, column), part);
   }
 };

@@ -14,7 +14,8 @@ from optkit.compiler.operators.matmul import unflatten
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, look
-from optkit_targets.cuda.kernels.tensor import LARGEST_GRID, SHORT, Call, compute_tiles, from_outside, shape
+from optkit_targets.cuda.kernels.device_code import SHORT, Call, compute_tiles
+from optkit_targets.cuda.kernels.tensor import LARGEST_GRID, from_outside, shape
 from optkit_targets.cuda.kernels.tiles import SLICE, scope
 
 ROWS = 64

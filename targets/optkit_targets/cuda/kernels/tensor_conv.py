@@ -10,13 +10,13 @@ from tvm.tirx import IndexMap
 
 from optkit.compiler.operator import CONV, Operator
 from optkit_targets.cpu.kernels.tools import View, inline_rest
+from optkit_targets.cuda.kernels.device_code import SHORT
 from optkit_targets.cuda.kernels.tensor import (
-    SHORT,
     STEP,
+    Axes,
     TensorCoreRule,
     Tiled,
-    call_of,
-    compute_tiles,
+    compute_product,
     constant_weights,
     from_outside,
     shape,
@@ -55,7 +55,8 @@ class TensorConvRule(TensorCoreRule):
             return None
         window = (s["kh"], s["kw"], s["sh"], s["sw"], s["dh"], s["dw"], s["pt"], s["pl"])
         numbers = (*blocks, s["h"], s["w"], height, width, *window, f"{fill}u")
-        return Tiled(operator, "OptkitConv", numbers)
+        batch = shape(data)
+        return Tiled(operator, "OptkitConv", numbers, batch[0] if batch else None)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring positions: so their four channels lie side by side."""
@@ -68,12 +69,8 @@ class TensorConvRule(TensorCoreRule):
         inline_rest(view, [conv])
         data, weights = (read.source for read in sch.get(conv).reads)
         n, c, y, x, v = sch.get_loops(view.last)
-        across, ci = sch.split(c, [None, tile.columns // SHORT])
-        down, pi = sch.split(sch.fuse(y, x), [None, tile.rows])
-        sch.reorder(n, across, down, ci, pi, v)
-        sch.bind(n, "blockIdx.z")
-        call = call_of(found, tile, lambda batch: [(data, batch), (weights, ())])
-        return compute_tiles(sch, conv, call, (across, down, ci, pi, v), lambda i: (i[1], i[2], i[3]), (n,))
+        axes = Axes((n,), sch.fuse(y, x), c, v, lambda i: (i[0], i[1], i[2], i[3]), columns_outside=True)
+        return compute_product(view, conv, found, tile, lambda batch: [(data, batch), (weights, ())], axes)
 
 
 def _padding(block: Any) -> int | None:

@@ -7,14 +7,14 @@ from typing import Any
 
 from optkit.compiler.operator import MATMUL, Operator
 from optkit_targets.cpu.kernels.tools import View, inline_rest
+from optkit_targets.cuda.kernels.device_code import SHORT
 from optkit_targets.cuda.kernels.tensor import (
-    SHORT,
     STEP,
     WORD,
+    Axes,
     TensorCoreRule,
     Tiled,
-    call_of,
-    compute_tiles,
+    compute_product,
     constant_weights,
     from_outside,
     shape,
@@ -61,8 +61,7 @@ class TensorMatmulRule(TensorCoreRule):
         reads = [read.source for read in sch.get(product).reads]
         inline_rest(view, [product])
         *lead, n = sch.get_loops(view.last)
-        down, mi = sch.split(sch.fuse(*lead) if len(lead) > 1 else lead[0], [None, tile.rows])
-        across, ci, v = sch.split(n, [None, tile.columns // SHORT, SHORT])
-        sch.reorder(across, down, mi, ci, v)
-        call = call_of(found, tile, lambda _: [(buffer, ()) for buffer in reads])
-        return compute_tiles(sch, product, call, (across, down, mi, ci, v), lambda i: (i[1], i[0], i[2]))
+        rows = sch.fuse(*lead) if len(lead) > 1 else lead[0]
+        columns, v = sch.split(n, [None, SHORT])
+        axes = Axes((), rows, columns, v, lambda i: (0, i[1], i[0], i[2]))
+        return compute_product(view, product, found, tile, lambda _: [(buffer, ()) for buffer in reads], axes)

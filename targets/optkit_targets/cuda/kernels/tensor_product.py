@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +11,14 @@ from tvm import tirx
 from optkit.compiler.operator import BATCH_MATMUL, Operator
 from optkit.compiler.operators.matmul import unflatten
 from optkit_targets.cpu.kernels.tools import View, inline_rest
+from optkit_targets.cuda.kernels.device_code import SHORT
 from optkit_targets.cuda.kernels.tensor import (
     LARGEST_GRID,
-    SHORT,
     STEP,
+    Axes,
     TensorCoreRule,
     Tiled,
-    call_of,
-    compute_tiles,
+    compute_product,
     from_outside,
     shape,
 )
@@ -54,7 +55,7 @@ class TensorProductRule(TensorCoreRule):
             if extents is None or extents[-2:] != ends or not from_outside(view, buffer):
                 return None
         numbers = k // SHORT, n, m, int(transposed)
-        return Tiled(operator, "OptkitProduct", numbers)
+        return Tiled(operator, "OptkitProduct", numbers, batch)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring columns, which lie side by side."""
@@ -65,11 +66,7 @@ class TensorProductRule(TensorCoreRule):
         inline_rest(view, [product])
         *outer, m, n = sch.get_loops(view.last)
         images = (sch.fuse(*outer) if len(outer) > 1 else outer[0],) if outer else ()
-        down, mi = sch.split(m, [None, tile.rows])
-        across, ci, v = sch.split(n, [None, tile.columns // SHORT, SHORT])
-        sch.reorder(*images, across, down, mi, ci, v)
-        for image in images:
-            sch.bind(image, "blockIdx.z")
+        columns, v = sch.split(n, [None, SHORT])
 
         def place(loops: Sequence[Any]) -> list[tuple[Any, Sequence[Any]]]:
             at = unflatten(loops[0], lead) if loops else []
@@ -78,8 +75,11 @@ class TensorProductRule(TensorCoreRule):
                 for buffer, whole in zip(operands, extents, strict=True)
             ]
 
-        call, loops = call_of(found, tile, place), (across, down, mi, ci, v)
-        return compute_tiles(sch, product, call, loops, lambda i: (i[-2], i[-3], i[-1]), images)
+        def index(i: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
+            image = functools.reduce(lambda flat, e: flat * e[1] + e[0], zip(i[:-3], lead, strict=True), 0)
+            return image, i[-2], i[-3], i[-1]
+
+        return compute_product(view, product, found, tile, place, Axes(images, m, columns, v, index))
 
 
 def _operands(view: View) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ SPACE: dict[str, tuple[int, ...]] = {
     "deep": (1, 2),
     "stages": (2, 3, 4),
     "slices": (1, 2, 4),
+    "parts": (1, 2, 4, 8),
     "wide": (0,),
 }
 WIDE: dict[str, tuple[int, ...]] = {
@@ -25,6 +26,7 @@ WIDE: dict[str, tuple[int, ...]] = {
     "deep": (2, 4),
     "stages": (3, 4, 5),
     "slices": (1,),
+    "parts": (1, 2, 4),
     "wide": (1,),
 }
 """Tiles by instructions of whole warpgroups."""
@@ -33,6 +35,8 @@ _STATIC = 48 * 1024
 _REGISTERS, _THREADS = 65536, 1536  # of a multiprocessor
 # Cycles, as measured by others: Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture", 2024.
 _MEMORY, _STEP, _START = 700, 60, 1500
+_SECOND = 3000
+"""From the end of a kernel to the first results of the next one in a graph."""
 _L2_BYTES = 64
 """Bytes that a multiprocessor gets in a cycle."""
 
@@ -46,6 +50,7 @@ class Tile:
         deep: of a step, in 8 words.
         stages: buffers that the operands of steps pass through.
         slices: groups of 128 threads that divide the steps among themselves.
+        parts: thread blocks that divide the steps of a tile among themselves; a second kernel adds up their sums.
         wide: 1 where whole warpgroups multiply, 64 rows each.
     """
 
@@ -54,6 +59,7 @@ class Tile:
     deep: int
     stages: int
     slices: int
+    parts: int = 1
     wide: int = 0
 
     @classmethod
@@ -119,7 +125,7 @@ class Tile:
             words: of the sum.
         """
         batch, rows, columns = extents
-        blocks = batch * -(-rows // self.rows) * -(-columns // self.columns)
+        blocks = batch * self.parts * -(-rows // self.rows) * -(-columns // self.columns)
         resident = min(
             target.cache[0] // (self.shared + 1024),
             _REGISTERS // (self.registers * self.threads),
@@ -130,9 +136,12 @@ class Tile:
         move = 32 * self.deep * (self.rows + self.columns) / _L2_BYTES
         busy = max(multiply, read, move) * resident * self.slices
         step = max(busy, _MEMORY / (self.stages - 1 - self.wide), _STEP + multiply)
-        steps = -(-words // (8 * self.deep * self.slices))
+        steps = -(-words // (8 * self.deep * self.slices * self.parts))
         end = self.rows * self.columns / 8 * resident + 200 * self.slices
-        return math.ceil(blocks / (target.cores * resident)) * (steps * step + _START + end)
+        first = math.ceil(blocks / (target.cores * resident)) * (steps * step + _START + end)
+        if self.parts == 1:
+            return first
+        return first + _SECOND + 4 * self.parts * batch * rows * columns / (_L2_BYTES * target.cores)
 
     def _step(self) -> tuple[float, float]:
         """Cycles that multiplying takes, and that reading and writing shared memory does."""

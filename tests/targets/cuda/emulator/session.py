@@ -28,13 +28,16 @@ def _count() -> tuple[int, int, int]:
 
 
 def compile_models(folder: Path, *cases: str) -> None:
-    """Compile "model:pipeline" each, verified on the emulated GPU, and run it again on tensors that lie there."""
+    """Compile "model:pipeline" each, verified on the emulated GPU, and run it again on tensors that lie there.
+
+    "model:pipeline:sm_80" is with kernels for that GPU.
+    """
     for case in cases:
-        name, pipeline = case.split(":")
+        name, pipeline, *arch = case.split(":")
         path = folder / f"{name}.onnx"
         path.write_bytes(to_proto(getattr(models, name)()).SerializeToString())
-        out = folder / f"{name}.{pipeline}.optk"
-        artifact = optkit.compile(path, target="cuda", passes=pipeline, output=out)
+        out = folder / f"{case.replace(':', '.')}.optk"
+        artifact = optkit.compile(path, target=":".join(["cuda", *arch]), passes=pipeline, output=out)
         with artifact.runner() as runner:
             feed = sample(runner)
             first = runner.run(feed)
@@ -47,6 +50,7 @@ def compile_models(folder: Path, *cases: str) -> None:
             verification=artifact.manifest.verification,
             outputs=artifact.report["verification"]["outputs"],
             arch=artifact.manifest.target["tvm"]["arch"],
+            parts=sorted(kernel["params"].get("parts", 1) for kernel in artifact.report["kernels"]),
             rules=sorted({kernel["rule"] for kernel in artifact.report["kernels"]}),
             launched=launched,
             replayed=replayed,
