@@ -45,6 +45,8 @@ class Gpu:
         found = {"int8_dot", "f16", "f16_convert", "tensor_core"}
         if self.sm >= 80:
             found |= {"bf16_dot", "async_copy", "tensor_fours", "half_attention"}
+        if self.sm >= 90:
+            found.add("cluster")
         if self.sm == 90:
             found.add("warpgroup")
         return frozenset(found)

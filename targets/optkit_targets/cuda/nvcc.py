@@ -26,12 +26,14 @@ _FILES = {
     "wgmma.cuh": set(),
     "tensor_core.cuh": {"OptkitConv", "OptkitMatmul", "OptkitProduct"},
     "warpgroup.cuh": {"OptkitWideConv", "OptkitWideMatmul"},
+    "cluster.cuh": {"OptkitCluster"},
     "attention.cuh": {"OptkitAttention"},
 }
 """Device code by file, in the order that it stands in, and what kernels call in it."""
 _BELOW = {
     "tensor_core.cuh": {"instructions.cuh"},
     "warpgroup.cuh": {"instructions.cuh", "wgmma.cuh", "tensor_core.cuh"},
+    "cluster.cuh": {"instructions.cuh"},
     "attention.cuh": {"instructions.cuh"},
 }
 """What files are built of."""

@@ -35,6 +35,8 @@ def serial(func: Any) -> Any:
         block = node.body.block if isinstance(node.body, s_tir.SBlockRealize) else None
         if block is not None and block.name_hint == BLOCK:
             return _tensor_core(block)
+        if node.thread_binding.thread_tag.startswith("cluster"):
+            return node.body
         return tirx.For(node.loop_var, node.min, node.extent, tirx.ForKind.SERIAL, node.body)
 
     def call(node: Any) -> Any:
@@ -51,13 +53,17 @@ def serial(func: Any) -> Any:
 def _tensor_core(block: Any) -> Any:
     """What device code leaves in a tile, once for all threads."""
     name, *arguments = block.body.value.args
-    function, *words = re.findall(r"\w+", name.value)[:-1]
+    words = re.findall(r"\w+", name.value)[:-1]
+    clusters = words[0] == "OptkitCluster"
+    function, *words = words[clusters:]
     tensors = [argument.args[0] for argument in arguments if isinstance(argument, tvm.ir.Call)]
     numbers = [int(word.rstrip("u")) for word in words if word not in ("int", "float")]
     buffers, scalars = [], arguments[len(tensors) :]
     if function == "OptkitAttention":
         body = _attention(*tensors, numbers, *scalars, buffers)
     else:
+        if clusters:  # all of the sums in every block, as they are once its neighbours have been asked
+            scalars[0] = tirx.const(numbers[5] - 1, "int32")
         body = _SIMULATED[function](*tensors, numbers, *scalars)
     whole = s_tir.SBlock([], block.reads, block.writes, block.name_hint, body, None, buffers)
     return s_tir.SBlockRealize([], tirx.const(True, "bool"), whole)

@@ -22,8 +22,8 @@ pytestmark = [
 # Open batches are in `test_kernels.py`; here kernels are launched as they are on a GPU.
 ROUNDED = {"deep:bf16": 2**-9, "deep:tf32": 2**-12, "tokens:tf32": 2**-12, "heads:tf32": 2**-12}
 """What is multiplied in bfloat16 or TF32 alone, with half the distance of two such numbers next to 1."""
-SHARED = ("summed:fp16:sm_80", "summed:int8:sm_80")
-"""Where thread blocks share tiles."""
+SHARED = ("summed:fp16", "summed:int8", "summed:tf32", "summed:fp16:sm_80", "summed:int8:sm_80")
+"""Where thread blocks share tiles: as clusters, and in two kernels."""
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
     *("encoder:fp16", "encoder:int8-fp16", "wide:fp16", "wide:int8"),
@@ -75,7 +75,8 @@ def test_later_runs_replay_a_graph_and_instruments_see_every_call(
     case: str, compiled: tuple[Path, dict[str, Any]]
 ) -> None:
     found = compiled[1][case]
-    assert found["launched"] == found["calls"] + sum(parts > 1 for parts in found["parts"])
+    seconds = sum(parts > 1 for parts in found["parts"]) if found["arch"] == "sm_80" else 0
+    assert found["launched"] == found["calls"] + seconds
     assert found["replayed"] == (found["calls"] > 2)  # the first and the last call are the caller's memory
 
 

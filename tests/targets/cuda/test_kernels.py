@@ -76,9 +76,12 @@ def test_schedules_compute_what_the_unscheduled_kernels_do(name: str, pipeline: 
     assert check_prepared(ready, simulated(target)) == []
 
 
-@pytest.mark.parametrize(("name", "pipeline"), CORNERS)
-def test_the_largest_tiles_compute_it_too(name: str, pipeline: str) -> None:
-    target = find_target("cuda:sm_80")
+@pytest.mark.parametrize(
+    ("name", "pipeline", "arch"),
+    [*((*case, "sm_80") for case in CORNERS), ("deep", "fp16", "sm_90"), ("tokens", "int8", "sm_90")],
+)
+def test_the_largest_tiles_compute_it_too(name: str, pipeline: str, arch: str) -> None:
+    target = find_target(f"cuda:{arch}")
     ready = prepare(passed(MODELS[name](), pipeline), target)
     assert check_prepared(ready, simulated(target, largest=True)) == []
 

@@ -133,6 +133,7 @@ def host_library(folder: Path, source: str, *options: str) -> ctypes.CDLL:
         #include "wgmma.cuh"
         #include "tensor_core.cuh"
         #include "warpgroup.cuh"
+        #include "cluster.cuh"
         #include "attention.cuh"
         extern "C" void bounds(const char* data, int bytes, const char* weights, int more) {{
           emulator::readable = {{{{data, data + bytes}}, {{weights, weights + more}}}};
@@ -150,6 +151,24 @@ def pointers(*arrays: np.ndarray) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
 
 
+PARTS = """
+              for (int part = 0; part < Code::Tile::BLOCKS; ++part) {
+                alignas(16) static Code::Tile::Sum tile[size + 1];
+                for (auto& value : tile) value = 77;
+                auto thread = [&] {
+                  Code::run(tile, data, weights, part, x * Code::Tile::WIDTH, y * Code::Tile::HEIGHT);
+                };
+                bad |= emulator::run_threads(Code::Tile::THREADS, thread) || tile[size] != 77;
+                for (int i = 0; i < kept; ++i) to[i] += tile[i];
+              }"""
+CLUSTER = """
+              auto thread = [&] {
+                const int part = blockIdx.z, share = kept / Code::Tile::BLOCKS;
+                auto* tile = emulator::dynamic<Code::Tile::Sum>();
+                OptkitCluster<Code>::run(tile, data, weights, part, x * Code::Tile::WIDTH, y * Code::Tile::HEIGHT);
+                if (threadIdx.x == 0) std::memcpy(to + part * share, tile + part * share, share * sizeof(*tile));
+              };
+              bad |= emulator::run_threads(Code::Tile::THREADS, thread, Code::Tile::BLOCKS);"""
 PLACES = """
         extern "C" int left(int k, int m) { return Code::Left::at(k, m); }
         extern "C" int right(int k, int n) { return Code::Right::at(k, n); }"""
@@ -162,8 +181,12 @@ def tiles(
     numbers: tuple[int, ...],
     operands: tuple[np.ndarray, np.ndarray],
     *options: str,
+    clusters: bool = False,
 ) -> np.ndarray:
-    """All thread blocks of one image or matrix, one after the other, parts added: (rows, columns), both whole."""
+    """All thread blocks of one image or matrix, one after the other: (rows, columns), both whole.
+
+    Parts are added here, or by clusters of thread blocks.
+    """
     kind = KINDS[operands[0].dtype.name]
     result, word = (np.int32, "int") if kind == "OptkitBytes" else (np.float32, "float")
     m, n = numbers[-2:]
@@ -179,14 +202,10 @@ def tiles(
           const int size = {tile.planes * (tile.rows + 1) * 4}, kept = {(tile.rows + 1) * tile.columns};
           int bad = 0;
           for (int y = 0; y < {down}; ++y)
-            for (int x = 0; x < {across}; ++x)
-              for (int part = 0; part < {tile.parts}; ++part) {{
-                alignas(16) static {word} tile[size + 1];
-                for (auto& value : tile) value = 77;
-                auto thread = [&] {{ Code::run(tile, data, weights, part, x * {tile.columns}, y * {tile.rows}); }};
-                bad |= emulator::run_threads({tile.threads}, thread) || tile[size] != 77;
-                for (int i = 0; i < kept; ++i) out[(y * {across} + x) * kept + i] += tile[i];
-              }}
+            for (int x = 0; x < {across}; ++x) {{
+              {word}* to = out + (y * {across} + x) * kept;
+              {CLUSTER if clusters else PARTS}
+            }}
           return bad;
         }}""",
         *options,
@@ -270,6 +289,27 @@ def test_tiles_of_a_product_hold_its_sums(kind: str, name: str, tmp_path: Path) 
     data, weights = operands(kind, (p.m, p.blocks_in * 4), (p.blocks_in * 4, p.blocks_out * 4))
     packed = matmul_weight(weights, 4, 4)
     found = tiles(tmp_path, "OptkitMatmul", tile, (*astuple(p), p.m, p.blocks_out * 4), (data, packed))
+    agree(found, multiplied(data).astype(np.float64) @ multiplied(weights).astype(np.float64))
+
+
+CLUSTERS = {
+    "8": replace(SMALL, parts=8),
+    "4, slices": replace(SLICED, parts=4),
+    "2": replace(SQUARE, parts=2),
+    "4, wide": replace(TALL, parts=4),
+}
+
+
+@NEEDS
+@pytest.mark.parametrize(
+    ("name", "kind"), [pair for pair in itertools.product(CLUSTERS, KINDS) if pair != ("4, wide", "float32")]
+)
+def test_clusters_add_up_what_their_blocks_have(name: str, kind: str, tmp_path: Path) -> None:
+    tile = CLUSTERS[name]
+    p = Product(100, 21, 70)
+    data, weights = operands(kind, (p.m, p.blocks_in * 4), (p.blocks_in * 4, p.blocks_out * 4))
+    numbers, packed = (*astuple(p), p.m, p.blocks_out * 4), matmul_weight(weights, 4, 4)
+    found = tiles(tmp_path, "OptkitMatmul", tile, numbers, (data, packed), clusters=True)
     agree(found, multiplied(data).astype(np.float64) @ multiplied(weights).astype(np.float64))
 
 

@@ -203,6 +203,7 @@ template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES
           typename Left, typename Right>
 struct OptkitTile {
   typedef typename Kind::Sum Sum;
+  static const int HEIGHT = ROWS, WIDTH = COLUMNS, BLOCKS = PARTS, THREADS = 128 * SLICES;
   static const int STAGE = Left::SIZE + Right::SIZE;
   static const int ACROSS = ROWS / COLUMNS >= 4 ? 1 : 2, DOWN = 4 / ACROSS;  // warps of a slice
   static const int TILES = ROWS / DOWN / 16, STRIPS = COLUMNS / ACROSS / 8;  // of mma in a warp

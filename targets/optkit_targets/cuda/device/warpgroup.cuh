@@ -107,6 +107,7 @@ template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int PARTS,
           typename Right>
 struct OptkitWideTile {
   typedef typename Kind::Sum Sum;
+  static const int HEIGHT = ROWS, WIDTH = COLUMNS, BLOCKS = PARTS, THREADS = 2 * ROWS;
   static const int LEFT = 8 * DEEP * ROWS, STAGE = LEFT + 8 * DEEP * COLUMNS, AHEAD = STAGES - 2;
   static_assert(STAGES * STAGE <= PLANES * (ROWS + 1) * 4 && COLUMNS / 4 <= PLANES, "the tile has to fit");
   static_assert(STAGES >= 3 && ROWS % 64 == 0 && DEEP % 2 == 0, "no such tile");

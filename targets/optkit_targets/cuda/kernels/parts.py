@@ -84,7 +84,7 @@ def _first(call: Call, shared: Shared, tile: Any, parts: Any) -> Any:
     images, blocks, positions = shared.extents
     down, across, deep = (tirx.Var(name, "int32") for name in ("down", "across", "deep"))
     part, image = deep % shared.parts, deep // shared.parts
-    mine = replace(call, numbers=(tirx.Cast("int32", part),))
+    mine = replace(call, numbers=lambda _: (tirx.Cast("int32", part),))
     sums = calling(mine, tile, across * call.columns, down * call.rows, [image])
     left = _leave(call, shared, tile, parts, (part, image, across, down))
     grid = bound("blockIdx.x", down, -(-positions // call.rows), tirx.SeqStmt([sums, left]))

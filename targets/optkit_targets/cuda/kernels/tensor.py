@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tvm import tirx
+from tvm import s_tir, tirx
 
 from optkit.compiler.operator import CONV, MATMUL, OPERATOR, TENSOR_FLOAT, Operator, Plan
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, extent, look, read_dtype, same
-from optkit_targets.cuda.kernels.device_code import SHORT, Call, compute_tiles
+from optkit_targets.cuda.kernels.device_code import SHORT, Call, bound, compute_tiles
 from optkit_targets.cuda.kernels.parts import Shared, compute_parts
 from optkit_targets.cuda.kernels.tiles import SPACE, Tile, ranked, space
 
@@ -44,12 +44,14 @@ class Tiled:
         function: of the device code.
         numbers: its template arguments behind the tile's.
         images: of the batch that tiles are of; None where it is open.
+        clusters: whether thread blocks that share a tile can read each other's shared memory.
     """
 
     operator: Operator
     function: str
     numbers: tuple[object, ...]
     images: int | None = 1
+    clusters: bool = False
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -61,7 +63,8 @@ class Tiled:
         """The device function for a tile of this size."""
         sizes = tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.parts, tile.planes
         function = self.function.replace("Optkit", "OptkitWide") if tile.wide else self.function
-        return f"{function}<{_KIND[self.operator.compute]}, {', '.join(map(str, (*sizes, *self.numbers)))}>::run"
+        code = f"{function}<{_KIND[self.operator.compute]}, {', '.join(map(str, (*sizes, *self.numbers)))}>"
+        return f"OptkitCluster<{code}>::run" if tile.parts > 1 and self.clusters else f"{code}::run"
 
 
 class TensorCoreRule:
@@ -97,15 +100,16 @@ class TensorCoreRule:
         found = self.find(view, operator)
         if found is None:
             return None
+        tiled = replace(found, clusters=target.has("cluster"))
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
-            return self.schedule(look(function), found, Tile.of(chosen, target))
+            return self.schedule(look(function), tiled, Tile.of(chosen, target))
 
         macs = operator.macs()
         wide = may_be_wide(operator, target)
         tiles = ranked(*extents_of(operator), target, wide)
-        params = next(tile for tile in tiles if tile["parts"] in found.parts)
-        values = {**space(wide), "parts": found.parts}
+        params = next(tile for tile in tiles if tile["parts"] in tiled.parts)
+        values = {**space(wide), "parts": tiled.parts}
         version = self.templates[self.template]
         return [Choice(self.name, self.template, version, params, values, apply, macs, operator.compute, tunable=True)]
 
@@ -191,18 +195,44 @@ def compute_product(
 ) -> Any:
     """The function that computes these sums in tiles of this size."""
     sch, (batch, rows, columns) = view.sch, (axes.batch, axes.rows, axes.columns)
-    call = Call(found.call(tile), tile.rows, tile.columns, tile.planes, tile.threads, tile.scope, operands)
-    if tile.parts > 1:
-        sizes = found.images or 1, extent(sch, columns) or 1, extent(sch, rows) or 1
+
+    def call(parts: int) -> Call:
+        """With as many neighbours along the loop over images as share a tile."""
+        sizes = tile.rows, tile.columns, tile.planes, tile.threads, tile.scope
+
+        def place(lead: Sequence[Any]) -> Sequence[tuple[Any, Sequence[Any]]]:
+            return operands([image // parts for image in lead[: len(batch)]] if parts > 1 else lead)
+
+        def part(lead: Sequence[Any]) -> Sequence[Any]:
+            return (tirx.Cast("int32", lead[0] % parts) if parts > 1 else tirx.const(0, "int32"),)
+
+        return Call(found.call(tile), *sizes, place, part)
+
+    if tile.parts > 1 and not found.clusters:
+        counts = found.images or 1, extent(sch, columns) or 1, extent(sch, rows) or 1
         order = (*batch, columns, rows) if axes.columns_outside else (*batch, rows, columns)
-        shared = Shared(tile.parts, sizes, axes.index, axes.columns_outside)
-        return compute_parts(sch, block, call, shared, order, axes.channels)
+        shared = Shared(tile.parts, counts, axes.index, axes.columns_outside)
+        return compute_parts(sch, block, call(1), shared, order, axes.channels)
     across, ci = sch.split(columns, [None, tile.columns // SHORT])
     down, pi = sch.split(rows, [None, tile.rows])
+    images = batch
+    if tile.parts > 1:
+        share, ci = sch.split(ci, [tile.parts, None])
+        images = (*batch, share)
     inner = (ci, pi) if axes.columns_outside else (pi, ci)
-    sch.reorder(*batch, across, down, *inner, axes.channels)
-    for image in batch:
+    sch.reorder(*images, across, down, *inner, axes.channels)
+    if len(images) > 1:
+        images = (sch.fuse(*images),)
+    for image in images:
         sch.bind(image, "blockIdx.z")
-    whole = replace(call, numbers=(tirx.const(0, "int32"),))
     loops = (across, down, *inner, axes.channels)
-    return compute_tiles(sch, block, whole, loops, lambda i: axes.index(i)[1:], batch)
+    func = compute_tiles(sch, block, call(tile.parts), loops, lambda i: axes.index(i)[1:], images)
+    return func if tile.parts == 1 else in_clusters(func, tile.parts)
+
+
+def in_clusters(func: Any, size: int) -> Any:
+    """The function launched in clusters of so many thread blocks, neighbours along the third axis."""
+    root = func.body.block
+    body = bound("clusterCtaIdx.z", tirx.Var("cluster", "int32"), size, root.body)
+    whole = s_tir.SBlock(root.iter_vars, root.reads, root.writes, root.name_hint, body, root.init, root.alloc_buffers)
+    return func.with_body(s_tir.SBlockRealize(func.body.iter_values, func.body.predicate, whole))

@@ -87,7 +87,7 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
     apart = [d * (heads if seat == "i" else 1) for d, seat in zip((depth, depth, wide), seats, strict=False)]
     numbers = keys, count, rows, columns, depth, wide, *apart, *masking
     name = f"OptkitAttention<{', '.join(map(str, numbers))}>::run"
-    call = Call(name, ROWS, wide, count, SLICE, scope(size), operands, (tirx.FloatImm("float32", scale),))
+    call = Call(name, ROWS, wide, count, SLICE, scope(size), operands, lambda _: (tirx.FloatImm("float32", scale),))
     *outer, m, e = seated(sch.get_loops(view.last), seats[3])
     sch.reorder(*outer, m, e)
     image = sch.fuse(*outer) if len(outer) > 1 else outer[0]

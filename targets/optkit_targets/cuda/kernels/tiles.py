@@ -37,6 +37,8 @@ _REGISTERS, _THREADS = 65536, 1536  # of a multiprocessor
 _MEMORY, _STEP, _START = 700, 60, 1500
 _SECOND = 3000
 """From the end of a kernel to the first results of the next one in a graph."""
+_MEET, _PEER_BYTES = 250, 14
+"""Cycles in which thread blocks of a cluster meet, and bytes that one reads from the others in a cycle."""
 _L2_BYTES = 64
 """Bytes that a multiprocessor gets in a cycle."""
 
@@ -50,7 +52,8 @@ class Tile:
         deep: of a step, in 8 words.
         stages: buffers that the operands of steps pass through.
         slices: groups of 128 threads that divide the steps among themselves.
-        parts: thread blocks that divide the steps of a tile among themselves; a second kernel adds up their sums.
+        parts: thread blocks that divide the steps of a tile among themselves; as a cluster they add up their sums,
+            without such a second kernel does.
         wide: 1 where whole warpgroups multiply, 64 rows each.
     """
 
@@ -137,11 +140,13 @@ class Tile:
         busy = max(multiply, read, move) * resident * self.slices
         step = max(busy, _MEMORY / (self.stages - 1 - self.wide), _STEP + multiply)
         steps = -(-words // (8 * self.deep * self.slices * self.parts))
-        end = self.rows * self.columns / 8 * resident + 200 * self.slices
-        first = math.ceil(blocks / (target.cores * resident)) * (steps * step + _START + end)
-        if self.parts == 1:
-            return first
-        return first + _SECOND + 4 * self.parts * batch * rows * columns / (_L2_BYTES * target.cores)
+        end, after = self.rows * self.columns / 8 * resident + 200 * self.slices, 0.0
+        if self.parts > 1 and target.has("cluster"):
+            read = 4 * self.rows * self.columns * (self.parts - 1) / self.parts
+            end = end / self.parts + 2 * _MEET + read * resident / _PEER_BYTES
+        elif self.parts > 1:
+            after = _SECOND + 4 * self.parts * batch * rows * columns / (_L2_BYTES * target.cores)
+        return math.ceil(blocks / (target.cores * resident)) * (steps * step + _START + end) + after
 
     def _step(self) -> tuple[float, float]:
         """Cycles that multiplying takes, and that reading and writing shared memory does."""

@@ -1,4 +1,5 @@
-// CUDA C++ on a CPU: the threads of a block are fibers that take turns at barriers, blocks run one after the other.
+// CUDA C++ on a CPU: the threads of a block are fibers that take turns at barriers; blocks run one after the other, those
+// of a cluster together.
 //
 // Included before kernels that g++ compiles. What tensor cores and asynchronous copies do follows the PTX ISA: copies
 // arrive when they are waited for, and no earlier.
@@ -25,11 +26,9 @@
 #include <vector_functions.h>
 #include <vector_types.h>
 
-#undef __shared__
 #undef __global__
 #undef __device__
 #undef __launch_bounds__
-#define __shared__ static
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
@@ -51,6 +50,8 @@ struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   uint3 index;
+  int slot;  // of its block in the cluster
+  std::size_t declared;  // bytes of shared memory
   bool done;
   std::vector<Copy> uncommitted;
   std::deque<std::vector<Copy>> groups;
@@ -63,14 +64,27 @@ struct Barrier {
   unsigned generation = 0;
 };
 
+// A thread block that runs: its barriers and shared memory.
+struct Block {
+  static const std::size_t STATIC = 48 << 10, SHARED = STATIC + (227 << 10), ALIGNED = 1024;
+  uint3 index;
+  Barrier all, slices[8], warps[32];
+  std::unique_ptr<char[]> memory;
+  char* shared;
+  const char* near;  // somewhere in its shared memory
+  int running;
+};
+
 static const std::size_t STACK = 64 << 10;
+static const int LARGEST_CLUSTER = 8;
 static std::vector<std::unique_ptr<Fiber>> fibers;
+static std::vector<std::unique_ptr<Block>> blocks;
+static Barrier cluster_barrier;
 static ucontext_t scheduler;
-static int current, running, problems;
+static int current, running, clustered, problems;
 static bool moved;
 static void (*body)(void*);
 static void* body_data;
-static unsigned char* dynamic;
 // What asynchronous copies may read; anything where it is empty.
 static std::vector<std::pair<const void*, const void*>> readable;
 
@@ -86,29 +100,62 @@ inline void wait(Barrier& barrier, int expected) {
 }
 inline int flat() { return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z); }
 inline int lanes() { return std::min<int>(32, running - flat() / 32 * 32); }
+inline Block& block() { return *blocks[self().slot]; }
+// The thread among those of the cluster; warps of different blocks do not meet.
+inline int mine() { return self().slot * 1024 + flat(); }
 
-static Barrier block_barrier, slices[32], warps[64];
+// Shared memory that a kernel declares: every thread of a block gets the same, and every block of a cluster the same place.
+template <typename T>
+T* shared(std::size_t count) {
+  const std::size_t place = (self().declared + 127) / 128 * 128;
+  self().declared = place + count * sizeof(T);
+  if (self().declared > Block::STATIC) std::abort();
+  return reinterpret_cast<T*>(block().shared + place);
+}
+// What a launch asks for.
+template <typename T>
+T* dynamic() {
+  return reinterpret_cast<T*>(block().shared + Block::STATIC);
+}
+
 static void enter() {
   body(body_data);
   self().done = true, moved = true;
   if (!self().uncommitted.empty() || !self().products.empty() || !self().product_groups.empty()) ++problems;
+  // What a block has in shared memory is gone when it is.
+  if (--block().running == 0) std::memset(block().shared, 0xA5, Block::SHARED);
   yield();
 }
 
-// One block; false where its threads wait for each other forever.
-inline bool run_block() {
-  const int count = running = blockDim.x * blockDim.y * blockDim.z;
-  block_barrier = Barrier();
-  for (auto& barrier : slices) barrier = Barrier();
-  for (auto& barrier : warps) barrier = Barrier();
+// The blocks of one cluster, from this one along z; false where threads wait for each other forever.
+inline bool run_cluster(uint3 first, int size) {
+  running = blockDim.x * blockDim.y * blockDim.z, clustered = size;
+  const int count = running * size;
+  cluster_barrier = Barrier();
+  while (static_cast<int>(blocks.size()) < size) {
+    blocks.emplace_back(new Block());
+    Block& made = *blocks.back();
+    made.memory.reset(new char[Block::SHARED + Block::ALIGNED]);
+    const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(made.memory.get());
+    made.shared = made.memory.get() + (Block::ALIGNED - begin % Block::ALIGNED);
+    std::memset(made.shared, 0xA5, Block::SHARED);
+  }
+  for (int slot = 0; slot < size; ++slot) {
+    Block& next = *blocks[slot];
+    next.index = make_uint3(first.x, first.y, first.z + slot);
+    next.all = Barrier(), next.running = running;
+    for (auto& barrier : next.slices) barrier = Barrier();
+    for (auto& barrier : next.warps) barrier = Barrier();
+  }
   while (static_cast<int>(fibers.size()) < count) {
     fibers.emplace_back(new Fiber());
     fibers.back()->stack.reset(new char[STACK]);
   }
   for (int i = 0; i < count; ++i) {
     Fiber& fiber = *fibers[i];
-    const unsigned x = blockDim.x, y = blockDim.y, n = i;
+    const unsigned x = blockDim.x, y = blockDim.y, n = i % running;
     fiber.index = make_uint3(n % x, n / x % y, n / x / y);
+    fiber.slot = i / running, fiber.declared = 0;
     fiber.done = fiber.unpublished = false, fiber.uncommitted.clear(), fiber.groups.clear();
     fiber.products.clear(), fiber.product_groups.clear();
     getcontext(&fiber.context);
@@ -117,28 +164,38 @@ inline bool run_block() {
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, enter, 0);
   }
+  // A block runs as far as it comes by itself before its neighbours have a turn.
   for (int left = count; left > 0;) {
-    left = 0, moved = false;
-    for (current = 0; current < count; ++current) {
-      if (self().done) continue;
-      threadIdx = self().index;
-      swapcontext(&scheduler, &self().context);
-      left += !self().done;
+    bool any = false;
+    left = 0;
+    for (int slot = 0; slot < size; ++slot) {
+      int alive = 0;
+      do {
+        alive = 0, moved = false;
+        for (current = slot * running; current < (slot + 1) * running; ++current) {
+          if (self().done) continue;
+          threadIdx = self().index, blockIdx = block().index;
+          swapcontext(&scheduler, &self().context);
+          alive += !self().done;
+        }
+        any |= moved;
+      } while (moved && alive);
+      left += alive;
     }
-    if (!moved && left) return false;
+    if (!any && left) return false;
   }
   return true;
 }
 
-// All blocks of a grid; threads that never wait for each other need no fibers.
-inline int run_grid(dim3 grid, dim3 block, void (*function)(void*), void* data, bool alone) {
+// All blocks of a grid, `cluster` of them along z at a time; threads that never wait for each other need no fibers.
+inline int run_grid(dim3 grid, dim3 block, int cluster, void (*function)(void*), void* data, bool alone) {
   gridDim = grid, blockDim = block, body = function, body_data = data, problems = 0;
-  for (unsigned z = 0; z < grid.z; ++z)
+  for (unsigned z = 0; z < grid.z; z += cluster)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {
         blockIdx = make_uint3(x, y, z);
         if (!alone) {
-          if (!run_block()) return -1;
+          if (!run_cluster(blockIdx, cluster)) return -1;
           continue;
         }
         for (unsigned k = 0; k < block.z; ++k)
@@ -148,10 +205,11 @@ inline int run_grid(dim3 grid, dim3 block, void (*function)(void*), void* data, 
   return problems;
 }
 
-// One block of a row of threads, each of which calls `function`; how many things were wrong.
+// One cluster of rows of threads, each of which calls `function`; how many things were wrong.
 template <typename Function>
-int run_threads(int threads, Function function) {
-  return run_grid(dim3(1), dim3(threads), [](void* data) { (*static_cast<Function*>(data))(); }, &function, false);
+int run_threads(int threads, Function function, int cluster = 1) {
+  auto call = [](void* data) { (*static_cast<Function*>(data))(); };
+  return run_grid(dim3(1, 1, cluster), dim3(threads), cluster, call, &function, false);
 }
 
 template <typename... A>
@@ -165,9 +223,9 @@ struct Kernel {
   static void run(void* kernel) { static_cast<Kernel*>(kernel)->call(std::index_sequence_for<A...>()); }
 };
 template <typename... A>
-int launch(void (*function)(A...), dim3 grid, dim3 block, void** arguments, bool alone) {
+int launch(void (*function)(A...), dim3 grid, dim3 block, int cluster, void** arguments, bool alone) {
   Kernel<A...> kernel{function, arguments};
-  return run_grid(grid, block, &Kernel<A...>::run, &kernel, alone);
+  return run_grid(grid, block, cluster, &Kernel<A...>::run, &kernel, alone);
 }
 // The arguments in memory of their own, which a graph keeps.
 template <typename... A>
@@ -178,15 +236,15 @@ void** keep(void (*)(A...), void** arguments) {
   return kept;
 }
 
-static float exchanged[1024];
-static unsigned registers_a[1024][4], registers_b[1024][2];
-static const std::uint16_t* addresses[1024];
-inline void meet() { wait(warps[flat() / 32], lanes()); }
+static const int THREADS = 1024 * LARGEST_CLUSTER;
+static unsigned registers_a[THREADS][4], registers_b[THREADS][2];
+static const std::uint16_t* addresses[THREADS];
+inline void meet() { wait(block().warps[flat() / 32], lanes()); }
 template <typename T>
 T shuffle(T value, int from) {
-  static T given[1024];
-  const int mine = flat(), base = mine / 32 * 32;
-  given[mine] = value;
+  static T given[THREADS];
+  const int me = mine(), base = me / 32 * 32;
+  given[me] = value;
   meet();
   const T found = from >= 0 && from < lanes() ? given[base + from] : value;
   meet();
@@ -230,9 +288,9 @@ struct Tf32 {
 // word l % 4 (+ 4 where r = 1); of c, row l / 4 (+ 8 where r >= 2) and column 2 (l % 4) + r % 2.
 template <typename Words, typename Sum>
 void multiply(Sum* c, const unsigned* a, const unsigned* b) {
-  const int mine = flat(), lane = mine % 32, base = mine - lane;
-  std::memcpy(registers_a[mine], a, 16);
-  std::memcpy(registers_b[mine], b, 8);
+  const int me = mine(), lane = me % 32, base = me - lane;
+  std::memcpy(registers_a[me], a, 16);
+  std::memcpy(registers_b[me], b, 8);
   meet();
   for (int r = 0; r < 4; ++r) {
     const int row = lane / 4 + r / 2 * 8, column = lane % 4 * 2 + r % 2;
@@ -247,7 +305,7 @@ void multiply(Sum* c, const unsigned* a, const unsigned* b) {
 
 }  // namespace emulator
 
-inline void __syncthreads() { emulator::wait(emulator::block_barrier, emulator::running); }
+inline void __syncthreads() { emulator::wait(emulator::block().all, emulator::running); }
 inline unsigned __activemask() { return 0xffffffffu; }
 template <typename T>
 T __shfl_sync(unsigned, T value, int lane, int = 32) {
@@ -298,7 +356,7 @@ T atomicAdd(T* place, T value) {
 OPTKIT_DEVICE int optkit_thread() { return threadIdx.x % 128; }
 OPTKIT_DEVICE int optkit_slice() { return threadIdx.x / 128; }
 OPTKIT_DEVICE void optkit_sync() { __syncthreads(); }
-OPTKIT_DEVICE void optkit_sync_slice() { emulator::wait(emulator::slices[optkit_slice()], 128); }
+OPTKIT_DEVICE void optkit_sync_slice() { emulator::wait(emulator::block().slices[optkit_slice()], 128); }
 template <int bytes>
 OPTKIT_DEVICE void optkit_copy(unsigned* to, const unsigned* from, bool inside = true) {
   const char *begin = reinterpret_cast<const char*>(from), *end = begin + bytes;
@@ -341,16 +399,15 @@ OPTKIT_DEVICE void optkit_mma_tf32(float* c, const unsigned* a, const unsigned* 
 OPTKIT_DEVICE unsigned optkit_tf32(unsigned word) { return (word + 0x1000u) & ~0x1fffu; }  // to nearest, ties away
 // PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions". What is asked for is done when it is
 // waited for, as late as can be, and reads what lies in shared memory then.
-static const char* emulated_shared;
 OPTKIT_DEVICE int optkit_index() { return threadIdx.x; }
 OPTKIT_DEVICE unsigned optkit_address(const unsigned* place) {
-  emulated_shared = reinterpret_cast<const char*>(place);
+  emulator::block().near = reinterpret_cast<const char*>(place);
   return reinterpret_cast<std::uintptr_t>(place) & 0x3ffff;
 }
 namespace emulator {
 // What lies at an address of shared memory.
 inline const unsigned* shared_place(unsigned address) {
-  const std::uintptr_t near = reinterpret_cast<std::uintptr_t>(emulated_shared), window = 0x40000;
+  const std::uintptr_t near = reinterpret_cast<std::uintptr_t>(block().near), window = 0x40000;
   std::uintptr_t place = near / window * window + address;
   if (place > near + window / 2) place -= window;
   if (place + window / 2 < near) place += window;
@@ -414,7 +471,7 @@ void optkit_wgmma_bfloats(float (&c)[COUNT], unsigned long long a, unsigned long
 // PTX ISA, "ldmatrix": register i of lane l holds of matrix i elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4, here
 // of the transposed matrix; lane l gives the address of row l % 8 of matrix l / 8.
 OPTKIT_DEVICE void optkit_transposed(unsigned* words, const unsigned* from) {
-  const int mine = emulator::flat(), lane = mine % 32, base = mine - lane;
+  const int mine = emulator::mine(), lane = mine % 32, base = mine - lane;
   if (reinterpret_cast<std::uintptr_t>(from) % 16) ++emulator::problems;
   emulator::addresses[mine] = reinterpret_cast<const std::uint16_t*>(from);
   emulator::meet();
@@ -430,6 +487,15 @@ OPTKIT_DEVICE unsigned optkit_halves(float low, float high) {
 }
 OPTKIT_DEVICE float optkit_exp2(float x) { return std::exp2(x); }
 OPTKIT_DEVICE float optkit_other_lane(float x, int bit) { return emulator::shuffle(x, emulator::flat() % 32 ^ bit); }
+OPTKIT_DEVICE void optkit_sync_cluster() {
+  emulator::wait(emulator::cluster_barrier, emulator::running * emulator::clustered);
+}
+template <typename T>
+void optkit_read_peer(T* four, const T* place, int block) {
+  const char* mine = emulator::block().shared;
+  if (reinterpret_cast<std::uintptr_t>(place) % 16) ++emulator::problems;
+  std::memcpy(four, emulator::blocks[block]->shared + (reinterpret_cast<const char*>(place) - mine), 16);
+}
 OPTKIT_DEVICE int optkit_dp4a_u8s8(unsigned a, int b, int c) {
   for (int i = 0; i < 4; ++i) c += emulator::Bytes::left(a, i) * emulator::Bytes::right(b, i);
   return c;

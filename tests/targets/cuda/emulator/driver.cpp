@@ -17,14 +17,14 @@
 
 namespace {
 struct Function {
-  int (*run)(dim3, dim3, void**, size_t);
+  int (*run)(dim3, dim3, int, void**);
   void** (*keep)(void**);
 };
 struct Launch {
   Function function;
   dim3 grid, block;
+  int cluster;
   void** arguments;
-  size_t dynamic;
 };
 struct Graph {
   std::vector<Launch> launches;
@@ -49,8 +49,8 @@ cudaError_t fail(cudaError_t error) { return last = error; }
 CUresult run(const Launch& launch) {
   if (broken()) return CUDA_ERROR_LAUNCH_FAILED;
   ++launched;
-  return launch.function.run(launch.grid, launch.block, launch.arguments, launch.dynamic) ? CUDA_ERROR_ILLEGAL_ADDRESS
-                                                                                          : CUDA_SUCCESS;
+  const int wrong = launch.function.run(launch.grid, launch.block, launch.cluster, launch.arguments);
+  return wrong ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_SUCCESS;
 }
 }  // namespace
 
@@ -92,7 +92,7 @@ CUresult cuModuleLoadData(CUmodule* module, const void* image) {
 CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
   const std::string run = std::string("emulated_run_") + name, keep = std::string("emulated_keep_") + name;
   Function found;
-  found.run = reinterpret_cast<int (*)(dim3, dim3, void**, size_t)>(dlsym(module, run.c_str()));
+  found.run = reinterpret_cast<int (*)(dim3, dim3, int, void**)>(dlsym(module, run.c_str()));
   found.keep = reinterpret_cast<void** (*)(void**)>(dlsym(module, keep.c_str()));
   if (!found.run || !found.keep) return CUDA_ERROR_NOT_FOUND;
   *function = reinterpret_cast<CUfunction>(new Function(found));
@@ -119,8 +119,15 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
   if (config->gridDimY > 65535 || config->gridDimZ > 65535 || config->sharedMemBytes > 227 * 1024 ||
       config->blockDimX * config->blockDimY * config->blockDimZ > 1024 || !config->gridDimX)
     return CUDA_ERROR_INVALID_VALUE;
+  int cluster = 1;
+  for (unsigned i = 0; i < config->numAttrs; ++i) {
+    if (config->attrs[i].id != CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) return CUDA_ERROR_NOT_SUPPORTED;
+    const auto& size = config->attrs[i].value.clusterDim;
+    if (size.x != 1 || size.y != 1 || size.z > 8 || config->gridDimZ % size.z) return CUDA_ERROR_INVALID_CLUSTER_SIZE;
+    cluster = size.z;
+  }
   Launch launch{found, dim3(config->gridDimX, config->gridDimY, config->gridDimZ),
-                dim3(config->blockDimX, config->blockDimY, config->blockDimZ), arguments, config->sharedMemBytes};
+                dim3(config->blockDimX, config->blockDimY, config->blockDimZ), cluster, arguments};
   if (captured && config->hStream == capturing) {
     launch.arguments = found.keep(arguments);
     captured->launches.push_back(launch);

@@ -16,14 +16,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{')
-_WAITS = re.compile(r"__syncthreads|__shfl|optkit_sync|Optkit\w+<")
+_RANK = re.compile(r"__forceinline__ __device__ unsigned int (tvm_builtin_cluster_ctaid_z)\(\) \{.*?\n\}\n", re.DOTALL)
+_WAITS = re.compile(r"__syncthreads|__shfl|emulator::|optkit_sync|Optkit\w+<")
 
 
 def translate(source: str) -> str:
     """The source with a launcher and a keeper of arguments behind every kernel."""
-    dynamic = r"extern __shared__ (?:alignas\(\d+\) |__align__\(\d+\) )?(\w+) (\w+)\[\];"
-    source = re.sub(dynamic, r"\1* \2 = reinterpret_cast<\1*>(emulator::dynamic);", source)
-    source = re.sub(r"__shared__ (alignas\(\d+\))", r"\1 __shared__", source)
+    memory = r"(?:alignas\(\d+\) |__align__\(\d+\) )?([\w ]+?) (\w+)\[(\d*)\];"
+    source = re.sub(rf"extern __shared__ {memory}", r"\1* \2 = emulator::dynamic<\1>();", source)
+    source = re.sub(rf"__shared__ {memory}", r"\1* \2 = emulator::shared<\1>(\3);", source)
+    source = _RANK.sub("static unsigned \\1() { return emulator::self().slot; }\n", source)
     parts = ['#include "device.h"\n', source]
     found = list(_KERNEL.finditer(source))
     for kernel, following in zip(found, [*found[1:], None], strict=True):
@@ -31,10 +33,8 @@ def translate(source: str) -> str:
         text = source[kernel.start() : following.start() if following else len(source)]
         alone = "false" if _WAITS.search(text) else "true"
         parts.append(f"""
-            extern "C" int emulated_run_{name}(dim3 grid, dim3 block, void** arguments, size_t size) {{
-              std::vector<unsigned char> memory(size + 1024);
-              emulator::dynamic = memory.data() + 1024 - reinterpret_cast<std::uintptr_t>(memory.data()) % 1024;
-              return emulator::launch(&{name}, grid, block, arguments, {alone});
+            extern "C" int emulated_run_{name}(dim3 grid, dim3 block, int cluster, void** arguments) {{
+              return emulator::launch(&{name}, grid, block, cluster, arguments, {alone});
             }}
             extern "C" void** emulated_keep_{name}(void** arguments) {{
               return emulator::keep(&{name}, arguments);
