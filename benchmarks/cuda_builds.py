@@ -2,8 +2,9 @@
 
 Every model is compiled as `optkit compile` does it, verification on the CPU included. Then nvcc turns the emitted CUDA
 C++ into PTX and machine code again, and per kernel is checked: no local memory, registers and shared memory within what
-the GPU has, and in every kernel of a tensor-core rule the instruction it is for (mma.sync or wgmma, with
-asynchronous copies). Exit code 1 where a check fails or a build takes longer than --limit.
+the GPU has, in every kernel of a tensor-core rule the instruction it is for (mma.sync or wgmma, with asynchronous
+copies), and that kernels which are launched early wait before they touch memory. Exit code 1 where a check fails or a
+build takes longer than --limit.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ INSTRUCTIONS = {
     "tensorfloat32": rf"{WARP}k8.row.col.f32.tf32.tf32",
 }
 """What tensor cores are used by: of a warp, and of a warpgroup."""
+WAITS = re.compile(r"(?:(?!\b(?:ld|st|atom|red|cp\.async)\.(?!param)).)*?griddepcontrol\.wait;", re.DOTALL)
 TENSOR = "cuda.tensor_"
 """How the names of rules for tensor cores begin."""
 
@@ -93,6 +95,10 @@ def examine(source: Path, arch: str, kernels: list[dict[str, Any]]) -> tuple[int
     bodies = {}
     for text in ptx.split(".visible .entry ")[1:]:
         bodies[text[: text.index("(")]] = text
+    if int(arch.removeprefix("sm_")) >= 90:
+        # Launched before the kernel before has ended: nothing may be read that is not there yet.
+        early = [name for name, text in bodies.items() if not WAITS.match(text)]
+        problems += [f"{name}: touches memory before it waits for the kernel before" for name in early]
     problems += [f"{kernel['name']}: {'; '.join(kernel['refused'])}" for kernel in kernels if kernel["refused"]]
     for kernel in kernels:
         if not kernel["rule"].startswith(TENSOR):

@@ -18,6 +18,8 @@ from optkit.kernel import Choice
 from optkit.target import Target
 
 ATTRIBUTE = "optkit.rule"
+_LAUNCH = {"tirx.kernel_launch_params": ["tirx.use_programtic_dependent_launch"]}
+"""TVM's attribute of a function whose kernels are launched before the one that they wait for has ended."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ def schedule_module(
         chosen = dict(params)
         mark = json.dumps({"rule": choice.rule, "template": choice.template, "params": chosen}, sort_keys=True)
         attrs = dict(func.attrs.items()) if func.attrs else {}
-        scheduled[var] = result.with_attrs({**attrs, ATTRIBUTE: mark})
+        launch = _LAUNCH if target.has("early_launch") else {}
+        scheduled[var] = result.with_attrs({**attrs, **launch, ATTRIBUTE: mark})
         kernels.append(
             Kernel(
                 name,

@@ -46,7 +46,7 @@ class Gpu:
         if self.sm >= 80:
             found |= {"bf16_dot", "async_copy", "tensor_fours", "half_attention"}
         if self.sm >= 90:
-            found.add("cluster")
+            found |= {"cluster", "early_launch"}
         if self.sm == 90:
             found.add("warpgroup")
         return frozenset(found)

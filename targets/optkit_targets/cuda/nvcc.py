@@ -21,8 +21,9 @@ DEVICE = Path(__file__).parent / "device"
 """Sources that kernels call into, as they ship."""
 
 _FILES = {
-    "dp4a.cuh": {"optkit_dp4a_u8s8"},
     "instructions.cuh": set(),
+    "launch.cuh": {"optkit_follow"},
+    "dp4a.cuh": {"optkit_dp4a_u8s8"},
     "wgmma.cuh": set(),
     "tensor_core.cuh": {"OptkitConv", "OptkitMatmul", "OptkitProduct"},
     "warpgroup.cuh": {"OptkitWideConv", "OptkitWideMatmul"},
@@ -31,6 +32,7 @@ _FILES = {
 }
 """Device code by file, in the order that it stands in, and what kernels call in it."""
 _BELOW = {
+    "launch.cuh": {"instructions.cuh"},
     "tensor_core.cuh": {"instructions.cuh"},
     "warpgroup.cuh": {"instructions.cuh", "wgmma.cuh", "tensor_core.cuh"},
     "cluster.cuh": {"instructions.cuh"},
@@ -41,9 +43,13 @@ WARPGROUPS = {"sm_90": "sm_90a"}
 """Architectures that have instructions of their own, which newer ones do not have, and nvcc's names with them."""
 
 
+_KERNEL = re.compile(r'^(extern "C" __global__ void [^{;]*\) \{)$', re.MULTILINE)
+
+
 def with_device_code(source: str) -> str:
-    """Generated source with the device code before it that it calls."""
-    return "".join((DEVICE / name).read_text() for name in _needed(source)) + source
+    """Generated source, its kernels waiting for the ones before, with the device code before it that it calls."""
+    whole = _KERNEL.sub(r"\1\n  optkit_follow();", source)
+    return "".join((DEVICE / name).read_text() for name in _needed(whole)) + whole
 
 
 def _needed(source: str) -> list[str]:

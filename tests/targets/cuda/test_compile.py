@@ -94,6 +94,7 @@ def test_integers_use_dp4a_and_nothing_else_is_contracted() -> None:
     assert not any("fast" in flag for flag in nvcc.FLAGS)
 
 
+MEMORY = re.compile(r"\b(?:ld|st|atom|red|cp\.async)\.(?!param)")
 BYTES, HALVES = "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32", "mma.sync.aligned.m16n8k16.row.col.f32.f16"
 BFLOATS = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
 TF32 = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
@@ -153,6 +154,22 @@ def test_large_products_run_by_warpgroups(pipeline: str, types: str, tmp_path: P
     subprocess.run([*command, "-ptx", "-arch=sm_90", "-o", "k.ptx"], cwd=tmp_path, check=True)
     assert "wgmma" not in (tmp_path / "k.ptx").read_text()
     assert b"sm_90a" in nvcc.compile_source(made.executable.source(), ["sm_90"])
+
+
+@pytest.mark.needs_nvcc
+@pytest.mark.parametrize("pipeline", ["int8-fp16", "default"])
+def test_kernels_touch_memory_once_the_one_before_has_ended(pipeline: str, tmp_path: Path) -> None:
+    made = built(encoder, pipeline, "cuda:sm_90")
+    (tmp_path / "k.cu").write_text(made.executable.whole_source())
+    command = [nvcc.find_nvcc(), "-ptx", "-arch=sm_90", *nvcc.FLAGS, "-o", "k.ptx", "k.cu"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    kernels = (tmp_path / "k.ptx").read_text().split(".visible .entry ")[1:]
+    assert len(kernels) >= len(made.kernels)
+    for kernel in kernels:
+        before, waits, after = kernel.partition("griddepcontrol.wait;")
+        assert waits
+        assert not MEMORY.search(before)
+        assert MEMORY.search(after)
 
 
 def test_a_transformer_moves_and_converts_nothing_by_itself() -> None:

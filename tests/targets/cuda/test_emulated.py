@@ -77,6 +77,7 @@ def test_later_runs_replay_a_graph_and_instruments_see_every_call(
     found = compiled[1][case]
     seconds = sum(parts > 1 for parts in found["parts"]) if found["arch"] == "sm_80" else 0
     assert found["launched"] == found["calls"] + seconds
+    assert found["early"] == (0 if found["arch"] == "sm_80" else found["launched"])
     assert found["replayed"] == (found["calls"] > 2)  # the first and the last call are the caller's memory
 
 

@@ -82,6 +82,7 @@ static std::vector<std::unique_ptr<Block>> blocks;
 static Barrier cluster_barrier;
 static ucontext_t scheduler;
 static int current, running, clustered, problems;
+static long followed;
 static bool moved;
 static void (*body)(void*);
 static void* body_data;
@@ -189,7 +190,7 @@ inline bool run_cluster(uint3 first, int size) {
 
 // All blocks of a grid, `cluster` of them along z at a time; threads that never wait for each other need no fibers.
 inline int run_grid(dim3 grid, dim3 block, int cluster, void (*function)(void*), void* data, bool alone) {
-  gridDim = grid, blockDim = block, body = function, body_data = data, problems = 0;
+  gridDim = grid, blockDim = block, body = function, body_data = data, problems = followed = 0;
   for (unsigned z = 0; z < grid.z; z += cluster)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {
@@ -223,9 +224,12 @@ struct Kernel {
   static void run(void* kernel) { static_cast<Kernel*>(kernel)->call(std::index_sequence_for<A...>()); }
 };
 template <typename... A>
-int launch(void (*function)(A...), dim3 grid, dim3 block, int cluster, void** arguments, bool alone) {
+int launch(void (*function)(A...), dim3 grid, dim3 block, int cluster, bool early, void** arguments, bool alone) {
   Kernel<A...> kernel{function, arguments};
-  return run_grid(grid, block, cluster, &Kernel<A...>::run, &kernel, alone);
+  const int wrong = run_grid(grid, block, cluster, &Kernel<A...>::run, &kernel, alone);
+  // Launched before the kernel before has ended, all threads have to wait for that.
+  const long threads = 1L * grid.x * grid.y * grid.z * block.x * block.y * block.z;
+  return wrong ? wrong : early && followed != threads;
 }
 // The arguments in memory of their own, which a graph keeps.
 template <typename... A>
@@ -487,6 +491,7 @@ OPTKIT_DEVICE unsigned optkit_halves(float low, float high) {
 }
 OPTKIT_DEVICE float optkit_exp2(float x) { return std::exp2(x); }
 OPTKIT_DEVICE float optkit_other_lane(float x, int bit) { return emulator::shuffle(x, emulator::flat() % 32 ^ bit); }
+OPTKIT_DEVICE void optkit_follow() { ++emulator::followed; }
 OPTKIT_DEVICE void optkit_sync_cluster() {
   emulator::wait(emulator::cluster_barrier, emulator::running * emulator::clustered);
 }

@@ -17,13 +17,14 @@
 
 namespace {
 struct Function {
-  int (*run)(dim3, dim3, int, void**);
+  int (*run)(dim3, dim3, int, bool, void**);
   void** (*keep)(void**);
 };
 struct Launch {
   Function function;
   dim3 grid, block;
   int cluster;
+  bool early;
   void** arguments;
 };
 struct Graph {
@@ -33,7 +34,7 @@ std::map<void*, size_t> sizes;
 size_t used;
 cudaStream_t capturing;
 Graph* captured;
-long launched, replayed, copied;
+long launched, early, replayed, copied;
 cudaError_t last = cudaSuccess;
 
 size_t memory() {
@@ -48,14 +49,15 @@ bool broken() {
 cudaError_t fail(cudaError_t error) { return last = error; }
 CUresult run(const Launch& launch) {
   if (broken()) return CUDA_ERROR_LAUNCH_FAILED;
-  ++launched;
-  const int wrong = launch.function.run(launch.grid, launch.block, launch.cluster, launch.arguments);
+  ++launched, early += launch.early;
+  const int wrong = launch.function.run(launch.grid, launch.block, launch.cluster, launch.early, launch.arguments);
   return wrong ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_SUCCESS;
 }
 }  // namespace
 
 extern "C" {
 long emulated_launches() { return launched; }
+long emulated_early_launches() { return early; }
 long emulated_replays() { return replayed; }
 long emulated_copies() { return copied; }
 
@@ -92,7 +94,7 @@ CUresult cuModuleLoadData(CUmodule* module, const void* image) {
 CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
   const std::string run = std::string("emulated_run_") + name, keep = std::string("emulated_keep_") + name;
   Function found;
-  found.run = reinterpret_cast<int (*)(dim3, dim3, int, void**)>(dlsym(module, run.c_str()));
+  found.run = reinterpret_cast<int (*)(dim3, dim3, int, bool, void**)>(dlsym(module, run.c_str()));
   found.keep = reinterpret_cast<void** (*)(void**)>(dlsym(module, keep.c_str()));
   if (!found.run || !found.keep) return CUDA_ERROR_NOT_FOUND;
   *function = reinterpret_cast<CUfunction>(new Function(found));
@@ -120,14 +122,19 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
       config->blockDimX * config->blockDimY * config->blockDimZ > 1024 || !config->gridDimX)
     return CUDA_ERROR_INVALID_VALUE;
   int cluster = 1;
+  bool follows = false;
   for (unsigned i = 0; i < config->numAttrs; ++i) {
+    if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
+      follows = config->attrs[i].value.programmaticStreamSerializationAllowed;
+      continue;
+    }
     if (config->attrs[i].id != CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) return CUDA_ERROR_NOT_SUPPORTED;
     const auto& size = config->attrs[i].value.clusterDim;
     if (size.x != 1 || size.y != 1 || size.z > 8 || config->gridDimZ % size.z) return CUDA_ERROR_INVALID_CLUSTER_SIZE;
     cluster = size.z;
   }
   Launch launch{found, dim3(config->gridDimX, config->gridDimY, config->gridDimZ),
-                dim3(config->blockDimX, config->blockDimY, config->blockDimZ), cluster, arguments};
+                dim3(config->blockDimX, config->blockDimY, config->blockDimZ), cluster, follows, arguments};
   if (captured && config->hStream == capturing) {
     launch.arguments = found.keep(arguments);
     captured->launches.push_back(launch);

@@ -21,10 +21,12 @@ from optkit.tune.session import tune as tune_model
 from tests.targets.cuda import models
 
 
-def _count() -> tuple[int, int, int]:
-    """Launches, replays of graphs and copies so far."""
+def _count() -> tuple[int, int, int, int]:
+    """Launches, those that need not wait for the kernel before, replays of graphs and copies so far."""
     library = ctypes.CDLL("libcudart.so.13")
-    return library.emulated_launches(), library.emulated_replays(), library.emulated_copies()
+    names = "launches", "early_launches", "replays", "copies"
+    launches, early, replays, copies = (getattr(library, f"emulated_{name}")() for name in names)
+    return launches, early, replays, copies
 
 
 def compile_models(folder: Path, *cases: str) -> None:
@@ -43,7 +45,7 @@ def compile_models(folder: Path, *cases: str) -> None:
             first = runner.run(feed)
             before = _count()
             second = runner.run(feed)
-            launched, replayed, _ = (now - then for now, then in zip(_count(), before, strict=True))
+            launched, early, replayed, _ = (now - then for now, then in zip(_count(), before, strict=True))
             third, calls = instrumented(runner, feed)
         say(
             case=case,
@@ -53,6 +55,7 @@ def compile_models(folder: Path, *cases: str) -> None:
             parts=sorted(kernel["params"].get("parts", 1) for kernel in artifact.report["kernels"]),
             rules=sorted({kernel["rule"] for kernel in artifact.report["kernels"]}),
             launched=launched,
+            early=early,
             replayed=replayed,
             calls=calls,
             repeats=all(np.array_equal(first[k], second[k]) and np.array_equal(first[k], third[k]) for k in first),
