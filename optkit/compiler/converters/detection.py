@@ -10,7 +10,7 @@ from tvm import relax
 
 from optkit.compiler.converters.extents import declared, numbers, refuse, runtime_extent, vector
 from optkit.compiler.lower import Converter, Lowering, Node
-from optkit.compiler.operators import sorting, suppression
+from optkit.compiler.operators import device_sorting, sorting, suppression
 from optkit.compiler.values import OPAQUE, PLAIN, Value
 
 
@@ -30,7 +30,8 @@ def top_k(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Val
     lead, trail = x.shape[:axis], x.shape[axis + 1 :]
     flat = low.bind(relax.op.reshape(x.plain(), (_product(lead), size, _product(trail))))
     largest = bool(node.get("largest", 1))
-    both = low.emit(sorting.top_k, flat, k, largest, name="top_k", kind=OPAQUE)
+    operator = device_sorting.top_k if low.target.device == "cuda" else sorting.top_k
+    both = low.emit(operator, flat, k, largest, name="top_k", kind=OPAQUE)
     shape = (*lead, k, *trail)
     parts = [low.bind(relax.TupleGetItem(both, i)) for i in (0, 1)]
     return [low.wrap(relax.op.reshape(part, shape)) for part in parts]
@@ -63,14 +64,15 @@ def non_max_suppression(low: Lowering, node: Node, inputs: list[Value | None]) -
         _scalar(low, iou, "float32", 0.0),
         _scalar(low, score, "float32", None),
     ]
-    selected = low.emit(suppression.select_boxes, *args, centered, name="select_boxes", kind=OPAQUE)
+    made: Any = device_sorting if low.target.device == "cuda" else suppression
+    selected = low.emit(made.select_boxes, *args, centered, name="select_boxes", kind=OPAQUE)
     kept, counts = (low.bind(relax.TupleGetItem(selected, i)) for i in (0, 1))
     count = low.emit(suppression.total, counts, name="total", kind=OPAQUE)
     shape = declared(low, node)
     fixed = shape[0] if shape and isinstance(shape[0], int) else None
     found = runtime_extent(low, count, f"{low.node}_boxes", fixed)
     classes = scores.shape[1]
-    out = low.emit(suppression.gather_boxes, kept, counts, classes, found, name="gather_boxes", kind=OPAQUE)
+    out = low.emit(made.gather_boxes, kept, counts, classes, found, name="gather_boxes", kind=OPAQUE)
     return low.blocked((found, 3), "int64", PLAIN, out)
 
 

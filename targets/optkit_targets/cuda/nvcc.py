@@ -29,6 +29,8 @@ _FILES = {
     "warpgroup.cuh": {"OptkitWideConv", "OptkitWideMatmul"},
     "cluster.cuh": {"OptkitCluster"},
     "attention.cuh": {"OptkitAttention"},
+    "sort.cuh": {"optkit_top_k"},
+    "suppression.cuh": {"optkit_suppress"},
 }
 """Device code by file, in the order that it stands in, and what kernels call in it."""
 _BELOW = {
@@ -37,6 +39,8 @@ _BELOW = {
     "warpgroup.cuh": {"instructions.cuh", "wgmma.cuh", "tensor_core.cuh"},
     "cluster.cuh": {"instructions.cuh"},
     "attention.cuh": {"instructions.cuh"},
+    "sort.cuh": {"instructions.cuh"},
+    "suppression.cuh": {"instructions.cuh", "sort.cuh"},
 }
 """What files are built of."""
 WARPGROUPS = {"sm_90": "sm_90a"}

@@ -294,3 +294,40 @@ def others() -> ir.Model:
         last=np.array(2, np.int64),
         three=np.array([3], np.int64),
     )
+
+
+def boxes() -> ir.Model:
+    """Suppression over 3 classes of 700 boxes, of which some are above a score; sorting, with ties, along two axes."""
+    return build(
+        """
+        scores = Sigmoid(s)
+        kept = NonMaxSuppression(b, scores, most, overlap, least)
+        all = NonMaxSuppression<center_point_box=1>(b, scores, few, overlap)
+        r = Round(s)
+        v, i = TopK<axis=2>(r, hundred)
+        w, j = TopK<axis=1, largest=0>(q, two)
+        """,
+        inputs="float[2,700,4] b, float[2,3,700] s, int64[2,37,5] q",
+        outputs="int64[n,3] kept, int64[m,3] all, float[2,3,100] v, int64[2,3,100] i, int64[2,2,5] w, int64[2,2,5] j",
+        most=np.array([40], np.int64),
+        few=np.array([25], np.int64),
+        overlap=np.array([0.3], np.float32),
+        least=np.array([0.6], np.float32),
+        hundred=np.array([100], np.int64),
+        two=np.array([2], np.int64),
+    )
+
+
+def regions() -> ir.Model:
+    """Loops written by hand: a recurrent network over a batch of 3, and features of 37 regions."""
+    return build(
+        """
+        h, last = GRU<hidden_size=6>(x, w, r)
+        y = RoiAlign<output_height=3, output_width=3, sampling_ratio=2>(f, b, of)
+        """,
+        inputs="float[5,3,4] x, float[2,4,11,9] f, float[37,4] b",
+        outputs="float[5,1,3,6] h, float[1,3,6] last, float[37,4,3,3] y",
+        w=weights(1, 18, 4, seed=0, scale=0.5),
+        r=weights(1, 18, 6, seed=1, scale=0.5),
+        of=np.arange(37, dtype=np.int64) % 2,
+    )

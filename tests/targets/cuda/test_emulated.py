@@ -24,6 +24,7 @@ ROUNDED = {"deep:bf16": 2**-9, "deep:tf32": 2**-12, "tokens:tf32": 2**-12, "head
 """What is multiplied in bfloat16 or TF32 alone, with half the distance of two such numbers next to 1."""
 SHARED = ("summed:fp16", "summed:int8", "summed:tf32", "summed:fp16:sm_80", "summed:int8:sm_80")
 """Where thread blocks share tiles: as clusters, and in two kernels."""
+DETECTION, BY_HAND = "boxes:default", "regions:default"
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
     *("encoder:fp16", "encoder:int8-fp16", "wide:fp16", "wide:int8"),
@@ -50,7 +51,9 @@ def session(environment: dict[str, str], *arguments: object) -> list[dict[str, A
 def compiled(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """All cases, compiled and run; by case."""
     folder = tmp_path_factory.mktemp("compiled")
-    return folder, {found["case"]: found for found in session(environment, "compile", folder, *CASES)}
+    return folder, {
+        found["case"]: found for found in session(environment, "compile", folder, *CASES, DETECTION, BY_HAND)
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -79,6 +82,23 @@ def test_later_runs_replay_a_graph_and_instruments_see_every_call(
     assert found["launched"] == found["calls"] + seconds
     assert found["early"] == (0 if found["arch"] == "sm_80" else found["launched"])
     assert found["replayed"] == (found["calls"] > 2)  # the first and the last call are the caller's memory
+
+
+def test_thread_blocks_sort_and_suppress_as_the_reference_does(compiled: tuple[Path, dict[str, Any]]) -> None:
+    found = compiled[1][DETECTION]
+    assert found["verification"]["status"] == "passed"
+    assert found["repeats"]
+    assert {output["name"]: output["to_original"]["mismatches"] for output in found["outputs"]} == dict.fromkeys(
+        ("kept", "all", "v", "i", "w", "j"), 0
+    )
+    assert "cuda.own_threads" in found["rules"]
+
+
+def test_parallel_loops_are_spread_over_threads(compiled: tuple[Path, dict[str, Any]]) -> None:
+    found = compiled[1][BY_HAND]
+    assert found["verification"]["status"] == "passed"
+    assert found["repeats"]
+    assert "cuda.fallback" in found["rules"]
 
 
 @pytest.mark.parametrize("case", SHARED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optkit.kernel import KernelRule
 from optkit_targets.cuda.kernels.conv import ConvRule
-from optkit_targets.cuda.kernels.fallback import FallbackRule
+from optkit_targets.cuda.kernels.fallback import FallbackRule, OwnThreadsRule
 from optkit_targets.cuda.kernels.injective import InjectiveRule
 from optkit_targets.cuda.kernels.matmul import MatmulRule
 from optkit_targets.cuda.kernels.rows import RowsRule
@@ -25,5 +25,6 @@ RULES: tuple[KernelRule, ...] = (
     PoolRule(),
     RowsRule(),
     InjectiveRule(),
+    OwnThreadsRule(),
     FallbackRule(),
 )

@@ -1,4 +1,4 @@
-"""The rule that answers for anything: dlight's schedule where a function has blocks, else a single thread."""
+"""The rules for what has no template: functions that say themselves what threads do, and any other."""
 
 from __future__ import annotations
 
@@ -12,10 +12,23 @@ from tvm.s_tir import ScheduleError, dlight
 
 from optkit.kernel import Choice
 from optkit.target import Target
+from optkit_targets.cuda.kernels.tools import WARP
+
+
+class OwnThreadsRule:
+    """Takes functions that launch threads of their own: sorting, running sums, suppression. They stay as they are."""
+
+    name = "cuda.own_threads"
+
+    def choices(self, func: Any, target: Target) -> list[Choice] | None:
+        """One template without parameters."""
+        if not launches(func):
+            return None
+        return [Choice(self.name, "written", 1, {}, {}, lambda function, _: function)]
 
 
 class FallbackRule:
-    """Never declines. Code that launches threads of its own stays as it is."""
+    """Never declines: dlight's schedule where a function has blocks, else its parallel loops, or a single thread."""
 
     name = "cuda.fallback"
 
@@ -26,19 +39,17 @@ class FallbackRule:
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(function, machine)
 
-        return [Choice(self.name, "generic", 1, {}, {}, apply)]
+        return [Choice(self.name, "generic", 2, {}, {}, apply)]
 
 
 def schedule(func: Any, machine: Any) -> Any:
-    """One output element a thread, reductions serial in it; a function without blocks runs in one thread."""
-    if launches(func):
-        return func
+    """One output element a thread, reductions serial in it; of loops written by hand the parallel ones are spread."""
     try:
         found = dlight.gpu.Fallback().apply(func, machine, False)
     except (ScheduleError, ValueError):
         found = None
     result = func if found is None else found.mod["main"]
-    return result if launches(result) else single_thread(result)
+    return result if launches(result) else by_hand(result)
 
 
 def launches(func: Any) -> bool:
@@ -57,27 +68,62 @@ def launches(func: Any) -> bool:
     return bool(found)
 
 
-def single_thread(func: Any) -> Any:
-    """Launch the whole body as one thread: slow, but where the data is."""
+def by_hand(func: Any) -> Any:
+    """Parallel loops with an iteration a thread; anything else as one thread: slow, but where the data is."""
     body = func.body
-    root = isinstance(body, s_tir.SBlockRealize)
-    inside = body.block.body if root else body
+    spread = _spread(body)
+    if spread is not None:
+        return func.with_body(spread)
+    if not isinstance(body, s_tir.SBlockRealize):
+        return func.with_body(_single_thread(body))
+    return func.with_body(_around(body, _single_thread(body.block.body)))
+
+
+def _spread(node: Any) -> Any:
+    """The statement with its outermost loops over threads; None where it does anything outside of parallel ones."""
+    if isinstance(node, s_tir.SBlockRealize):
+        inner = None if node.block.iter_vars else _spread(node.block.body)
+        return None if inner is None else _around(node, inner)
+    if isinstance(node, tirx.SeqStmt):
+        parts = [_spread(part) for part in node.seq]
+        return None if any(part is None for part in parts) else tirx.SeqStmt(parts)
+    if not isinstance(node, tirx.For) or node.kind != tirx.ForKind.PARALLEL:
+        return None
+    wide = node.loop_var.ty.dtype
+    block, thread = (tirx.Var(name, wide) for name in ("block", "thread"))
+    count = tirx.const(WARP, wide)
+    at = block * count + thread
+    body = tvm_ffi.structural_map(node.body, (tirx.Var, lambda v: node.min + at if v.same_as(node.loop_var) else v))
+    inside = tirx.IfThenElse(at < node.extent, body, None)
+    return _bound(
+        "blockIdx.x", block, (node.extent + (count - 1)) // count, _bound("threadIdx.x", thread, count, inside)
+    )
+
+
+def _single_thread(body: Any) -> Any:
     for tag in ("threadIdx.x", "blockIdx.x"):
-        variable = tirx.Var(tag.replace(".", "_"), "int32")
-        binding = tirx.IterVar(None, tirx.Var("", "int32"), tirx.IterVar.ThreadIndex, tag)
-        inside = tirx.For(variable, 0, 1, tirx.ForKind.THREAD_BINDING, inside, binding)
-    if not root:
-        return func.with_body(inside)
-    block = body.block
+        body = _bound(tag, tirx.Var(tag.replace(".", "_"), "int32"), tirx.const(1, "int32"), body)
+    return body
+
+
+def _bound(tag: str, variable: Any, extent: Any, body: Any) -> Any:
+    wide = variable.ty.dtype
+    binding = tirx.IterVar(None, tirx.Var("", wide), tirx.IterVar.ThreadIndex, tag)
+    return tirx.For(variable, tirx.const(0, wide), extent, tirx.ForKind.THREAD_BINDING, body, binding)
+
+
+def _around(realize: Any, body: Any) -> Any:
+    """A block with another body."""
+    block = realize.block
     whole = s_tir.SBlock(
         block.iter_vars,
         block.reads,
         block.writes,
         block.name_hint,
-        inside,
+        body,
         block.init,
         block.alloc_buffers,
         block.match_buffers,
         block.annotations,
     )
-    return func.with_body(s_tir.SBlockRealize(body.iter_values, body.predicate, whole))
+    return s_tir.SBlockRealize(realize.iter_values, realize.predicate, whole)

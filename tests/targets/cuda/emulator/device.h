@@ -356,6 +356,12 @@ T atomicAdd(T* place, T value) {
   *place = before + value;
   return before;
 }
+template <typename T>
+T atomicMin(T* place, T value) {
+  T before = *place;
+  *place = std::min(before, value);
+  return before;
+}
 
 OPTKIT_DEVICE int optkit_thread() { return threadIdx.x % 128; }
 OPTKIT_DEVICE int optkit_slice() { return threadIdx.x / 128; }

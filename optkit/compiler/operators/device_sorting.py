@@ -1,0 +1,112 @@
+"""TopK and NonMaxSuppression on GPUs: a thread block sorts a row, by device code.
+
+The same results as `sorting` and `suppression` have, which one thread would compute there. Device functions are the
+target's (`device/sort.cuh`, `device/suppression.cuh`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import te, tirx
+from tvm.tirx import op
+
+from optkit.compiler.operators.common import const, static
+from optkit.compiler.operators.loops import T, cell, loops, when
+
+THREADS = 1024
+"""Of the device code."""
+_GATHERING = 128
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """A call by every thread of a block."""
+    with T.thread_binding(0, THREADS, thread="threadIdx.x"):
+        T.evaluate(op.call_extern("int32", name, *arguments))
+
+
+def _int(extent: Any) -> Any:
+    return tirx.Cast("int32", extent) if not isinstance(extent, int) else tirx.const(extent, "int32")
+
+
+def top_k(data: te.Tensor, k: Any, largest: bool) -> list[te.Tensor]:
+    """As `sorting.top_k`; the scratch is values and indices (outer, inner, N)."""
+    outer, size, inner = static(data.shape)
+    dtype = str(data.dtype)
+    name = f"optkit_top_k<{int(largest)}>"
+
+    def body(inputs: list[Any], outputs: list[Any]) -> None:
+        (x,), (values, indices, ordered, places) = inputs, outputs
+        with T.thread_binding(0, outer, thread="blockIdx.x") as o, T.thread_binding(0, inner, thread="blockIdx.y") as i:
+            places_of = (x[o, 0, i], values[o, 0, i], indices[o, 0, i], ordered[o, i, 0], places[o, i, 0])
+            _call(name, *map(op.address_of, places_of), _int(size), _int(k), _int(inner))
+
+    scratch = (outer, inner, size)
+    shapes = [(outer, k, inner), (outer, k, inner), scratch, scratch]
+    found: list[te.Tensor] = loops(shapes, [dtype, "int64", dtype, "int32"], [data], body, "top_k")
+    return found
+
+
+def select_boxes(
+    boxes: te.Tensor,
+    scores: te.Tensor,
+    most: te.Tensor | int,
+    iou: te.Tensor | float,
+    score: te.Tensor | float | None,
+    centered: bool,
+) -> list[te.Tensor]:
+    """As `suppression.select_boxes`; the scratch is scores, indices and corners of candidates."""
+    batches, classes, size = static(scores.shape)
+    limit = min(size, max(most, 0)) if isinstance(most, int) and isinstance(size, int) else size
+    room = max(limit, 1) if isinstance(limit, int) else limit
+    tensors = [t for t in (boxes, scores, most, iou, score) if isinstance(t, te.Tensor)]
+    name = f"optkit_suppress<{int(centered)}, {int(score is not None)}>"
+
+    def body(inputs: list[Any], outputs: list[Any]) -> None:
+        given = iter(inputs)
+        b, s = next(given), next(given)
+        cap = tirx.const(most, "int64") if isinstance(most, int) else next(given)[0]
+        overlap = next(given)[0] if isinstance(iou, te.Tensor) else const(iou, "float32")
+        least = next(given)[0] if isinstance(score, te.Tensor) else const(score or 0.0, "float32")
+        kept, counts, ordered, places, corners = outputs
+        with T.thread_binding(0, batches * classes, thread="blockIdx.x") as row:
+            places_of = (
+                *(b[row // classes, 0, 0], s[row // classes, row % classes, 0]),
+                *(kept[row, 0], counts[row], ordered[row, 0], places[row, 0], corners[row, 0, 0]),
+            )
+            _call(name, *map(op.address_of, places_of), _int(size), cap, overlap, least)
+
+    rows = batches * classes
+    shapes = [(rows, room), (rows,), (rows, size), (rows, size), (rows, size, 4)]
+    dtypes = ["int32", "int32", "float32", "int32", "float32"]
+    found: list[te.Tensor] = loops(shapes, dtypes, tensors, body, "select_boxes")
+    return found
+
+
+def gather_boxes(kept: te.Tensor, counts: te.Tensor, classes: Any, found: Any) -> te.Tensor:
+    """As `suppression.gather_boxes`, a thread block a class."""
+
+    def body(inputs: list[Any], outputs: list[Any]) -> None:
+        (boxes, count), (out,) = inputs, outputs
+        with (
+            T.thread_binding(0, counts.shape[0], thread="blockIdx.x") as row,
+            T.thread_binding(0, _GATHERING, thread="threadIdx.x") as thread,
+        ):
+            first = cell("int32", 0)
+            with T.serial(0, row) as before:
+                first[0] = first[0] + count[before]
+            with T.serial(0, (count[row] + (_GATHERING - 1)) // _GATHERING) as turn:
+                j = turn * _GATHERING + tirx.Cast("int32", thread)
+
+                def gather(j: Any = j) -> None:
+                    at = first[0] + j
+                    out[at, 0] = tirx.Cast("int64", row // classes)
+                    out[at, 1] = tirx.Cast("int64", row % classes)
+                    out[at, 2] = tirx.Cast("int64", boxes[row, j])
+
+                when(j < count[row], gather)
+
+    return loops([(found, 3)], ["int64"], [kept, counts], body, "gather_boxes")
+
+
+__all__ = ["gather_boxes", "select_boxes", "top_k"]
