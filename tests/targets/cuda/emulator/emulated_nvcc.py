@@ -55,6 +55,8 @@ def main() -> int:
             "-std=c++17",
             "-O1",
             "-ffp-contract=off",
+            "-fsanitize=alignment",  # what vectors are read and written where they may not lie
+            "-fsanitize-undefined-trap-on-error",
             "-w",
             "-shared",
             "-fPIC",
