@@ -2,11 +2,11 @@
 
 Needs torch with CUDA, nvcc and TVM. Without a network, optkit is installed there from its folder by
 `pip install --no-deps --no-build-isolation --no-index .`. Models are exported and compiled by several processes first.
-Then, model by model: answers against ONNX Runtime on the CPU (float16: the norm of the error over the output's; INT8:
-against optkit's own CPU artifact of the same model), and times by CUDA events, contestants in rotation: optkit as it
-is called and replayed as one graph, torch eager and replayed, torch.compile. What does not finish within --minutes is
-left out and named. At the end: what failures look like, that nothing passes through the host, and with --tune what
-tuning takes and gains.
+Then, model by model: answers against ONNX Runtime on the CPU (float16: the norm of the error over the output's) or, in
+INT8, which has float16 between the layers of transformers, against optkit's own CPU artifact of the same model; and
+times by CUDA events, contestants in rotation: optkit as it is called and replayed as one graph, torch eager and
+replayed, torch.compile. What does not finish within --minutes is left out and named. At the end: what failures look
+like, that nothing passes through the host, and with --tune what tuning takes and gains.
 
 Everything is written to --output after every case; a short table comes last.
 """

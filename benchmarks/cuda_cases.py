@@ -27,6 +27,8 @@ UNMATCHED = 0.05
 """Share of boxes that may come or go, or one: with random weights many scores are at the threshold."""
 ONE_BATCH = frozenset({"yolo_v8n", "yolo_tiny"})
 """Detectors, which take one image."""
+MIXED = frozenset({"vit_b_16", "vit_tiny", "swin_t", "swin_tiny", "bert_small", "bert_tiny"})
+"""Transformers, whose INT8 has attention and what else is real between layers in float16 (`--int8 --fp16`)."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,14 @@ def build(case: Case, precision: str, folder: Path) -> dict[str, Any]:
     stem, passes = f"{case.name}.{precision}", precision
     source = bound = folder / f"{case.name}.onnx"
     if precision == "int8":
-        quantized = optkit.quantize(folder / f"{case.name}.open.onnx", calib_data=ZOO[case.model].samples(CHECKED))
+        mixed = case.model in MIXED
+        recipe = "recognize,fold,fuse,fold,quantize{products=false}" if mixed else "int8"
+        data, model = ZOO[case.model].samples(CHECKED), folder / f"{case.name}.open.onnx"
+        quantized = optkit.quantize(model, passes=recipe, calib_data=data)
         source, bound = folder / f"{stem}.onnx", folder / f"{stem}.few.onnx"
         for path, count in ((source, case.batch), (bound, min(case.batch, CHECKED))):
             save_model(fixed(quantized.clone(), case.feed(count)) if case.batch > 1 else quantized, path)
-        passes = "fold,fuse,fold"
+        passes = "fold,fuse,fold,fp16" if mixed else "fold,fuse,fold"
     began = time.perf_counter()
     made = optkit.compile(source, target="cuda", passes=passes, output=folder / f"{stem}.optk", verify=False)
     seconds = time.perf_counter() - began
