@@ -237,6 +237,20 @@ def product() -> ir.Model:
     return build("y = MatMul(x, w)", inputs="float[5,16] x", outputs="float[5,8] y", w=weights(16, 8, seed=0))
 
 
+def passing(batch: str = "n") -> ir.Model:
+    """A product, a constant and an input passed through, of two inputs."""
+    return build(
+        """
+        m = MatMul(x, w)
+        y = Add(m, z)
+        same = Identity(x)
+        """,
+        inputs=f"float[{batch},16] x, float[{batch},8] z",
+        outputs=f"float[{batch},8] y, float[{batch},16] same",
+        w=weights(16, 8, seed=0),
+    )
+
+
 def rows() -> ir.Model:
     """A product over 3 x 4 rows, which a tile of six straddles, and 9 columns."""
     return build(

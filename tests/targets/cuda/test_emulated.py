@@ -82,6 +82,29 @@ def test_outputs_stay_on_the_device(environment: dict[str, str], compiled: tuple
 
 
 @pytest.mark.parametrize(
+    ("limit", "lockable", "locked", "pageable"),
+    [
+        (1 << 20, 1 << 20, 2 * 5 * 24 * 4, 0),  # inputs and outputs of five rows of 24 floats
+        (600, 1 << 20, 576, 9),
+        (1 << 20, 0, 0, 4 * 4),
+    ],
+    ids=["enough", "bounded", "none"],
+)
+def test_arrays_pass_through_page_locked_memory(
+    limit: int, lockable: int, locked: int, pageable: int, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Results are right and of memory of their own, whatever is page-locked; copies are part of the stream."""
+    variables = {**environment, "EMULATED_LOCKED": str(lockable)}
+    found, left = session(variables, "stage", tmp_path, limit)
+    assert all(found["right"])
+    assert all(found["kept"])
+    assert found["copied"] == 4 * 3  # two inputs, and the one that is passed through
+    assert found["error"] == 0
+    assert (found["locked"], found["pageable"]) == (locked, pageable)
+    assert left == {"left": 0}
+
+
+@pytest.mark.parametrize(
     ("variables", "says"),
     [
         ({"EMULATED_MEMORY": "20000"}, r"GPU is out of memory \(\d+ of 0 MiB free\)"),
