@@ -174,8 +174,8 @@ class Runner:
 
     def _on_cpu(self, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The inputs and the outputs of a run as tensors."""
-        tensors = self._placed(values)
         with self._lock:
+            tensors = self._placed(values)
             return tensors, self._invoke(tensors)
 
     def _owned(self, tensors: Sequence[Any], results: Sequence[Any]) -> list[Any]:
