@@ -32,7 +32,7 @@ _FILES = {
 _BELOW = {
     "tensor_core.cuh": {"instructions.cuh"},
     "warpgroup.cuh": {"instructions.cuh", "wgmma.cuh", "tensor_core.cuh"},
-    "attention.cuh": {"instructions.cuh"},
+    "attention.cuh": {"instructions.cuh", "tensor_core.cuh"},
 }
 """What files are built of."""
 WARPGROUPS = {"sm_90": "sm_90a"}

@@ -20,7 +20,9 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels"),
 ]
 # Open batches are in `test_kernels.py`; here kernels are launched as they are on a GPU.
-ROUNDED = {"deep:bf16": 2**-9, "deep:tf32": 2**-12, "tokens:tf32": 2**-12, "heads:tf32": 2**-12}
+ROUNDED = dict.fromkeys(("deep:bf16", "heads:bf16", "encoder:bf16"), 2**-9) | dict.fromkeys(
+    ("deep:tf32", "tokens:tf32", "heads:tf32"), 2**-12
+)
 """What is multiplied in bfloat16 or TF32 alone, with half the distance of two such numbers next to 1."""
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),

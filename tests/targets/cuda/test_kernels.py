@@ -41,6 +41,7 @@ CORNERS = [
     ("tokens", "int8"),
     ("tokens", "fp16"),
     ("heads", "fp16"),
+    ("heads", "bf16"),
     ("deep", "bf16"),
     ("deep", "tf32"),
     ("tokens", "tf32"),
@@ -59,6 +60,7 @@ CASES = [
     *((name, kind) for name in ("deep", "tokens", "heads") for kind in ("bf16", "tf32")),
     ("attention", "bf16"),
     ("encoder", "int8-fp16"),
+    ("encoder", "bf16"),
     ("narrow", "fp16"),
 ]
 

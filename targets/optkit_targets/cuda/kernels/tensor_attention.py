@@ -19,6 +19,7 @@ from optkit_targets.cuda.kernels.tiles import SLICE, scope
 
 ROWS = 64
 """Queries of a thread block."""
+_KINDS = {"float16": "OptkitHalves", "bfloat16": "OptkitBfloats"}
 _MARKS = {"scores", "logits", "weighted", "half_attention", "crop"}
 
 
@@ -35,7 +36,10 @@ class TensorAttentionRule:
         operator = Operator.parse(str(annotation(view.sch, view.ops["half_attention"], OPERATOR)))
         if operator.kind != ATTENTION or operator.sizes[0] > LARGEST_GRID:
             return None
-        if not all(from_outside(view, buffer) for buffer in _operands(view) if buffer is not None):
+        operands = _operands(view)
+        if operator.compute not in _KINDS or any(str(buffer.dtype) != operator.compute for buffer in operands[:3]):
+            return None
+        if not all(from_outside(view, buffer) for buffer in operands if buffer is not None):
             return None
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
@@ -45,7 +49,7 @@ class TensorAttentionRule:
         params = {"keys": 64 if max(depth, wide) <= 64 else 32}
         space = {"keys": (32, 64, 128)}
         macs = operator.macs()
-        return [Choice(self.name, "flash_attention", 1, params, space, apply, macs, "float16")]
+        return [Choice(self.name, "flash_attention", 1, params, space, apply, macs, operator.compute)]
 
 
 def _operands(view: View) -> tuple[Any, Any, Any, Any]:
@@ -84,7 +88,7 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
         return [*first, masked]
 
     apart = [d * (heads if seat == "i" else 1) for d, seat in zip((depth, depth, wide), seats, strict=False)]
-    numbers = keys, count, rows, columns, depth, wide, *apart, *masking
+    numbers = _KINDS[operator.compute], keys, count, rows, columns, depth, wide, *apart, *masking
     name = f"OptkitAttention<{', '.join(map(str, numbers))}>::run"
     call = Call(name, ROWS, wide, count, SLICE, scope(size), operands, (tirx.FloatImm("float32", scale),))
     *outer, m, e = seated(sch.get_loops(view.last), seats[3])
