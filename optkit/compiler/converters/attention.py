@@ -48,7 +48,9 @@ class Attention:
 
 
 def find_attention(low: Lowering, graph: ir.Graph) -> dict[ir.Node, Attention]:
-    """Every attention of a graph of known extents, by its last product; none where its kernel may not be used.
+    """Every attention of known extents, by its last product; none where its kernel may not be used.
+
+    Kernels of 16 bits take a batch, the first of several axes, of any extent.
 
     Where something is quantized, softmax in float32 has to round as it is written; in 16 bits nobody promises how.
     """
@@ -165,19 +167,25 @@ def _rank(value: ir.Value | None) -> int | None:
     return None if value is None or value.shape is None else len(value.shape)
 
 
-def _shape(value: ir.Value, dtype: ir.DataType = ir.DataType.FLOAT) -> tuple[int, ...] | None:
-    """Extents of a tensor, None where they are not known or it is of another type."""
+def _shape(value: ir.Value, dtype: ir.DataType, batch: bool) -> tuple[Any, ...] | None:
+    """Extents of a tensor, None where they are not known or it is of another type.
+
+    Args:
+        batch: whether the first one may be a name.
+    """
     if value.shape is None or value.dtype != dtype or value.const_value is not None:
         return None
-    known = tuple(d for d in value.shape if isinstance(d, int))
-    return known if len(known) == len(value.shape) else None
+    first, *others = value.shape if len(value.shape) else (0,)
+    named = batch and isinstance(first, ir.SymbolicDim) and first.value is not None
+    known = all(isinstance(d, int) for d in others) and (named or isinstance(first, int))
+    return tuple(value.shape) if known else None
 
 
 def _fits(low: Lowering, match: Attention) -> bool:
     """Whether the kernel computes exactly this: equal leading axes, whole vectors of values, a mask of one rank."""
     half, pairs = low.target.has("half_attention"), _marked(match.product) == "bfloat16"
     dtype = ir.DataType.FLOAT16 if half and not pairs else ir.DataType.FLOAT
-    query, key, value = (_shape(v, dtype) for v in (match.query, match.key, match.value))
+    query, key, value = (_shape(v, dtype, half) for v in (match.query, match.key, match.value))
     if query is None or key is None or value is None or not 3 <= len(query) == len(key) == len(value):
         return False
     if pairs and not half and (not low.target.has("bf16_pairs") or query[-1] % 2):
@@ -202,13 +210,14 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
     columns, wide = value.shape[-2:]
     compute, wider = low.arithmetic(node, query.dtype, "it is part of attention")
     reason = wider or "both operands are activations"
+    batch = math.prod(d for d in lead if isinstance(d, int))
     for name, size in ((match.inner[0].name or "", depth), (node.name, wide)):
-        low.record(replace(node, name=name), compute, math.prod(lead) * rows * columns * size, reason)
+        low.record(replace(node, name=name), compute, batch * rows * columns * size, reason)
     straight = untransposed(low, key.plain())
     if straight is None:
         straight = permuted(low, key.plain(), [*range(len(lead)), len(lead) + 1, len(lead)])
     tensors = [query.plain(), straight, value.plain()]
-    operator = Operator(ATTENTION, compute, (math.prod(lead), rows, columns, depth, wide))
+    operator = Operator(ATTENTION, compute, (batch, rows, columns, depth, wide))
     mask = None
     if match.mask is not None:
         mask = low.values[match.mask].plain()

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.needs_compiler,
     pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels"),
 ]
-# Open batches are in `test_kernels.py`; here kernels are launched as they are on a GPU.
+# Most open batches are in `test_kernels.py`; here kernels are launched as they are on a GPU.
 ROUNDED = dict.fromkeys(("deep:bf16", "heads:bf16", "encoder:bf16"), 2**-9) | dict.fromkeys(
     ("deep:tf32", "tokens:tf32", "heads:tf32"), 2**-12
 )
@@ -76,6 +76,14 @@ def test_later_runs_replay_a_graph_and_instruments_see_every_call(
     found = compiled[1][case]
     assert found["launched"] == found["calls"]
     assert found["replayed"] == (found["calls"] > 2)  # the first and the last call are the caller's memory
+
+
+def test_attention_of_an_open_batch_is_the_same_kernel(environment: dict[str, str], tmp_path: Path) -> None:
+    for found in session(environment, "open", tmp_path, "fp16", "bf16"):
+        assert found["verification"] == "passed"
+        assert "cuda.tensor_attention" in found["rules"]
+        assert found["equal"]
+        assert found["differ"]
 
 
 def test_outputs_stay_on_the_device(environment: dict[str, str], compiled: tuple[Path, dict[str, Any]]) -> None:

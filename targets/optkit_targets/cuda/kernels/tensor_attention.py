@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tvm import tirx
 
 from optkit.compiler.operator import ATTENTION, OPERATOR, Operator
+from optkit.compiler.operators.common import static
 from optkit.compiler.operators.half_attention import SCALE, SEATS, seated
 from optkit.compiler.operators.matmul import unflatten
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, look
-from optkit_targets.cuda.kernels.tensor import LARGEST_GRID, SHORT, Call, compute_tiles, from_outside, shape
+from optkit_targets.cuda.kernels.tensor import SHORT, Call, Sums, from_outside, use_device_code
 from optkit_targets.cuda.kernels.tiles import SLICE, scope
 
 ROWS = 64
@@ -34,7 +34,7 @@ class TensorAttentionRule:
         if set(view.ops) != _MARKS or not target.has("half_attention"):
             return None
         operator = Operator.parse(str(annotation(view.sch, view.ops["half_attention"], OPERATOR)))
-        if operator.kind != ATTENTION or operator.sizes[0] > LARGEST_GRID:
+        if operator.kind != ATTENTION:
             return None
         operands = _operands(view)
         if operator.compute not in _KINDS or any(str(buffer.dtype) != operator.compute for buffer in operands[:3]):
@@ -70,14 +70,15 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
     if size > target.cache[0] - 1024:
         raise ValueError(f"{size} bytes of shared memory do not fit")
     seats = str(annotation(sch, view.ops["half_attention"], SEATS))
-    *lead, _, _ = seated(shape(query) or [], seats[0])
+    *lead, _, _ = seated(static(query.shape), seats[0])
     heads = lead[-1] if lead else 1
     masking, at = [0, 0, 0], None
     scale = float(str(annotation(sch, view.ops["logits"], SCALE)))
     if mask is not None:
-        extents = shape(mask) or []
-        steps = [0 if e == 1 else math.prod(extents[i + 1 :]) for i, e in enumerate(extents)]
-        masking, at = [1, *steps[-2:]], [e != 1 for e in extents[:-2]]
+        extents = static(mask.shape)
+        one = [isinstance(e, int) and e == 1 for e in extents]
+        masking = [1, 0 if one[-2] else extents[-1], 0 if one[-1] else 1]
+        at = [not alone for alone in one[:-2]]
 
     def operands(loops: Sequence[Any]) -> list[tuple[Any, Sequence[Any]]]:
         place = unflatten(loops[0], lead)
@@ -93,13 +94,24 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
     call = Call(name, ROWS, wide, count, SLICE, scope(size), operands, (tirx.FloatImm("float32", scale),))
     *outer, m, e = seated(sch.get_loops(view.last), seats[3])
     sch.reorder(*outer, m, e)
-    image = sch.fuse(*outer) if len(outer) > 1 else outer[0]
     down, mi = sch.split(m, [None, ROWS])
     across, ci, v = sch.split(e, [None, wide // SHORT, SHORT])
-    sch.reorder(image, across, down, mi, ci, v)
-    sch.bind(image, "blockIdx.z")
-    loops = (across, down, mi, ci, v)
-    return compute_tiles(sch, view.ops["half_attention"], call, loops, lambda i: (i[-2], i[-3], i[-1]), (image,))
+    sch.reorder(*outer, across, down, mi, ci, v)
+    # All on the one axis of a grid that has room for any batch, tiles that read the same keys side by side.
+    tile = sch.fuse(*outer, across, down)
+    sch.bind(tile, "blockIdx.x")
+    block = view.ops["half_attention"]
+    sch.compute_at(block, tile, preserve_unit_loops=True)
+    sch.set_scope(block, 0, "shared")
+    _, thread = sch.split(sch.fuse(mi, ci), [None, SLICE])
+    sch.bind(thread, "threadIdx.x")
+    sch.vectorize(v)
+    number, tiles = sch.get(tile).loop_var, -(-rows // ROWS)
+    around = [sch.get(loop).loop_var for loop in sch.get_loops(block)]
+    place = next(i for i, variable in enumerate(around) if variable.same_as(number))
+    column, row = tirx.const(0, number.ty.dtype), number % tiles
+    sums = Sums(call, around[place + 1], column, row, lambda i: (i[-2], i[-3], i[-1]), (number // tiles,))
+    return use_device_code(sch, sums)
 
 
 def planes(keys: int, depth: int, wide: int) -> int:

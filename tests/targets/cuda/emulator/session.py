@@ -152,6 +152,24 @@ def stage(folder: Path, limit: str) -> None:
     say(left=library.emulated_locked())
 
 
+def open_batch(folder: Path, *pipelines: str) -> None:
+    """Compile attention of any batch, verified, and run samples together and one by one."""
+    path = folder / "heads.onnx"
+    path.write_bytes(to_proto(models.heads("n")).SerializeToString())
+    for pipeline in pipelines:
+        artifact = optkit.compile(path, target="cuda", passes=pipeline, output=folder / f"heads.{pipeline}.optk")
+        with artifact.runner() as runner:
+            feed = {name: np.concatenate([array, array[:1] * 2]) for name, array in sample(runner).items()}
+            together = runner.run(feed)["y"]
+            alone = [runner.run({name: array[i : i + 1] for name, array in feed.items()})["y"] for i in range(3)]
+        say(
+            verification=artifact.manifest.verification["status"],
+            rules=sorted({kernel["rule"] for kernel in artifact.report["kernels"]}),
+            equal=bool(np.array_equal(together, np.concatenate(alone))),
+            differ=not np.array_equal(alone[0], alone[2]),
+        )
+
+
 def tune(folder: Path) -> None:
     """Tune a model and compile it with the records."""
     path, records = folder / "product.onnx", folder / "tuning.db"
@@ -189,6 +207,12 @@ def say(**found: Any) -> None:
 
 if __name__ == "__main__":
     verb, first, *rest = sys.argv[1:]
-    {"compile": compile_models, "run": run, "keep": keep_on_device, "stage": stage, "tune": tune}[verb](
-        Path(first), *rest
-    )
+    verbs = {
+        "compile": compile_models,
+        "keep": keep_on_device,
+        "open": open_batch,
+        "run": run,
+        "stage": stage,
+        "tune": tune,
+    }
+    verbs[verb](Path(first), *rest)
