@@ -75,7 +75,8 @@ def test_later_runs_replay_a_graph_and_instruments_see_every_call(
 ) -> None:
     found = compiled[1][case]
     assert found["launched"] == found["calls"]
-    assert found["replayed"] == (found["calls"] > 2)  # the first and the last call are the caller's memory
+    # What reads inputs or writes outputs, the caller's memory, is outside: of two calls both, and here the mask too.
+    assert found["replayed"] == (found["calls"] > 2 and case != "heads:bf16")
 
 
 def test_attention_of_an_open_batch_is_the_same_kernel(environment: dict[str, str], tmp_path: Path) -> None:
