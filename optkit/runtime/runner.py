@@ -109,17 +109,15 @@ class Runner:
         Raises:
             DataError, OptkitError: as for `run`; what the GPU meets later is raised by whoever waits for it.
         """
-        bridge, outputs = self._bridge, {}
+        bridge, values = self._bridge, bind_names(self.inputs, (), feed)
         address = bridge.stream_of(feed.values(), stream)
-        tensors, results = self._tensors((), feed, address)
-        taken = self._kept | {t.data_ptr() for t in tensors}
-        for spec, tensor in zip(self.outputs, results, strict=True):
-            if tensor.data_ptr() in taken:
-                with self._lock, bridge.using(address):
-                    tensor = bridge.copy(tensor)
-            outputs[spec.name] = bridge.as_type(tensor, spec)
-            taken.add(tensor.data_ptr())
-        return outputs
+        if bridge.on_cpu:
+            results = self._owned(*self._on_cpu(values))
+        else:
+            with self._lock, bridge.using(address):
+                tensors = self._placed(values)
+                results = self._owned(tensors, self._call(tensors))
+        return {spec.name: bridge.as_type(t, spec) for spec, t in zip(self.outputs, results, strict=True)}
 
     def synchronize(self) -> None:
         """Wait for what was queued on a GPU.
@@ -157,35 +155,42 @@ class Runner:
             return self._vm[name]
 
     def _run(self, positional: Sequence[Any], named: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        tensors, results = self._tensors(positional, named, None)
+        values, bridge = bind_names(self.inputs, positional, named), self._bridge
+        if not bridge.on_cpu:
+            with self._lock, bridge.using(None):
+                results = self._call(self._placed(values))
+                arrays = bridge.to_arrays(self.outputs, results, self._output_types)
+            return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
+        tensors, results = self._on_cpu(values)
         # What a model passes through is the caller's memory or the weights': the caller gets a copy.
         shared = self._kept | {t.data_ptr() for t in tensors}
         outputs = {}
         for spec, tensor, dtype in zip(self.outputs, results, self._output_types, strict=True):
-            array = self._bridge.to_array(tensor, dtype)
+            array = bridge.to_array(tensor, dtype)
             address = tensor.data_ptr()
             outputs[spec.name] = array.copy() if address in shared else array
             shared.add(address)
         return outputs
 
-    def _tensors(
-        self, positional: Sequence[Any], named: Mapping[str, Any], stream: int | None
-    ) -> tuple[list[Any], list[Any]]:
-        """The inputs and the outputs of a run on the device."""
-        values = bind_names(self.inputs, positional, named)
-        if self._bridge.on_cpu:
+    def _on_cpu(self, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The inputs and the outputs of a run as tensors."""
+        with self._lock:
             tensors = self._placed(values)
-            with self._lock:
-                return tensors, self._invoke(tensors)
-        # Copies of inputs that lie on the host belong on the stream too.
-        with self._lock, self._bridge.using(stream):
-            tensors = self._placed(values)
-            return tensors, self._call(tensors)
+            return tensors, self._invoke(tensors)
+
+    def _owned(self, tensors: Sequence[Any], results: Sequence[Any]) -> list[Any]:
+        """The outputs, each in memory that neither inputs nor weights nor other outputs have."""
+        taken, owned = self._kept | {t.data_ptr() for t in tensors}, []
+        for tensor in results:
+            own = self._bridge.copy(tensor) if tensor.data_ptr() in taken else tensor
+            taken.add(own.data_ptr())
+            owned.append(own)
+        return owned
 
     def _placed(self, values: Sequence[Any]) -> list[Any]:
         """The inputs on the device, and the entry for their shapes chosen."""
         tensors = [
-            self._bridge.from_input(spec, value, dtype)
+            self._bridge.from_input(spec, value, dtype, staged=True)
             for spec, value, dtype in zip(self.inputs, values, self._input_types, strict=True)
         ]
         shapes = [t.shape for t in tensors]
@@ -223,6 +228,7 @@ class Runner:
             self._vm = self._entry = self._parts = None
             self._main, self._variants = (None, ()), {}
             self._weights = self._arguments = ()
+            self._bridge.release()
             if self._own_thread is not None:
                 self._own_thread.shutdown()
                 self._own_thread = None

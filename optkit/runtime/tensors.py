@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from optkit.artifact.manifest import ALIGNMENT
 from optkit.artifact.spec import TensorSpec, numpy_dtype, numpy_has, storage
-from optkit.errors import DataError, UsageError
+from optkit.errors import DataError, OptkitError, UsageError
 from optkit.runtime.failures import explained
+from optkit.runtime.staging import Staging, bytes_of
 
 _CPU = 1  # kDLCPU
 _BYTE, _TWO_BYTES = np.dtype(np.uint8), np.dtype(np.uint16)
@@ -33,6 +34,7 @@ class TensorBridge:
         self._wait = ffi.get_global_func("runtime.Device_StreamSync")
         self._follow = ffi.get_global_func("runtime.Device_StreamSyncFromTo")
         self._last = 0  # stream
+        self._staging = None if self.on_cpu else Staging(ffi, device)
 
     def from_array(self, array: np.ndarray) -> Any:
         """A tensor on the CPU over the array's own memory, which must be contiguous and 64-byte aligned."""
@@ -73,9 +75,25 @@ class TensorBridge:
         self._to_bytes(tensor, ctypes.c_void_p(array.ctypes.data), array.nbytes)
         return array
 
+    def to_arrays(
+        self, specs: Sequence[TensorSpec], tensors: Sequence[Any], dtypes: Sequence[np.dtype]
+    ) -> list[np.ndarray]:
+        """Copies of a model's outputs on the GPU, when the stream used last has come there."""
+        assert self._staging is not None
+        names = [spec.name for spec in specs]
+        with explained("copying from the GPU failed"):
+            return self._staging.download(names, tensors, dtypes, self._last, self.synchronize)
+
     def as_type(self, tensor: Any, spec: TensorSpec) -> Any:
         """The tensor as what exports its values to others: of the type that the model declares."""
         return self._as(tensor, spec.dtype)
+
+    def release(self) -> None:
+        """Give back the memory kept for inputs and outputs."""
+        if self._staging is not None:
+            with contextlib.suppress(OptkitError):  # whoever runs the model was told
+                self.synchronize()
+            self._staging.release()
 
     def stream_of(self, values: Iterable[Any], stream: Any) -> int | None:
         """The address of a stream; where None is given, of torch's current one if a value is of torch and lies here."""
@@ -116,27 +134,35 @@ class TensorBridge:
     def copy(self, tensor: Any) -> Any:
         """The tensor in memory of its own, on its device."""
         copy = self._allocate(self._ffi.Shape(tensor.shape), tensor.dtype, tensor.device, None)
-        self._copy(tensor, copy)
+        if self._staging is None:
+            self._copy(tensor, copy)
+        else:
+            with explained("copying on the GPU failed"):
+                self._staging.queue(copy.data_ptr(), tensor.data_ptr(), bytes_of(tensor), self._last)
         return copy
 
-    def to_device(self, tensor: Any) -> Any:
-        """The tensor itself if it lies on this device, else a copy there."""
+    def to_device(self, tensor: Any, name: str | None = None) -> Any:
+        """The tensor itself if it lies on this device, else a copy there: the input's of that name, or a new one."""
         if self.on_cpu or tensor.device == self.device:
             return tensor
         with explained("copying to the GPU failed"):
+            if self._staging is not None and name is not None:
+                return self._staging.upload(name, tensor, self._last)
             copy = self._allocate(self._ffi.Shape(tensor.shape), tensor.dtype, self.device, None)
             self._copy(tensor, copy)
             return copy
 
-    def from_input(self, spec: TensorSpec, value: Any, dtype: np.dtype | None = None) -> Any:
+    def from_input(self, spec: TensorSpec, value: Any, dtype: np.dtype | None = None, *, staged: bool = False) -> Any:
         """A tensor on this bridge's device with what the caller passed for an input.
 
         numpy arrays and whatever exports DLPack are used where they lie if they are contiguous, aligned
-        and on the device; else they are copied. `dtype` is the input's, for a shorter way through.
+        and on the device; else they are copied. `dtype` is the input's, for a shorter way through. `staged`: on a
+        GPU the copy is in memory kept for this input, and lasts until the next run.
 
         Raises:
             DataError: no array, or an element type other than the input's.
         """
+        name = spec.name if staged else None
         if (
             isinstance(value, np.ndarray)
             and value.dtype is dtype
@@ -145,7 +171,7 @@ class TensorBridge:
             and value.flags.writeable
             and value.size
         ):
-            return self.to_device(self._aligned(self._ffi.from_dlpack(value), value))
+            return self.to_device(self._aligned(self._ffi.from_dlpack(value), value), name)
         if isinstance(value, np.generic):
             value = np.asarray(value)
         if isinstance(value, np.ndarray):
@@ -157,7 +183,7 @@ class TensorBridge:
             if not value.flags.c_contiguous or not value.flags.writeable or not value.dtype.isnative:
                 value = _aligned_copy(value)
             tensor = self.from_array(value)
-            return self.to_device(self._aligned(tensor, value))
+            return self.to_device(self._aligned(tensor, value), name)
         if not hasattr(value, "__dlpack__"):
             raise DataError(
                 f"input {spec.name!r} must be an array (numpy, or anything with DLPack), not {type(value).__name__}"
@@ -177,11 +203,11 @@ class TensorBridge:
                 raise DataError(f"input {spec.name!r} is not contiguous; make it so")
             tensor = self.from_array(_aligned_copy(np.from_dlpack(tensor)))
         aligned = self._aligned(tensor, None)
-        return self.to_device(self._as(aligned, storage(spec.dtype)))
+        return self.to_device(self._as(aligned, storage(spec.dtype)), name)
 
     def _aligned(self, tensor: Any, array: np.ndarray | None) -> Any:
-        """Kernels use aligned vector loads: a tensor on the CPU that is not aligned is copied."""
-        if tensor.data_ptr() % ALIGNMENT == 0 or tensor.device.dlpack_device_type() != _CPU:
+        """Kernels use aligned vector loads: a tensor that they read on the CPU is copied if it is not aligned."""
+        if not self.on_cpu or tensor.data_ptr() % ALIGNMENT == 0:
             return tensor
         return self.from_array(_aligned_copy(self.to_array(tensor) if array is None else array))
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -61,6 +66,24 @@ def test_the_optimum_runs_code_of_its_own(artifact: optkit.Artifact) -> None:
         assert runner._entry is not best
         runner(np.zeros((2, 3, 8, 8), np.float32))
         assert runner._entry is best
+
+
+def test_threads_of_different_shapes_each_run_their_own_code(
+    artifact: optkit.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, other = (np.ones((n, 3, 8, 8), np.float32) for n in (2, 1))
+    with optkit.load(artifact.path) as runner, ThreadPoolExecutor(2) as pool:
+        want, invoke, begun = runner(other)["y"], runner._invoke, threading.Event()
+
+        def slowly(tensors: list[Any]) -> list[Any]:
+            if not begun.is_set():  # another thread begins before this one's code runs
+                begun.set()
+                pool.submit(runner, best)
+                time.sleep(0.2)
+            return invoke(tensors)
+
+        monkeypatch.setattr(runner, "_invoke", slowly)
+        np.testing.assert_array_equal(pool.submit(runner, other).result()["y"], want)
 
 
 def test_weights_are_kept_once(artifact: optkit.Artifact) -> None:

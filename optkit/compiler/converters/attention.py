@@ -13,7 +13,7 @@ from tvm import relax
 
 from optkit.compiler.converters.conv import bits
 from optkit.compiler.converters.matmul import untransposed
-from optkit.compiler.converters.movement import origin, permuted
+from optkit.compiler.converters.movement import narrowed, origin, permuted
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operator import ATTENTION, TENSOR_FLOAT, Operator
 from optkit.compiler.operators.attention import attention as define
@@ -24,7 +24,7 @@ from optkit.compiler.values import OPAQUE, PLAIN, Value
 LEAST_ROWS = 8
 """Rows of queries below which packing keys and values is most of the work."""
 HALF_VECTOR, HALF_DEPTH = 8, 128
-"""Of float16 queries and values: rows are copied in vectors of this many, and up to this depth kept in registers."""
+"""Of 16-bit queries and values: rows are copied in vectors of this many, and up to this depth kept in registers."""
 _LARGEST_BAND = 32
 _SWAP = [0, 2, 1, 3]
 
@@ -48,9 +48,11 @@ class Attention:
 
 
 def find_attention(low: Lowering, graph: ir.Graph) -> dict[ir.Node, Attention]:
-    """Every attention of a graph of known extents, by its last product; none where its kernel may not be used.
+    """Every attention of known extents, by its last product; none where its kernel may not be used.
 
-    Where something is quantized, softmax in float32 has to round as it is written; in float16 nobody promises how.
+    Kernels of 16 bits take a batch, the first of several axes, of any extent.
+
+    Where something is quantized, softmax in float32 has to round as it is written; in 16 bits nobody promises how.
     """
     half = low.target.has("half_attention")
     if not half and (low.rounded or not low.target.has("attention")):
@@ -165,23 +167,28 @@ def _rank(value: ir.Value | None) -> int | None:
     return None if value is None or value.shape is None else len(value.shape)
 
 
-def _shape(value: ir.Value, dtype: ir.DataType = ir.DataType.FLOAT) -> tuple[int, ...] | None:
-    """Extents of a tensor, None where they are not known or it is of another type."""
+def _shape(value: ir.Value, dtype: ir.DataType, batch: bool) -> tuple[Any, ...] | None:
+    """Extents of a tensor, None where they are not known or it is of another type.
+
+    Args:
+        batch: whether the first one may be a name.
+    """
     if value.shape is None or value.dtype != dtype or value.const_value is not None:
         return None
-    known = tuple(d for d in value.shape if isinstance(d, int))
-    return known if len(known) == len(value.shape) else None
+    first, *others = value.shape if len(value.shape) else (0,)
+    named = batch and isinstance(first, ir.SymbolicDim) and first.value is not None
+    known = all(isinstance(d, int) for d in others) and (named or isinstance(first, int))
+    return tuple(value.shape) if known else None
 
 
 def _fits(low: Lowering, match: Attention) -> bool:
     """Whether the kernel computes exactly this: equal leading axes, whole vectors of values, a mask of one rank."""
-    half = low.target.has("half_attention")
-    dtype = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
-    query, key, value = (_shape(v, dtype) for v in (match.query, match.key, match.value))
+    half, pairs = low.target.has("half_attention"), _marked(match.product) == "bfloat16"
+    dtype = ir.DataType.FLOAT16 if half and not pairs else ir.DataType.FLOAT
+    query, key, value = (_shape(v, dtype, half) for v in (match.query, match.key, match.value))
     if query is None or key is None or value is None or not 3 <= len(query) == len(key) == len(value):
         return False
-    pairs = _marked(match.product) == "bfloat16"
-    if pairs and (not low.target.has("bf16_pairs") or query[-1] % 2):
+    if pairs and not half and (not low.target.has("bf16_pairs") or query[-1] % 2):
         return False
     scores = (*query[:-1], key[-1])
     if match.mask is not None:
@@ -203,31 +210,38 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
     columns, wide = value.shape[-2:]
     compute, wider = low.arithmetic(node, query.dtype, "it is part of attention")
     reason = wider or "both operands are activations"
+    batch = math.prod(d for d in lead if isinstance(d, int))
     for name, size in ((match.inner[0].name or "", depth), (node.name, wide)):
-        low.record(replace(node, name=name), compute, math.prod(lead) * rows * columns * size, reason)
+        low.record(replace(node, name=name), compute, batch * rows * columns * size, reason)
     straight = untransposed(low, key.plain())
     if straight is None:
         straight = permuted(low, key.plain(), [*range(len(lead)), len(lead) + 1, len(lead)])
     tensors = [query.plain(), straight, value.plain()]
-    if compute == "bfloat16":
-        tensors = [bits(low, tensor) for tensor in tensors]
-    operator = Operator(ATTENTION, compute, (math.prod(lead), rows, columns, depth, wide))
+    operator = Operator(ATTENTION, compute, (batch, rows, columns, depth, wide))
     mask = None
     if match.mask is not None:
         mask = low.values[match.mask].plain()
         missing = len(query.shape) - len(match.mask.shape or ())
         if missing:
             mask = low.bind(relax.op.expand_dims(mask, list(range(missing))))
-    if query.dtype == "float16":
+    if low.target.has("half_attention"):
         if mask is not None and str(mask.ty.dtype) != "float32":
             mask = low.bind(relax.op.astype(mask, "float32"))
         found = [_seat(low, tensor) for tensor in tensors]
         out = "i" if len(lead) == 2 and _swapped(match.product) else "o"
-        options = mask, match.scale, str(operator), "".join(seat for _, seat in found) + out
-        made = low.emit(half_attention, *(tensor for tensor, _ in found), *options, name="attention", kind=OPAQUE)
+        operands, result = [tensor for tensor, _ in found], query.dtype
+        if compute == "bfloat16":
+            operands = [narrowed(low, tensor) for tensor in operands]
+            result = "bfloat16" if _rounded(match.product.outputs[0]) else result
+        options = mask, match.scale, str(operator), "".join(seat for _, seat in found) + out, result
+        made = low.emit(half_attention, *operands, *options, name="attention", kind=OPAQUE)
+        if result != query.dtype:
+            made = low.bind(relax.op.astype(made, query.dtype))
         if out == "i":
             made = permuted(low, made, _SWAP)
         return low.blocked((*lead, rows, wide), query.dtype, PLAIN, made)
+    if compute == "bfloat16":
+        tensors = [bits(low, tensor) for tensor in tensors]
     tiles, band = _tiles(rows, columns, wide, low.target.lanes, low.target.registers)
     plan = low.target.lanes, tiles, band, str(operator), low.target.has("bf16_vector")
     made = low.emit(define, *tensors, mask, match.scale, *plan, name="attention", kind=OPAQUE)
@@ -247,6 +261,17 @@ def _swapped(product: ir.Node) -> bool:
     return not made.is_graph_output() and all(
         user.op_type == "Transpose" and list(user.attributes.get_ints("perm", ())) == _SWAP for user in users
     )
+
+
+def _rounded(value: ir.Value) -> bool:
+    """Whether whatever reads a value, once it was moved, rounds it to bfloat16."""
+
+    def rounds(user: ir.Node, place: int) -> bool:
+        if user.op_type in ("MatMul", "Gemm"):
+            return place < 2 and _marked(user) == "bfloat16"
+        return user.op_type in ("Transpose", "Reshape") and place == 0 and _rounded(user.outputs[0])
+
+    return not value.is_graph_output() and all(rounds(user, place) for user, place in value.uses())
 
 
 def _tiles(rows: int, columns: int, wide: int, lanes: int, registers: int) -> tuple[tuple[Tile, Tile], int]:

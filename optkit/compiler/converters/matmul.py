@@ -15,7 +15,7 @@ from tvm.ir import GenericConst
 from optkit.compiler import packing
 from optkit.compiler.converters.conv import OPEN, SIGN, bias_fits, bits, dot_group, integer_bias
 from optkit.compiler.converters.grouped import grouped_codes, grouped_product
-from optkit.compiler.converters.movement import permuted
+from optkit.compiler.converters.movement import permuted, rounded
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operator import BATCH_MATMUL, MATMUL, TENSOR_CORE, Operator
 from optkit.compiler.operators import matmul as define
@@ -145,7 +145,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
             data = low.bind(relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, 1]))
         data, weight = bits(low, data), weight.astype(ml_dtypes.bfloat16).view(BITS)
     elif compute == "bfloat16":
-        data, weight = low.bind(relax.op.astype(data, "bfloat16")), weight.astype(ml_dtypes.bfloat16)
+        data, weight = rounded(low, data), weight.astype(ml_dtypes.bfloat16)
     elif weight.dtype == np.int8:
         assert b.const is not None
         weight = b.const if axis == 1 else b.const.T
@@ -215,7 +215,7 @@ def _activations(low: Lowering, node: Node, a: Value, b: Value) -> Value | None:
             )
         left, right = bits(low, left), bits(low, right)
     elif compute == "bfloat16":
-        left, right = (low.bind(relax.op.astype(e, "bfloat16")) for e in (left, right))
+        left, right = rounded(low, left), rounded(low, right)
     args = left, right, lanes, tile, transposed
     result = low.emit(define.batch_matmul, *args, name="batch_matmul", kind=OUT_FUSABLE)
     if a.dtype != "float32":

@@ -10,11 +10,13 @@ from tvm import relax
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.values import PLAIN, Value
 
+_MOVES = ("relax.reshape", "relax.permute_dims")
+
 
 def origin(low: Lowering, expr: Any) -> tuple[Any, list[int]]:
     """The expression that a transposition made this one of, and its axes; itself and axes in order where none did."""
-    made = low.bb.lookup_binding(expr) if isinstance(expr, relax.Var) else None
-    if isinstance(made, relax.Call) and getattr(made.op, "name", "") == "relax.permute_dims":
+    made = _call(low, expr, ("relax.permute_dims",))
+    if made is not None:
         return made.args[0], [int(axis) for axis in made.attrs.axes or reversed(range(len(expr.ty.shape)))]
     return expr, list(range(expr.ty.ndim))
 
@@ -24,6 +26,48 @@ def permuted(low: Lowering, expr: Any, axes: Sequence[int]) -> Any:
     source, before = origin(low, expr)
     order = [before[axis] for axis in axes]
     return source if order == sorted(order) else low.bind(relax.op.permute_dims(source, order))
+
+
+def rounded(low: Lowering, expr: Any) -> Any:
+    """The expression rounded to bfloat16: what it was widened from, where it was."""
+    found = unwidened(low, expr)
+    return low.bind(relax.op.astype(expr, "bfloat16")) if found is None else found
+
+
+def narrowed(low: Lowering, expr: Any) -> Any:
+    """The same, rounded before it is moved, so that whatever computes it can write it so."""
+    source, moves = _unmoved(low, expr)
+    return _moved(low, rounded(low, source), moves)
+
+
+def unwidened(low: Lowering, expr: Any) -> Any | None:
+    """The bfloat16 numbers that a float32 expression was made of, moved as they were; None for any other."""
+    source, moves = _unmoved(low, expr)
+    made = _call(low, source, ("relax.astype",))
+    if made is None or str(made.args[0].ty.dtype) != "bfloat16":
+        return None
+    return _moved(low, made.args[0], moves)
+
+
+def _call(low: Lowering, expr: Any, names: Sequence[str]) -> Any | None:
+    """The call of one of these operators that made an expression."""
+    made = low.bb.lookup_binding(expr) if isinstance(expr, relax.Var) else None
+    return made if isinstance(made, relax.Call) and getattr(made.op, "name", "") in names else None
+
+
+def _unmoved(low: Lowering, expr: Any) -> tuple[Any, list[Any]]:
+    """What an expression was before it was moved, and the calls that moved it, the last first."""
+    moves = []
+    while (made := _call(low, expr, _MOVES)) is not None:
+        moves.append(made)
+        expr = made.args[0]
+    return expr, moves
+
+
+def _moved(low: Lowering, expr: Any, moves: Sequence[Any]) -> Any:
+    for made in reversed(moves):
+        expr = low.bind(relax.Call(made.op, [expr, *made.args[1:]], made.attrs))
+    return expr
 
 
 def transpose(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:

@@ -1,6 +1,6 @@
-"""Scaled dot-product attention in float16 for devices that compute it in one kernel of device code.
+"""Scaled dot-product attention in 16 bits for devices that compute it in one kernel of device code.
 
-What stands here is the meaning, stage by stage: float16 products, everything else float32.
+What stands here is the meaning, stage by stage: products of float16 or bfloat16, everything else float32.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ def half_attention(
     scale: float,
     operator: str,
     seats: str = "oooo",
+    result: str = "float16",
 ) -> te.Tensor:
-    """softmax(Q K^T * scale + mask) V: (..., M, D), (..., N, D), (..., N, E) -> (..., M, E), all float16.
+    """softmax(Q K^T * scale + mask) V: (..., M, D), (..., N, D), (..., N, E) -> (..., M, E), float16 or bfloat16.
 
     Args:
         mask: float32, of the scores' rank; axes of 1 are repeated.
         operator: its text form.
         seats: of query, key, value and result, as in `SEATS`: (..., M, heads, D) instead of (..., heads, M, D).
+        result: type of the result.
     """
     *lead, rows, depth = seated(static(query.shape), seats[0])
     columns, wide = seated(static(value.shape), seats[2])[-2:]
@@ -80,7 +82,7 @@ def half_attention(
 
     def crop(*i: Any) -> Any:
         *outer, row, e = seated(i, seats[3])
-        return attended(*outer, row, e // BLOCK, e % BLOCK).astype("float16")
+        return attended(*outer, row, e // BLOCK, e % BLOCK).astype(result)
 
     return te.compute(tuple(seated([*lead, rows, wide], seats[3])), crop, name="crop", attrs={OP: "crop"})
 

@@ -38,7 +38,7 @@ _BELOW = {
     "tensor_core.cuh": {"instructions.cuh"},
     "warpgroup.cuh": {"instructions.cuh", "wgmma.cuh", "tensor_core.cuh"},
     "cluster.cuh": {"instructions.cuh"},
-    "attention.cuh": {"instructions.cuh"},
+    "attention.cuh": {"instructions.cuh", "tensor_core.cuh"},
     "sort.cuh": {"instructions.cuh"},
     "suppression.cuh": {"instructions.cuh", "sort.cuh"},
 }

@@ -198,6 +198,29 @@ def heads(batch: str = "2") -> ir.Model:
     )
 
 
+def head_sizes(batch: str = "2") -> ir.Model:
+    """Attention at the usual depths of heads, masked."""
+    sizes, counts = (32, 64, 80, 128), {"x": 70, "y": 90}
+    lines = "".join(
+        f"""
+        k{d} = Transpose<perm=[0,1,3,2]>(y{d})
+        s{d} = MatMul(x{d}, k{d})
+        t{d} = Mul(s{d}, scale)
+        m{d} = Add(t{d}, mask)
+        p{d} = Softmax<axis=-1>(m{d})
+        z{d} = MatMul(p{d}, y{d})
+        """
+        for d in sizes
+    )
+    pairs = (f"float[{batch},3,{n},{d}] {x}{d}" for d in sizes for x, n in counts.items())
+    return build(
+        lines,
+        inputs=", ".join([f"float[{batch},1,70,90] mask", *pairs]),
+        outputs=", ".join(f"float[{batch},3,70,{d}] z{d}" for d in sizes),
+        scale=np.float32(0.2),
+    )
+
+
 def encoder(batch: str = "1") -> ir.Model:
     """A transformer's layer at sizes for tensor cores: 3 heads of 16 channels, 19 tokens; queries are scaled."""
     return build(
@@ -258,6 +281,20 @@ def narrow() -> ir.Model:
 def product() -> ir.Model:
     """The smallest product for tensor cores."""
     return build("y = MatMul(x, w)", inputs="float[5,16] x", outputs="float[5,8] y", w=weights(16, 8, seed=0))
+
+
+def passing(batch: str = "n") -> ir.Model:
+    """A product, a constant and an input passed through, of two inputs."""
+    return build(
+        """
+        m = MatMul(x, w)
+        y = Add(m, z)
+        same = Identity(x)
+        """,
+        inputs=f"float[{batch},16] x, float[{batch},8] z",
+        outputs=f"float[{batch},8] y, float[{batch},16] same",
+        w=weights(16, 8, seed=0),
+    )
 
 
 def rows() -> ir.Model:

@@ -57,14 +57,14 @@ def _tensor_core(block: Any) -> Any:
     clusters = words[0] == "OptkitCluster"
     function, *words = words[clusters:]
     tensors = [argument.args[0] for argument in arguments if isinstance(argument, tvm.ir.Call)]
-    numbers = [int(word.rstrip("u")) for word in words if word not in ("int", "float")]
+    numbers = [int(word.rstrip("u")) for word in words if not word.startswith("Optkit")]
     buffers, scalars = [], arguments[len(tensors) :]
     if function == "OptkitAttention":
         body = _attention(*tensors, numbers, *scalars, buffers)
     else:
         if clusters:  # all of the sums in every block, as they are once its neighbours have been asked
             scalars[0] = tirx.const(numbers[5] - 1, "int32")
-        body = _SIMULATED[function](*tensors, numbers, *scalars)
+        body = _SIMULATED[function.replace("Wide", "")](*tensors, numbers, *scalars)
     whole = s_tir.SBlock([], block.reads, block.writes, block.name_hint, body, None, buffers)
     return s_tir.SBlockRealize([], tirx.const(True, "bool"), whole)
 
@@ -143,15 +143,16 @@ def _attention(
     buffers: list[Any],
 ) -> Any:
     """A row after the other: its scores, their maximum and sum, and the weighted values."""
-    _, _, rows, columns, depth, wide, masked, down, across = numbers
+    _, _, rows, columns, depth, wide, apart_q, apart_k, apart_v, masked, down, across = numbers
     scores = tirx.decl_buffer((columns,), "float32", "scores")
     top, total = (tirx.decl_buffer((1,), "float32", name) for name in ("top", "total"))
     buffers += [scores, top, total]
     m, n, k, c, e, t = _variables("mnkcet")
     position, kind = row + m, "float32"
 
-    def read(tensor: Any, *at: Any) -> Any:
-        return tirx.BufferLoad(tensor.source, [*tensor.indices[:-2], *at]).astype(kind)
+    def read(tensor: Any, place: Any) -> Any:
+        """An element so many behind the one that the pointer is of; memory is flat."""
+        return tirx.BufferLoad(tensor.source, [*tensor.indices[:-1], place]).astype(kind)
 
     def add(buffer: Any, at: Any, term: Any) -> Any:
         return tirx.BufferStore(buffer, tirx.BufferLoad(buffer, [at]) + term, [at])
@@ -159,17 +160,19 @@ def _attention(
     def of(buffer: Any, at: Any = 0) -> Any:
         return tirx.BufferLoad(buffer, [at])
 
-    product = _nest({k: depth}, add(scores, n, read(query, position, k) * read(key, n, k)))
+    product = _nest({k: depth}, add(scores, n, read(query, position * apart_q + k) * read(key, n * apart_k + k)))
     scaled = of(scores, n) * scale
     if masked:
-        scaled = scaled + read(mask, position if down else 0, n if across else 0)
+        scaled = scaled + read(mask, position * down + n * across)
     lowest = tirx.BufferStore(top, tirx.min_value(kind), [0])
     highest = tirx.BufferStore(top, tirx.max(of(top), of(scores, n)), [0])
     score = [tirx.BufferStore(scores, tirx.const(0.0, kind), [n]), product, tirx.BufferStore(scores, scaled, [n])]
     power = tirx.BufferStore(scores, tirx.exp(of(scores, t) - of(top)), [t])
     place = [e // 4, m, e % 4]
     weigh = tirx.BufferStore(
-        tile.source, tirx.BufferLoad(tile.source, place) + of(scores, c) * read(value, c, e) / of(total), place
+        tile.source,
+        tirx.BufferLoad(tile.source, place) + of(scores, c) * read(value, c * apart_v + e) / of(total),
+        place,
     )
     zero = tirx.BufferStore(tile.source, tirx.const(0.0, kind), place)
     whole = [
@@ -222,6 +225,14 @@ class Simulated(Target):
         return tuple(_Serial(rule, self.real, self.largest) for rule in self.real.rules())
 
 
+def _told(func: Any) -> Any:
+    """`serial`, whose errors are not taken for those of a choice that does not fit."""
+    try:
+        return serial(func)
+    except Exception as error:
+        raise AssertionError(f"not simulated: {error}") from error
+
+
 @dataclass(frozen=True)
 class _Serial:
     rule: KernelRule
@@ -240,14 +251,14 @@ class _Serial:
         def apply(func: Any, params: Mapping[str, int]) -> Any:
             scheduled = choice.apply(func, params)
             if not self.largest:
-                return serial(scheduled)
+                return _told(scheduled)
             for name, values in choice.space.items():
                 try:
                     params = {**params, name: max(values)}
                     scheduled = choice.apply(func, params)
                 except ValueError:  # too large together with those before
                     params = {**params, name: min(values)}
-            return serial(scheduled)
+            return _told(scheduled)
 
         return replace(choice, apply=apply)
 

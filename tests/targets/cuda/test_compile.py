@@ -18,7 +18,7 @@ from optkit.compiler.build import Built, build
 from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, deep, encoder, heads, narrow, others, tokens, wide
+from tests.targets.cuda.models import attention, cnn, deep, encoder, head_sizes, heads, narrow, others, tokens, wide
 
 CASES = [
     *((cnn, name) for name in ("default", "int8", "fp16", "bf16", "tf32")),
@@ -26,7 +26,8 @@ CASES = [
     *((model, name) for model in (deep, heads) for name in ("bf16", "tf32")),
     *((attention, name) for name in ("int8", "fp16", "bf16")),
     (heads, "fp16"),
-    (encoder, "int8-fp16"),
+    *((encoder, name) for name in ("int8-fp16", "bf16")),
+    *((head_sizes, name) for name in ("fp16", "bf16")),
     *((narrow, name) for name in ("default", "fp16")),
     (others, "default"),
 ]
@@ -113,8 +114,8 @@ TF32 = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
         (tokens, 2, "bf16", BFLOATS),
         (tokens, 2, "tf32", TF32),
         (heads, 2, "fp16", HALVES),
-        (heads, 1, "bf16", BFLOATS),  # 83 columns are not in whole vectors
-        (heads, 1, "tf32", TF32),
+        (heads, 2, "bf16", BFLOATS),
+        (heads, 1, "tf32", TF32),  # 83 columns are not in whole vectors
     ],
     ids=lambda c: getattr(c, "__name__", None),
 )
@@ -177,6 +178,24 @@ def test_a_transformer_moves_and_converts_nothing_by_itself() -> None:
     ends = {"cuda.injective": 1}  # to float16, with positions
     inner = {"cuda.rows": 2, "cuda.tensor_attention": 1, "cuda.tensor_matmul": 6}
     assert Counter(k.rule for k in made.kernels for _ in k.calls) == ends | inner
+
+
+def test_bfloat16_attention_is_one_kernel_between_kernels_that_write_what_it_reads() -> None:
+    made = built(encoder, "bf16", "cuda:sm_80")
+    rules = Counter(k.rule for k in made.kernels for _ in k.calls)
+    # Positions are added, and what normalization made is rounded: the rest is done where sums are.
+    assert rules == {"cuda.injective": 3, "cuda.rows": 2, "cuda.tensor_attention": 1, "cuda.tensor_matmul": 6}
+    (attention_kernel,) = [k for k in made.kernels if k.rule == "cuda.tensor_attention"]
+    assert attention_kernel.compute == "bfloat16"
+    assert {record.compute for record in made.nodes} == {"bfloat16"}
+
+
+@pytest.mark.parametrize("exclude", ["MatMul_3", "MatMul_4"])
+def test_attention_of_one_bfloat16_product_is_not_one_kernel(exclude: str) -> None:
+    model = transform(encoder(), choose_pipeline(f"default,bf16{{exclude=[{exclude}]}}", {})).model
+    made = build(model, find_target("cuda:sm_80"))
+    assert "cuda.tensor_attention" not in {kernel.rule for kernel in made.kernels}
+    assert [record.node for record in made.nodes if record.compute == "float32"] == [exclude]
 
 
 @pytest.mark.parametrize("pipeline", ["int8", "tf32"])

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from optkit_targets.cuda.kernels.tensor_attention import ROWS, planes
 
 from tests.targets.cuda.test_tensor_core import NEEDS, host_library, pointers
 
+KINDS = {"float16": "OptkitHalves", "bfloat16": "OptkitBfloats"}
+TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2}
+"""Powers are rounded to the type before they are multiplied."""
+TYPES = pytest.mark.parametrize("dtype", KINDS)
 pytestmark = pytest.mark.needs_nvcc  # for the toolkit's headers
 
 
@@ -50,7 +55,9 @@ def run(folder: Path, h: Heads, operands: tuple[np.ndarray, ...], scale: float, 
         if mask is None
         else (1, *(0 if e == 1 else s // 4 for e, s in zip(mask.shape, mask.strides, strict=True)))
     )
-    numbers = ", ".join(map(str, (h.keys, count, *astuple(h)[1:], h.d, h.d, h.e, *steps)))
+    numbers = ", ".join(
+        map(str, (KINDS[operands[0].dtype.name], h.keys, count, *astuple(h)[1:], h.d, h.d, h.e, *steps))
+    )
     down, kept = -(-h.m // ROWS), h.e * (ROWS + 1)
     library = host_library(
         folder,
@@ -78,27 +85,40 @@ def run(folder: Path, h: Heads, operands: tuple[np.ndarray, ...], scale: float, 
     return out[:, :, :-1].transpose(0, 2, 1, 3).reshape(down * ROWS, h.e)[: h.m]
 
 
-def operands(h: Heads) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def operands(h: Heads, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Query, key and value."""
     rng = np.random.default_rng(0)
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
     shapes = ((h.m, h.d), (h.n, h.d), (h.n, h.e))
-    query, key, value = (rng.standard_normal(shape).astype(np.float16) for shape in shapes)
+    query, key, value = (rng.standard_normal(shape).astype(kind) for shape in shapes)
     return query, key, value
 
 
 @NEEDS
+@TYPES
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_the_softmax_of_the_scores_times_the_values(name: str, tmp_path: Path) -> None:
+def test_it_is_the_softmax_of_the_scores_times_the_values(name: str, dtype: str, tmp_path: Path) -> None:
     h = CASES[name]
-    data = operands(h)
+    data = operands(h, dtype)
     found = run(tmp_path, h, data, 0.25, None)
-    # Powers are rounded to halves before they are multiplied.
-    np.testing.assert_allclose(found, attend(*data, 0.25, np.zeros(1)), atol=2e-3)
+    np.testing.assert_allclose(found, attend(*data, 0.25, np.zeros(1)), atol=TOLERANCE[dtype])
 
 
 @NEEDS
+def test_bfloat16_loses_no_more_than_separate_products_do(tmp_path: Path) -> None:
+    h = Heads(32, 65, 150, 64, 64)
+    query, key, value = data = operands(h, "bfloat16")
+    exact = attend(*data, 0.125, np.zeros(1))
+    weights = attend(query, key, np.eye(h.n, dtype=np.float32), 0.125, np.zeros(1)).astype(query.dtype)
+    separate = weights.astype(np.float32) @ value.astype(np.float32)
+    found = run(tmp_path, h, data, 0.125, None)
+    assert 1e-5 < np.sqrt(np.mean((found - exact) ** 2)) < 1.2 * np.sqrt(np.mean((separate - exact) ** 2))
+
+
+@NEEDS
+@TYPES
 @pytest.mark.parametrize("shape", ["row", "whole"])
-def test_masked_keys_do_not_count(shape: str, tmp_path: Path) -> None:
+def test_masked_keys_do_not_count(shape: str, dtype: str, tmp_path: Path) -> None:
     h = Heads(32, 70, 90, 32, 32)
     rng = np.random.default_rng(1)
     hidden = rng.random((1 if shape == "row" else h.m, h.n)) < 0.4
@@ -106,17 +126,18 @@ def test_masked_keys_do_not_count(shape: str, tmp_path: Path) -> None:
     mask = np.where(hidden, -np.inf, rng.standard_normal(hidden.shape)).astype(np.float32)
     if shape == "whole":
         mask[7] = -np.inf
-    data = operands(h)
+    data = operands(h, dtype)
     want = attend(*data, 0.5, mask)
     found = run(tmp_path, h, data, 0.5, mask)
     assert np.isnan(want[7]).all() == (shape == "whole")
-    np.testing.assert_allclose(found, want, atol=2e-3)
+    np.testing.assert_allclose(found, want, atol=TOLERANCE[dtype])
 
 
 @NEEDS
-def test_what_is_not_a_number_stays_so(tmp_path: Path) -> None:
+@TYPES
+def test_what_is_not_a_number_stays_so(dtype: str, tmp_path: Path) -> None:
     h = Heads(32, 20, 40, 16, 16)
-    query, key, value = operands(h)
+    query, key, value = operands(h, dtype)
     query[3, 5], query[4, 1] = np.nan, np.inf
     found = run(tmp_path, h, (query, key, value), 1.0, None)
     assert np.isnan(found[3]).all()

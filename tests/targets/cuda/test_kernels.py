@@ -18,6 +18,7 @@ from optkit.compiler.schedule import choose
 from optkit.pipeline import Pipeline
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
+from tests.graphs import build as build_graph
 from tests.targets.cuda.models import attention, cnn, deep, encoder, heads, narrow, others, rows, tokens
 from tests.targets.cuda.simulate import simulated
 
@@ -31,6 +32,7 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "attention": attention,
     "attention-batch": lambda: attention("n"),
     "heads": heads,
+    "heads-batch": lambda: heads("n"),
     "rows": rows,
 }
 OF_SOME = {"encoder": encoder, "narrow": narrow}
@@ -41,6 +43,7 @@ CORNERS = [
     ("tokens", "int8"),
     ("tokens", "fp16"),
     ("heads", "fp16"),
+    ("heads", "bf16"),
     ("deep", "bf16"),
     ("deep", "tf32"),
     ("tokens", "tf32"),
@@ -55,10 +58,12 @@ CASES = [
     ("cnn", "fp16"),
     ("cnn", "bf16"),
     ("cnn", "tf32"),
-    *((name, "fp16") for name in ("deep", "deep-batch", "tokens", "tokens-batch", "heads")),
+    *((name, "fp16") for name in ("deep", "deep-batch", "tokens", "tokens-batch", "heads", "heads-batch")),
     *((name, kind) for name in ("deep", "tokens", "heads") for kind in ("bf16", "tf32")),
+    ("heads-batch", "bf16"),
     ("attention", "bf16"),
     ("encoder", "int8-fp16"),
+    ("encoder", "bf16"),
     ("narrow", "fp16"),
 ]
 
@@ -124,6 +129,28 @@ def test_launches_keep_to_the_limits_of_every_gpu(build: Callable[[], ir.Model])
         assert any(tag.startswith(("threadIdx", "blockIdx")) for tag in extents), name
         assert threads <= 1024, (name, extents)
         assert max(extents.get("blockIdx.y", 1), extents.get("blockIdx.z", 1)) <= 65535, (name, extents)
+
+
+@pytest.mark.parametrize("batch", ["70000", "n"])
+def test_attention_of_any_batch_keeps_to_the_limits_of_a_grid(batch: str) -> None:
+    """Along one axis only a grid has more than 65535 blocks."""
+    model = build_graph(
+        """
+        s = MatMul(x, k)
+        p = Softmax<axis=-1>(s)
+        y = MatMul(p, v)
+        """,
+        inputs=f"float[{batch},9,8] x, float[{batch},8,9] k, float[{batch},9,8] v",
+        outputs=f"float[{batch},9,8] y",
+    )
+    target = find_target("cuda:sm_80")
+    ready = prepare(passed(model, "fp16"), target)
+    (func,) = [f for v, f in ready.module.functions.items() if v.name_hint == "attention"]
+    choice = choose(func, target)
+    assert choice.rule == "cuda.tensor_attention"
+    with tvm.target.Target(dict(target.tvm)):
+        extents = _launch(choice.apply(func, choice.params))
+    assert extents == {"blockIdx.x": 1 if batch == "n" else 70000, "threadIdx.x": 128}
 
 
 def _launch(func: Any) -> dict[str, int]:

@@ -2,10 +2,15 @@
 //
 // A slice of 128 threads takes 64 rows of queries, 16 a warp, and goes over the keys KEYS at a time with a running
 // maximum and sum a row (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao, "FlashAttention-2",
-// 2023). Halves are multiplied, everything else is float. A row without a finite score gives NaN, as a softmax does.
+// 2023). Halves or bfloat16 are multiplied, everything else is float. A row without a finite score gives NaN, as a softmax
+// does.
 
-// Rows of a matrix of halves, [LIMIT][DEPTH], DEPTH a multiple of 8, of which COUNT are held; from one to the next are
-// APART halves. Steps of 16: past DEPTH, zeros.
+// Two floats rounded to what is multiplied, the first in the low bits.
+OPTKIT_DEVICE unsigned optkit_pair(OptkitHalves, float low, float high) { return optkit_halves(low, high); }
+OPTKIT_DEVICE unsigned optkit_pair(OptkitBfloats, float low, float high) { return optkit_bfloats(low, high); }
+
+// Rows of a matrix of 16-bit numbers, [LIMIT][DEPTH], DEPTH a multiple of 8, of which COUNT are held; from one to the next
+// are APART numbers. Steps of 16: past DEPTH, zeros.
 template <int COUNT, int LIMIT, int DEPTH, int APART>
 struct OptkitHeads {
   static const int STEPS = (DEPTH + 15) / 16, STRIDE = STEPS * 8 + 4, SIZE = COUNT * STRIDE, VECTORS = STEPS * 2;
@@ -26,9 +31,9 @@ struct OptkitHeads {
 
 // Rows `row` to `row` + 63 of one head to `tile`, [E / 4][65][4].
 //   M, N: queries and keys; D, E: depth of queries and keys, and of values
-//   Q, K, V: halves from one row of queries, keys and values to the next
+//   Q, K, V: numbers from one row of queries, keys and values to the next
 //   MASKED: there is a mask; DOWN, ACROSS: its elements from one row, and one column, to the next
-template <int KEYS, int PLANES, int M, int N, int D, int E, int Q, int K, int V, int MASKED, int DOWN, int ACROSS>
+template <typename Kind, int KEYS, int PLANES, int M, int N, int D, int E, int Q, int K, int V, int MASKED, int DOWN, int ACROSS>
 struct OptkitAttention {
   static const int ROWS = 64, STRIPS = KEYS / 8;
   typedef OptkitHeads<ROWS, M, D, Q> Query;
@@ -82,7 +87,7 @@ struct OptkitAttention {
         for (int k = 0; k < Query::STEPS; ++k) {
           const unsigned* from = keys + (j * 8 + group) * Key::STRIDE + k * 8 + quad;
           const unsigned b[2] = {from[0], from[4]};
-          optkit_mma_halves(scores[j], q[k], b);
+          Kind::multiply(scores[j], q[k], b);
         }
       }
       weigh(scores, sums, top, total, static_cast<const float*>(mask), scale, row + warp * 16 + group, step * KEYS + quad * 2);
@@ -90,15 +95,15 @@ struct OptkitAttention {
 #pragma unroll
       for (int k = 0; k < KEYS / 16; ++k) {
         const unsigned a[4] = {
-            optkit_halves(scores[2 * k][0], scores[2 * k][1]), optkit_halves(scores[2 * k][2], scores[2 * k][3]),
-            optkit_halves(scores[2 * k + 1][0], scores[2 * k + 1][1]),
-            optkit_halves(scores[2 * k + 1][2], scores[2 * k + 1][3])};
+            optkit_pair(Kind(), scores[2 * k][0], scores[2 * k][1]), optkit_pair(Kind(), scores[2 * k][2], scores[2 * k][3]),
+            optkit_pair(Kind(), scores[2 * k + 1][0], scores[2 * k + 1][1]),
+            optkit_pair(Kind(), scores[2 * k + 1][2], scores[2 * k + 1][3])};
 #pragma unroll
         for (int j = 0; j < COLUMNS; j += 2) {
           unsigned b[4];
           optkit_transposed(b, values + (k * 16 + lane % 16) * Value::STRIDE + (j + lane / 16) * 4);
-          optkit_mma_halves(sums[j], a, b);
-          optkit_mma_halves(sums[j + 1], a, b + 2);
+          Kind::multiply(sums[j], a, b);
+          Kind::multiply(sums[j + 1], a, b + 2);
         }
       }
       optkit_sync();

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tvm import tirx
 
 from optkit.compiler.operator import ATTENTION, OPERATOR, Operator
+from optkit.compiler.operators.common import static
 from optkit.compiler.operators.half_attention import SCALE, SEATS, seated
 from optkit.compiler.operators.matmul import unflatten
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, look
-from optkit_targets.cuda.kernels.device_code import SHORT, Call, compute_tiles
-from optkit_targets.cuda.kernels.tensor import LARGEST_GRID, from_outside, shape
+from optkit_targets.cuda.kernels.device_code import SHORT, Call, Sums, use_device_code
+from optkit_targets.cuda.kernels.tensor import from_outside
 from optkit_targets.cuda.kernels.tiles import SLICE, scope
 
 ROWS = 64
 """Queries of a thread block."""
+_KINDS = {"float16": "OptkitHalves", "bfloat16": "OptkitBfloats"}
 _MARKS = {"scores", "logits", "weighted", "half_attention", "crop"}
 
 
@@ -34,9 +35,12 @@ class TensorAttentionRule:
         if set(view.ops) != _MARKS or not target.has("half_attention"):
             return None
         operator = Operator.parse(str(annotation(view.sch, view.ops["half_attention"], OPERATOR)))
-        if operator.kind != ATTENTION or operator.sizes[0] > LARGEST_GRID:
+        if operator.kind != ATTENTION:
             return None
-        if not all(from_outside(view, buffer) for buffer in _operands(view) if buffer is not None):
+        operands = _operands(view)
+        if operator.compute not in _KINDS or any(str(buffer.dtype) != operator.compute for buffer in operands[:3]):
+            return None
+        if not all(from_outside(view, buffer) for buffer in operands if buffer is not None):
             return None
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
@@ -46,7 +50,7 @@ class TensorAttentionRule:
         params = {"keys": 64 if max(depth, wide) <= 64 else 32}
         space = {"keys": (32, 64, 128)}
         macs = operator.macs()
-        return [Choice(self.name, "flash_attention", 1, params, space, apply, macs, "float16")]
+        return [Choice(self.name, "flash_attention", 1, params, space, apply, macs, operator.compute)]
 
 
 def _operands(view: View) -> tuple[Any, Any, Any, Any]:
@@ -67,14 +71,15 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
     if size > target.cache[0] - 1024:
         raise ValueError(f"{size} bytes of shared memory do not fit")
     seats = str(annotation(sch, view.ops["half_attention"], SEATS))
-    *lead, _, _ = seated(shape(query) or [], seats[0])
+    *lead, _, _ = seated(static(query.shape), seats[0])
     heads = lead[-1] if lead else 1
     masking, at = [0, 0, 0], None
     scale = float(str(annotation(sch, view.ops["logits"], SCALE)))
     if mask is not None:
-        extents = shape(mask) or []
-        steps = [0 if e == 1 else math.prod(extents[i + 1 :]) for i, e in enumerate(extents)]
-        masking, at = [1, *steps[-2:]], [e != 1 for e in extents[:-2]]
+        extents = static(mask.shape)
+        one = [isinstance(e, int) and e == 1 for e in extents]
+        masking = [1, 0 if one[-2] else extents[-1], 0 if one[-1] else 1]
+        at = [not alone for alone in one[:-2]]
 
     def operands(loops: Sequence[Any]) -> list[tuple[Any, Sequence[Any]]]:
         place = unflatten(loops[0], lead)
@@ -85,18 +90,29 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
         return [*first, masked]
 
     apart = [d * (heads if seat == "i" else 1) for d, seat in zip((depth, depth, wide), seats, strict=False)]
-    numbers = keys, count, rows, columns, depth, wide, *apart, *masking
+    numbers = _KINDS[operator.compute], keys, count, rows, columns, depth, wide, *apart, *masking
     name = f"OptkitAttention<{', '.join(map(str, numbers))}>::run"
     call = Call(name, ROWS, wide, count, SLICE, scope(size), operands, lambda _: (tirx.FloatImm("float32", scale),))
     *outer, m, e = seated(sch.get_loops(view.last), seats[3])
     sch.reorder(*outer, m, e)
-    image = sch.fuse(*outer) if len(outer) > 1 else outer[0]
     down, mi = sch.split(m, [None, ROWS])
     across, ci, v = sch.split(e, [None, wide // SHORT, SHORT])
-    sch.reorder(image, across, down, mi, ci, v)
-    sch.bind(image, "blockIdx.z")
-    loops = (across, down, mi, ci, v)
-    return compute_tiles(sch, view.ops["half_attention"], call, loops, lambda i: (i[-2], i[-3], i[-1]), (image,))
+    sch.reorder(*outer, across, down, mi, ci, v)
+    # All on the one axis of a grid that has room for any batch, tiles that read the same keys side by side.
+    tile = sch.fuse(*outer, across, down)
+    sch.bind(tile, "blockIdx.x")
+    block = view.ops["half_attention"]
+    sch.compute_at(block, tile, preserve_unit_loops=True)
+    sch.set_scope(block, 0, "shared")
+    _, thread = sch.split(sch.fuse(mi, ci), [None, SLICE])
+    sch.bind(thread, "threadIdx.x")
+    sch.vectorize(v)
+    number, tiles = sch.get(tile).loop_var, -(-rows // ROWS)
+    around = [sch.get(loop).loop_var for loop in sch.get_loops(block)]
+    place = next(i for i, variable in enumerate(around) if variable.same_as(number))
+    column, row = tirx.const(0, number.ty.dtype), number % tiles
+    sums = Sums(call, around[place + 1], column, row, lambda i: (i[-2], i[-3], i[-1]), (number // tiles,))
+    return use_device_code(sch, sums)
 
 
 def planes(keys: int, depth: int, wide: int) -> int:

@@ -495,6 +495,10 @@ OPTKIT_DEVICE void optkit_transposed(unsigned* words, const unsigned* from) {
 OPTKIT_DEVICE unsigned optkit_halves(float low, float high) {
   return __half_as_ushort(__float2half_rn(low)) | static_cast<unsigned>(__half_as_ushort(__float2half_rn(high))) << 16;
 }
+OPTKIT_DEVICE unsigned optkit_bfloats(float low, float high) {
+  const auto bits = [](float x) -> unsigned { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); };
+  return bits(low) | bits(high) << 16;
+}
 OPTKIT_DEVICE float optkit_exp2(float x) { return std::exp2(x); }
 OPTKIT_DEVICE float optkit_other_lane(float x, int bit) { return emulator::shuffle(x, emulator::flat() % 32 ^ bit); }
 OPTKIT_DEVICE void optkit_follow() { ++emulator::followed; }

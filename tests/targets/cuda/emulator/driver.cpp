@@ -1,7 +1,9 @@
-// What the CUDA runtime and driver are asked for by TVM, on a CPU: memory is the host's, streams run at once, graphs
-// keep their launches. A module is a shared library in the clothes of a fat binary (`emulated_nvcc.py`).
+// What the CUDA runtime and driver are asked for by TVM, on a CPU: memory is the host's, graphs keep their launches, and
+// what is queued is done when somebody waits for it, in the order of the calls. A module is a shared library in the
+// clothes of a fat binary (`emulated_nvcc.py`).
 //
-// EMULATED_MEMORY: bytes that there are. EMULATED_FAILURE: "launch" lets every launch fail, "after:N" those after N.
+// EMULATED_MEMORY: bytes that there are. EMULATED_LOCKED: bytes of the host that may be page-locked.
+// EMULATED_FAILURE: "launch" lets every launch fail, "after:N" those after N.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
@@ -11,6 +13,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -30,16 +33,25 @@ struct Launch {
 struct Graph {
   std::vector<Launch> launches;
 };
-std::map<void*, size_t> sizes;
-size_t used;
+typedef std::map<const char*, size_t> Ranges;
+Ranges sizes, locked_sizes;
+size_t used, locked;
 cudaStream_t capturing;
 Graph* captured;
-long launched, early, replayed, copied;
+long launched, early, replayed, copied, pageable;
+std::map<cudaStream_t, long> copied_on;
+std::vector<std::function<cudaError_t()>> queued;
 cudaError_t last = cudaSuccess;
 
-size_t memory() {
-  const char* text = getenv("EMULATED_MEMORY");
+size_t limit(const char* name) {
+  const char* text = getenv(name);
   return text ? strtoull(text, nullptr, 10) : size_t(8) << 30;
+}
+size_t memory() { return limit("EMULATED_MEMORY"); }
+bool within(const Ranges& ranges, const void* place) {
+  const char* address = static_cast<const char*>(place);
+  auto found = ranges.upper_bound(address);
+  return found != ranges.begin() && address < (--found)->first + found->second;
 }
 bool broken() {
   const char* text = getenv("EMULATED_FAILURE");
@@ -47,11 +59,20 @@ bool broken() {
   return !strncmp(text, "after:", 6) ? launched >= atol(text + 6) : true;
 }
 cudaError_t fail(cudaError_t error) { return last = error; }
-CUresult run(const Launch& launch) {
-  if (broken()) return CUDA_ERROR_LAUNCH_FAILED;
+cudaError_t run(const Launch& launch) {
+  if (broken()) return cudaErrorLaunchFailure;
   ++launched, early += launch.early;
   const int wrong = launch.function.run(launch.grid, launch.block, launch.cluster, launch.early, launch.arguments);
-  return wrong ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_SUCCESS;
+  return wrong ? cudaErrorIllegalAddress : cudaSuccess;
+}
+// Do what was queued; an error stays, as it does on a GPU.
+cudaError_t finish() {
+  static cudaError_t found = cudaSuccess;
+  std::vector<std::function<cudaError_t()>> now;
+  now.swap(queued);
+  for (const auto& step : now)
+    if (found == cudaSuccess) found = step();
+  return found == cudaSuccess ? found : fail(found);
 }
 }  // namespace
 
@@ -60,6 +81,9 @@ long emulated_launches() { return launched; }
 long emulated_early_launches() { return early; }
 long emulated_replays() { return replayed; }
 long emulated_copies() { return copied; }
+long emulated_pageable() { return pageable; }  // copies from or to memory of the host that is not locked
+long emulated_copies_on(cudaStream_t stream) { return copied_on[stream]; }
+long emulated_locked() { return locked; }
 
 CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
 CUresult cuDeviceGetCount(int* count) { return *count = 1, CUDA_SUCCESS; }
@@ -134,13 +158,14 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
     cluster = size.z;
   }
   Launch launch{found, dim3(config->gridDimX, config->gridDimY, config->gridDimZ),
-                dim3(config->blockDimX, config->blockDimY, config->blockDimZ), cluster, follows, arguments};
+                dim3(config->blockDimX, config->blockDimY, config->blockDimZ), cluster, follows, found.keep(arguments)};
   if (captured && config->hStream == capturing) {
-    launch.arguments = found.keep(arguments);
     captured->launches.push_back(launch);
     return CUDA_SUCCESS;
   }
-  return run(launch);
+  if (broken()) return CUDA_ERROR_LAUNCH_FAILED;
+  queued.push_back([=] { return run(launch); });
+  return CUDA_SUCCESS;
 }
 
 cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
@@ -165,27 +190,47 @@ cudaError_t cudaMalloc(void** place, size_t size) {
   if (size > memory() - used) return fail(cudaErrorMemoryAllocation);
   if (posix_memalign(place, 256, size ? size : 1)) return fail(cudaErrorMemoryAllocation);
   memset(*place, 0xA5, size);  // nothing may rely on what was there
-  sizes[*place] = size, used += size;
+  sizes[static_cast<char*>(*place)] = size, used += size;
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* place) {
-  used -= sizes[place];
-  sizes.erase(place);
+  finish();
+  const auto found = sizes.find(static_cast<char*>(place));
+  used -= found->second;
+  sizes.erase(found);
   free(place);
   return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** place, size_t size) {
-  return posix_memalign(place, 256, size ? size : 1) ? cudaErrorMemoryAllocation : cudaSuccess;
+  if (locked + size > limit("EMULATED_LOCKED")) return fail(cudaErrorMemoryAllocation);
+  if (posix_memalign(place, 256, size ? size : 1)) return fail(cudaErrorMemoryAllocation);
+  memset(*place, 0xA5, size);
+  locked_sizes[static_cast<char*>(*place)] = size, locked += size;
+  return cudaSuccess;
 }
-cudaError_t cudaFreeHost(void* place) { return free(place), cudaSuccess; }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaFreeHost(void* place) {
+  const auto found = locked_sizes.find(static_cast<char*>(place));
+  locked -= found->second;
+  locked_sizes.erase(found);
+  return free(place), cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind, cudaStream_t stream) {
   if (captured) return fail(cudaErrorStreamCaptureUnsupported);
   if (broken()) return fail(cudaErrorLaunchFailure);
-  ++copied;
-  return memcpy(to, from, size), cudaSuccess;
+  ++copied, ++copied_on[stream];
+  const bool read = within(sizes, from) || within(locked_sizes, from);
+  const bool written = within(sizes, to) || within(locked_sizes, to);
+  pageable += !read || !written;
+  if (read) {
+    queued.push_back([=] { return memcpy(to, from, size), cudaSuccess; });
+  } else {
+    const std::vector<char> kept(static_cast<const char*>(from), static_cast<const char*>(from) + size);
+    queued.push_back([=] { return memcpy(to, kept.data(), size), cudaSuccess; });
+  }
+  return written ? cudaSuccess : finish();
 }
-cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t size, cudaStream_t) {
-  return memcpy(to, from, size), cudaSuccess;
+cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t size, cudaStream_t stream) {
+  return cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream);
 }
 cudaError_t cudaPeekAtLastError() { return last; }
 cudaError_t cudaGetLastError() {
@@ -196,6 +241,7 @@ const char* cudaGetErrorName(cudaError_t) { return "cudaError"; }
 const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorMemoryAllocation          ? "out of memory"
          : error == cudaErrorLaunchFailure           ? "unspecified launch failure"
+         : error == cudaErrorIllegalAddress          ? "an illegal memory access was encountered"
          : error == cudaErrorStreamCaptureUnsupported ? "operation not permitted when stream is capturing"
                                                       : "an error";
 }
@@ -206,7 +252,8 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return c
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
   if (captured) return fail(cudaErrorStreamCaptureUnsupported);
-  return broken() ? fail(cudaErrorLaunchFailure) : cudaSuccess;
+  const cudaError_t found = finish();
+  return found == cudaSuccess && broken() ? fail(cudaErrorLaunchFailure) : found;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
@@ -224,16 +271,19 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t) {
   ++replayed;
   for (const Launch& launch : reinterpret_cast<Graph*>(made)->launches)
-    if (run(launch) != CUDA_SUCCESS) return fail(cudaErrorLaunchFailure);
+    queued.push_back([=] { return run(launch); });
   return cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = static_cast<cudaEvent_t>(malloc(8)), cudaSuccess; }
-cudaError_t cudaEventDestroy(cudaEvent_t event) { return free(event), cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }  // it may be queued
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  const double now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  return memcpy(reinterpret_cast<void*>(event), &now, 8), cudaSuccess;
+  queued.push_back([=] {
+    const double now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    return memcpy(reinterpret_cast<void*>(event), &now, 8), cudaSuccess;
+  });
+  return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return finish(); }
 cudaError_t cudaEventElapsedTime(float* found, cudaEvent_t begin, cudaEvent_t end) {
   double from, to;
   memcpy(&from, reinterpret_cast<void*>(begin), 8), memcpy(&to, reinterpret_cast<void*>(end), 8);

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import numpy_helper
 
 import optkit
 from optkit.errors import OptkitError
 from optkit.model import to_proto
+from optkit.runtime import staging
 from optkit.tune.session import tune as tune_model
 from tests.targets.cuda import models
 
@@ -114,6 +116,67 @@ def keep_on_device(path: Path) -> None:
         say(device=device, copies=copies - before, equal=bool(np.array_equal(found, wanted)))
 
 
+def stage(folder: Path, limit: str) -> None:
+    """Arrays of changing extents through a model, with so many bytes page-locked at most."""
+    path, out = folder / "passing.onnx", folder / "passing.optk"
+    path.write_bytes(to_proto(models.passing()).SerializeToString())
+    optkit.compile(path, target="cuda", passes="default", output=out, verify=False)
+    staging.LIMIT = int(limit)
+    library = ctypes.CDLL("libcudart.so.13")
+    stream = ctypes.c_void_p()
+    library.cudaStreamCreate(ctypes.byref(stream))
+    library.emulated_copies_on.argtypes = (ctypes.c_void_p,)
+    weight = numpy_helper.to_array(to_proto(models.passing()).graph.initializer[0])
+    rng = np.random.default_rng(0)
+    feeds = [
+        {"x": rng.standard_normal((n, 16)).astype("f"), "z": rng.standard_normal((n, 8)).astype("f")}
+        for n in (2, 5, 5, 3)
+    ]
+
+    def right(found: dict[str, np.ndarray], feed: dict[str, np.ndarray]) -> bool:
+        close = np.allclose(found["y"], feed["x"] @ weight + feed["z"], atol=1e-5)
+        return close and np.array_equal(found["same"], feed["x"])
+
+    with optkit.load(out) as runner:
+        runner.run({name: array[:1] for name, array in feeds[0].items()})
+        before = library.emulated_pageable()
+        results = [runner.run(feed) for feed in feeds]
+        pageable = library.emulated_pageable() - before
+        locked = library.emulated_locked()
+        # Nobody waits between these, and none may take another's memory.
+        queued = [runner.run_on_device(feed, stream=stream.value) for feed in feeds]
+        copied = library.emulated_copies_on(stream)
+        runner.synchronize()
+        kept = [{n: runner._bridge.download(t, np.dtype("f")) for n, t in outputs.items()} for outputs in queued]
+        say(
+            pageable=pageable,
+            locked=locked,
+            right=[right(found, feed) for found, feed in zip(results, feeds, strict=True)],
+            kept=[right(found, feed) for found, feed in zip(kept, feeds, strict=True)],
+            copied=copied,
+            error=library.cudaPeekAtLastError(),
+        )
+    say(left=library.emulated_locked())
+
+
+def open_batch(folder: Path, *pipelines: str) -> None:
+    """Compile attention of any batch, verified, and run samples together and one by one."""
+    path = folder / "heads.onnx"
+    path.write_bytes(to_proto(models.heads("n")).SerializeToString())
+    for pipeline in pipelines:
+        artifact = optkit.compile(path, target="cuda", passes=pipeline, output=folder / f"heads.{pipeline}.optk")
+        with artifact.runner() as runner:
+            feed = {name: np.concatenate([array, array[:1] * 2]) for name, array in sample(runner).items()}
+            together = runner.run(feed)["y"]
+            alone = [runner.run({name: array[i : i + 1] for name, array in feed.items()})["y"] for i in range(3)]
+        say(
+            verification=artifact.manifest.verification["status"],
+            rules=sorted({kernel["rule"] for kernel in artifact.report["kernels"]}),
+            equal=bool(np.array_equal(together, np.concatenate(alone))),
+            differ=not np.array_equal(alone[0], alone[2]),
+        )
+
+
 def tune(folder: Path) -> None:
     """Tune a model and compile it with the records."""
     path, records = folder / "product.onnx", folder / "tuning.db"
@@ -151,4 +214,12 @@ def say(**found: Any) -> None:
 
 if __name__ == "__main__":
     verb, first, *rest = sys.argv[1:]
-    {"compile": compile_models, "run": run, "keep": keep_on_device, "tune": tune}[verb](Path(first), *rest)
+    verbs = {
+        "compile": compile_models,
+        "keep": keep_on_device,
+        "open": open_batch,
+        "run": run,
+        "stage": stage,
+        "tune": tune,
+    }
+    verbs[verb](Path(first), *rest)
