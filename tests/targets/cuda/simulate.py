@@ -11,12 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 import tvm
 import tvm_ffi
 from optkit_targets.cuda.kernels.intrinsics import DP4A, FMA
 from optkit_targets.cuda.kernels.tensor import BLOCK
-from tvm import s_tir, tirx
+from tvm import relax, s_tir, tirx
 
+from optkit.compiler.build import generate, prepare, tvm_target
+from optkit.compiler.schedule import Kernel, schedule_module
 from optkit.kernel import Choice, KernelRule
 from optkit.registry import find_target
 from optkit.target import Target
@@ -267,3 +271,22 @@ def simulated(real: Target, largest: bool = False) -> Target:
     values = {f.name: getattr(real, f.name) for f in fields(Target)}
     here = {"tvm": {"kind": "llvm", "mtriple": triple}, "tvm_host": {}}
     return Simulated(**{**values, **here, "real": real, "largest": largest})
+
+
+def feeds(model: ir.Model) -> dict[str, np.ndarray]:
+    """Seeded float32 inputs of a model of known extents."""
+    rng = np.random.default_rng(7)
+    shapes = {value.name or "": list(value.shape or ()) for value in model.graph.inputs}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def computed(model: ir.Model, name: str = "cuda:sm_80") -> tuple[list[np.ndarray], list[Kernel]]:
+    """A model's outputs for `feeds`, by its simulated kernels, and these."""
+    target = replace(simulated(find_target(name)), device="cpu")
+    ready = prepare(model, target)
+    with tvm_target(target) as machine:
+        module, made = schedule_module(ready.module, target, ready.labels)
+        executable = generate(module, machine)
+    arguments = [*feeds(model).values(), *(array for _, array in ready.weights)]
+    found = relax.VirtualMachine(executable, tvm.cpu())["main"](*map(tvm.runtime.tensor, arguments))
+    return [output.numpy() for output in found], made
