@@ -24,7 +24,7 @@ ROUNDED = {"deep:bf16": 2**-9, "deep:tf32": 2**-12, "tokens:tf32": 2**-12, "head
 """What is multiplied in bfloat16 or TF32 alone, with half the distance of two such numbers next to 1."""
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
-    *("encoder:fp16", "encoder:int8-fp16", "wide:fp16", "wide:int8"),
+    *("encoder:fp16", "encoder:int8-fp16", "memory:fp16", "memory:int8-fp16", "wide:fp16", "wide:int8"),
     *ROUNDED,
 )
 
