@@ -30,6 +30,8 @@ from optkit.target import Target
 _STEPS = ("QuantizeLinear", "DynamicQuantizeLinear", "Floor", "Ceil", "Round", "Mod", "Equal")
 _NAMED = 5
 """So many nodes that cannot be compiled are named in one error."""
+PARTS = "optkit.parts"
+"""In the `meta` of a node that stands for several: their names, each with its share of the work."""
 
 
 @dataclass
@@ -177,8 +179,11 @@ class Lowering:
         return (dtype, misfit) if misfit else (TENSOR_FLOAT, "")
 
     def record(self, node: Node, compute: str, macs: int, reason: str = "") -> None:
-        """Note the arithmetic a product runs in."""
-        self.records.append(NodeRecord(node.name, node.op_type, compute, macs, reason))
+        """Note the arithmetic a product runs in, or each of those that were merged into it."""
+        parts = node.source.meta.get(PARTS, {node.name: 1})
+        whole = sum(parts.values())
+        for name, part in parts.items():
+            self.records.append(NodeRecord(name, node.op_type, compute, macs * part // whole, reason))
 
     def revise(self, compute: str, reason: str) -> None:
         """Correct the last record: the algorithm that was chosen computes in another type."""
@@ -245,11 +250,14 @@ def lower(model: ir.Model, target: Target, tuned: Records | None = None) -> Lowe
         CompileError: a converter failed; names the node and what it said.
     """
     from optkit.compiler.converters import convert
+    from optkit.compiler.products import merge_products
 
     graph = model.graph
     rounded = any(node.op_type == "QuantizeLinear" for node in graph)
     stepped = any(_steps(node) for inner in model.graphs() for node in inner)
     low = Lowering(target, rounded, stepped, tuned)
+    low.opset = model.opset_imports.get("", 18)
+    graph = merge_products(low, model).graph
     parameters = []
     names: set[str] = set()
     for value in graph.inputs:
@@ -269,7 +277,6 @@ def lower(model: ir.Model, target: Target, tuned: Records | None = None) -> Lowe
         parameters.append(var)
         low.values[value] = Value(low, tuple(shape), dtype, {PLAIN: var})
     _constants(low, graph)
-    low.opset = model.opset_imports.get("", 18)
     with low.bb.function("main", parameters):
         try:
             with low.bb.dataflow():

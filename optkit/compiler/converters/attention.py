@@ -19,7 +19,7 @@ from optkit.compiler.operator import ATTENTION, TENSOR_FLOAT, Operator
 from optkit.compiler.operators.attention import attention as define
 from optkit.compiler.operators.half_attention import half_attention
 from optkit.compiler.tiling import Tile, kept, tile_step
-from optkit.compiler.values import OPAQUE, PLAIN, Value
+from optkit.compiler.values import OPAQUE, PLAIN, Value, dims
 
 LEAST_ROWS = 8
 """Rows of queries below which packing keys and values is most of the work."""
@@ -227,13 +227,13 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
     if low.target.has("half_attention"):
         if mask is not None and str(mask.ty.dtype) != "float32":
             mask = low.bind(relax.op.astype(mask, "float32"))
-        found = [_seat(low, tensor) for tensor in tensors]
+        places, seats, first = zip(*(_seat(low, tensor) for tensor in tensors), strict=True)
         out = "i" if len(lead) == 2 and _swapped(match.product) else "o"
-        operands, result = [tensor for tensor, _ in found], query.dtype
+        operands, result = list(places), query.dtype
         if compute == "bfloat16":
             operands = [narrowed(low, tensor) for tensor in operands]
             result = "bfloat16" if _rounded(match.product.outputs[0]) else result
-        options = mask, match.scale, str(operator), "".join(seat for _, seat in found) + out, result
+        options = mask, match.scale, str(operator), "".join((*seats, out)), first, result
         made = low.emit(half_attention, *operands, *options, name="attention", kind=OPAQUE)
         if result != query.dtype:
             made = low.bind(relax.op.astype(made, query.dtype))
@@ -248,10 +248,41 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
     return low.blocked((*lead, rows, wide), query.dtype, PLAIN, made)
 
 
-def _seat(low: Lowering, expr: Any) -> tuple[Any, str]:
-    """A tensor (batch, heads, rows, depth), or what it was transposed from, heads inside rows; and which of the two."""
+def _seat(low: Lowering, expr: Any) -> tuple[Any, str, int]:
+    """A tensor (batch, heads, rows, depth), or what it was transposed from, heads inside rows; and which of the two.
+
+    The last of the three is the first of its heads: rows may hold more.
+    """
     source, axes = origin(low, expr)
-    return (source, "i") if axes == _SWAP else (expr, "o")
+    if axes != _SWAP:
+        return expr, "o", 0
+    whole, first = _beside(low, source)
+    return whole, "i", first
+
+
+def _beside(low: Lowering, heads: Any) -> tuple[Any, int]:
+    """Heads inside rows, together with those that a Split parted them from; which of them is the first.
+
+    As they come where rows are not whole heads of this depth: all heads have to begin at whole vectors.
+    """
+    reshape = _made(low, heads, "relax.reshape")
+    part = None if reshape is None else low.bb.lookup_binding(reshape.args[0])
+    split = _made(low, part.tuple_value, "relax.split") if isinstance(part, relax.TupleGetItem) else None
+    if part is None or split is None:
+        return heads, 0
+    batch, rows, count, depth = dims(heads.ty.shape.values)
+    *lead, length = dims(split.args[0].ty.shape.values)
+    parts = [dims(ty.shape.values) for ty in part.tuple_value.ty.fields]
+    begin = sum(shape[-1] for shape in parts[: part.index])
+    if parts[part.index] != (*lead, count * depth) or begin % depth or length % depth:
+        return heads, 0
+    return low.bind(relax.op.reshape(split.args[0], (batch, rows, length // depth, depth))), begin // depth
+
+
+def _made(low: Lowering, expr: Any, name: str) -> Any:
+    """The call of this operator that an expression is bound to, None where it is another."""
+    made = low.bb.lookup_binding(expr) if isinstance(expr, relax.Var) else None
+    return made if isinstance(made, relax.Call) and getattr(made.op, "name", "") == name else None
 
 
 def _swapped(product: ir.Node) -> bool:

@@ -5,18 +5,21 @@ What stands here is the meaning, stage by stage: products of float16 or bfloat16
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from tvm import te
 
-from optkit.compiler.operator import OPERATOR
+from optkit.compiler.operator import OPERATOR, Operator
 from optkit.compiler.operators.common import OP, const, static
 
 SCALE = "optkit.scale"
 """Annotation of the block with the scaled scores: the number as text."""
 SEATS = "optkit.seats"
 """Annotation of the last block: of query, key, value and result, "i" where heads lie inside rows, "o" otherwise."""
+FIRST = "optkit.first"
+"""Annotation of the last block: of query, key and value, the first head in a tensor that may hold more of them."""
 BLOCK = 4
 """Neighbouring values of a row that threads take together."""
 
@@ -29,6 +32,7 @@ def half_attention(
     scale: float,
     operator: str,
     seats: str = "oooo",
+    first: Sequence[int] = (0, 0, 0),
     result: str = "float16",
 ) -> te.Tensor:
     """softmax(Q K^T * scale + mask) V: (..., M, D), (..., N, D), (..., N, E) -> (..., M, E), float16 or bfloat16.
@@ -37,9 +41,11 @@ def half_attention(
         mask: float32, of the scores' rank; axes of 1 are repeated.
         operator: its text form.
         seats: of query, key, value and result, as in `SEATS`: (..., M, heads, D) instead of (..., heads, M, D).
+        first: of query, key and value, as in `FIRST`.
         result: type of the result.
     """
     *lead, rows, depth = seated(static(query.shape), seats[0])
+    lead[-1] = heads_of(operator, lead)
     columns, wide = seated(static(value.shape), seats[2])[-2:]
     k, n = te.reduce_axis((0, depth), "k"), te.reduce_axis((0, columns), "n")
     top_n, sum_n = (te.reduce_axis((0, columns), name) for name in ("t", "s"))
@@ -47,8 +53,8 @@ def half_attention(
     def product(*i: Any) -> Any:
         *outer, row, column = i
         left, right = (
-            tensor(*seated([*outer, at, k], seat))
-            for tensor, at, seat in zip((query, key), (row, column), seats, strict=False)
+            tensor(*seated([*outer[:-1], outer[-1] + head, at, k], seat))
+            for tensor, at, seat, head in zip((query, key), (row, column), seats, first, strict=False)
         )
         return te.sum(left.astype("float32") * right.astype("float32"), axis=k)
 
@@ -68,7 +74,8 @@ def half_attention(
 
     def weigh(*i: Any) -> Any:
         *outer, row, o, v = i
-        weighed = value(*seated([*outer, n, o * BLOCK + v], seats[2])).astype("float32")
+        at = [*outer[:-1], outer[-1] + first[2], n, o * BLOCK + v]
+        weighed = value(*seated(at, seats[2])).astype("float32")
         return te.sum(powers(*outer, row, n) * weighed, axis=n)
 
     blocked = (*lead, rows, wide // BLOCK, BLOCK)
@@ -77,7 +84,7 @@ def half_attention(
         blocked,
         lambda *i: weighted(*i) / total(*i[:-2]),
         name="attended",
-        attrs={OP: "half_attention", OPERATOR: operator, SEATS: seats},
+        attrs={OP: "half_attention", OPERATOR: operator, SEATS: seats, FIRST: " ".join(map(str, first))},
     )
 
     def crop(*i: Any) -> Any:
@@ -85,6 +92,17 @@ def half_attention(
         return attended(*outer, row, e // BLOCK, e % BLOCK).astype(result)
 
     return te.compute(tuple(seated([*lead, rows, wide], seats[3])), crop, name="crop", attrs={OP: "crop"})
+
+
+def heads_of(operator: str, lead: Sequence[Any]) -> Any:
+    """How many heads attention has, where its query has the leading axes `lead`, the last of them maybe longer.
+
+    Open axes are no part of the operator.
+    """
+    *outer, last = lead
+    if not isinstance(last, int):
+        return last
+    return Operator.parse(operator).sizes[0] // math.prod(extent for extent in outer if isinstance(extent, int))
 
 
 def seated(index: Sequence[Any], seat: str) -> list[Any]:

@@ -273,6 +273,42 @@ def encoder(batch: str = "1") -> ir.Model:
     )
 
 
+def memory() -> ir.Model:
+    """Queries of 70 rows, keys and values of 37 others: 2 heads of 64."""
+    return build(
+        """
+        q0 = MatMul(x, wq)
+        q1 = Add(q0, bq)
+        q2 = Reshape(q1, rows)
+        q = Transpose<perm=[0,2,1,3]>(q2)
+        k0 = MatMul(z, wk)
+        k2 = Reshape(k0, others)
+        k = Transpose<perm=[0,2,3,1]>(k2)
+        v0 = MatMul(z, wv)
+        v1 = Add(v0, bv)
+        v2 = Reshape(v1, others)
+        v = Transpose<perm=[0,2,1,3]>(v2)
+        s = MatMul(q, k)
+        t = Mul(s, scale)
+        p = Softmax<axis=-1>(t)
+        o = MatMul(p, v)
+        r = Transpose<perm=[0,2,1,3]>(o)
+        y = Reshape(r, joined)
+        """,
+        inputs="float[1,70,48] x, float[1,37,48] z",
+        outputs="float[1,70,128] y",
+        wq=weights(48, 128, seed=0, scale=0.15),
+        wk=weights(48, 128, seed=1, scale=0.15),
+        wv=weights(48, 128, seed=2, scale=0.15),
+        bq=weights(128, seed=3),
+        bv=weights(128, seed=4),
+        scale=np.float32(0.125),
+        rows=np.array([1, 70, 2, 64], np.int64),
+        others=np.array([1, 37, 2, 64], np.int64),
+        joined=np.array([1, 70, 128], np.int64),
+    )
+
+
 def narrow() -> ir.Model:
     """One row by few columns, which no tensor core takes."""
     return build("y = MatMul(x, w)", inputs="float[1,96] x", outputs="float[1,10] y", w=weights(96, 10, seed=0))

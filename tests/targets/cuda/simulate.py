@@ -11,12 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 import tvm
 import tvm_ffi
 from optkit_targets.cuda.kernels.device_code import BLOCK
 from optkit_targets.cuda.kernels.intrinsics import DP4A, FMA
-from tvm import s_tir, tirx
+from tvm import relax, s_tir, tirx
 
+from optkit.compiler.build import generate, prepare, tvm_target
+from optkit.compiler.schedule import Kernel, schedule_module
 from optkit.kernel import Choice, KernelRule
 from optkit.registry import find_target
 from optkit.target import Target
@@ -225,14 +229,6 @@ class Simulated(Target):
         return tuple(_Serial(rule, self.real, self.largest) for rule in self.real.rules())
 
 
-def _told(func: Any) -> Any:
-    """`serial`, whose errors are not taken for those of a choice that does not fit."""
-    try:
-        return serial(func)
-    except Exception as error:
-        raise AssertionError(f"not simulated: {error}") from error
-
-
 @dataclass(frozen=True)
 class _Serial:
     rule: KernelRule
@@ -251,16 +247,24 @@ class _Serial:
         def apply(func: Any, params: Mapping[str, int]) -> Any:
             scheduled = choice.apply(func, params)
             if not self.largest:
-                return _told(scheduled)
+                return _simulate(scheduled)
             for name, values in choice.space.items():
                 try:
                     params = {**params, name: max(values)}
                     scheduled = choice.apply(func, params)
                 except ValueError:  # too large together with those before
                     params = {**params, name: min(values)}
-            return _told(scheduled)
+            return _simulate(scheduled)
 
         return replace(choice, apply=apply)
+
+
+def _simulate(scheduled: Any) -> Any:
+    """The function as the CPU runs it; what cannot be simulated is no reason to take another rule's schedule."""
+    try:
+        return serial(scheduled)
+    except (RuntimeError, ValueError, IndexError, KeyError) as error:
+        raise AssertionError(f"cannot simulate this kernel: {error!r}") from error
 
 
 def simulated(real: Target, largest: bool = False) -> Target:
@@ -275,3 +279,22 @@ def simulated(real: Target, largest: bool = False) -> Target:
     values = {f.name: getattr(real, f.name) for f in fields(Target)}
     here = {"tvm": {"kind": "llvm", "mtriple": triple}, "tvm_host": {}}
     return Simulated(**{**values, **here, "real": real, "largest": largest})
+
+
+def feeds(model: ir.Model) -> dict[str, np.ndarray]:
+    """Seeded float32 inputs of a model of known extents."""
+    rng = np.random.default_rng(7)
+    shapes = {value.name or "": list(value.shape or ()) for value in model.graph.inputs}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def computed(model: ir.Model, name: str = "cuda:sm_80") -> tuple[list[np.ndarray], list[Kernel]]:
+    """A model's outputs for `feeds`, by its simulated kernels, and these."""
+    target = replace(simulated(find_target(name)), device="cpu")
+    ready = prepare(model, target)
+    with tvm_target(target) as machine:
+        module, made = schedule_module(ready.module, target, ready.labels)
+        executable = generate(module, machine)
+    arguments = [*feeds(model).values(), *(array for _, array in ready.weights)]
+    found = relax.VirtualMachine(executable, tvm.cpu())["main"](*map(tvm.runtime.tensor, arguments))
+    return [output.numpy() for output in found], made

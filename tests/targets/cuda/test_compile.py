@@ -176,7 +176,7 @@ def test_kernels_touch_memory_once_the_one_before_has_ended(pipeline: str, tmp_p
 def test_a_transformer_moves_and_converts_nothing_by_itself() -> None:
     made = built(encoder, "fp16", "cuda:sm_80")
     ends = {"cuda.injective": 1}  # to float16, with positions
-    inner = {"cuda.rows": 2, "cuda.tensor_attention": 1, "cuda.tensor_matmul": 6}
+    inner = {"cuda.rows": 2, "cuda.tensor_attention": 1, "cuda.tensor_matmul": 4}
     assert Counter(k.rule for k in made.kernels for _ in k.calls) == ends | inner
 
 
@@ -224,7 +224,8 @@ def test_float16_between_integers_runs_where_float16_alone_would() -> None:
     assert rules(whole)["cuda.matmul"] == 2
     assert not rules(mixed)["cuda.matmul"]
     assert rules(mixed)["cuda.tensor_attention"] == 1
-    assert rules(mixed)["cuda.tensor_matmul"] == rules(whole)["cuda.tensor_matmul"] == 6
+    # Query, key and value of FP16 attention are one product.
+    assert (rules(whole)["cuda.tensor_matmul"], rules(mixed)["cuda.tensor_matmul"]) == (6, 4)
     assert Counter(record.compute for record in whole.nodes) == {"int8": 6, "float32": 2}
     assert Counter(record.compute for record in mixed.nodes) == {"int8": 6, "float16": 2}
     # What leaves an integer layer is converted where its sums are, not by a kernel of its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from tvm import tirx
 
 from optkit.compiler.operator import ATTENTION, OPERATOR, Operator
 from optkit.compiler.operators.common import static
-from optkit.compiler.operators.half_attention import SCALE, SEATS, seated
+from optkit.compiler.operators.half_attention import FIRST, SCALE, SEATS, heads_of, seated
 from optkit.compiler.operators.matmul import unflatten
 from optkit.kernel import Choice
 from optkit.target import Target
@@ -71,8 +72,9 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
     if size > target.cache[0] - 1024:
         raise ValueError(f"{size} bytes of shared memory do not fit")
     seats = str(annotation(sch, view.ops["half_attention"], SEATS))
+    first = [int(head) for head in str(annotation(sch, view.ops["half_attention"], FIRST)).split()]
     *lead, _, _ = seated(static(query.shape), seats[0])
-    heads = lead[-1] if lead else 1
+    lead[-1] = heads_of(str(operator), lead)
     masking, at = [0, 0, 0], None
     scale = float(str(annotation(sch, view.ops["logits"], SCALE)))
     if mask is not None:
@@ -84,12 +86,16 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
     def operands(loops: Sequence[Any]) -> list[tuple[Any, Sequence[Any]]]:
         place = unflatten(loops[0], lead)
         masked = (query, []) if at is None else (mask, [p if has else 0 for p, has in zip(place, at, strict=True)])
-        first = [
-            (buffer, seated([*place, 0, 0], seat)) for buffer, seat in zip((query, key, value), seats, strict=False)
+        heads = [
+            (buffer, seated([*place[:-1], place[-1] + head, 0, 0], seat))
+            for buffer, seat, head in zip((query, key, value), seats, first, strict=False)
         ]
-        return [*first, masked]
+        return [*heads, masked]
 
-    apart = [d * (heads if seat == "i" else 1) for d, seat in zip((depth, depth, wide), seats, strict=False)]
+    apart = [
+        math.prod(static(buffer.shape)[-2 if seat == "i" else -1 :])
+        for buffer, seat in zip((query, key, value), seats, strict=False)
+    ]
     numbers = _KINDS[operator.compute], keys, count, rows, columns, depth, wide, *apart, *masking
     name = f"OptkitAttention<{', '.join(map(str, numbers))}>::run"
     call = Call(name, ROWS, wide, count, SLICE, scope(size), operands, lambda _: (tirx.FloatImm("float32", scale),))
