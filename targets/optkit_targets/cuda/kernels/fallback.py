@@ -69,14 +69,23 @@ def launches(func: Any) -> bool:
 
 
 def by_hand(func: Any) -> Any:
-    """Parallel loops with an iteration a thread; anything else as one thread: slow, but where the data is."""
-    body = func.body
+    """Parallel loops with an iteration a thread; anything else as one thread: slow, but where the data is.
+
+    Without vectors: TVM stores them at any address, which only a CPU takes.
+    """
+    body = tvm_ffi.structural_map(func.body, (tirx.For, _without_vectors))
     spread = _spread(body)
     if spread is not None:
         return func.with_body(spread)
     if not isinstance(body, s_tir.SBlockRealize):
         return func.with_body(_single_thread(body))
     return func.with_body(_around(body, _single_thread(body.block.body)))
+
+
+def _without_vectors(loop: Any) -> Any:
+    if loop.kind != tirx.ForKind.VECTORIZED:
+        return loop
+    return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.UNROLLED, loop.body)
 
 
 def _spread(node: Any) -> Any:
