@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 from tvm import relax
 
-from optkit.compiler.converters.conv import bits
+from optkit.compiler.converters.accumulation import bits
 from optkit.compiler.converters.matmul import untransposed
 from optkit.compiler.converters.movement import narrowed, origin, permuted
 from optkit.compiler.lower import Lowering, Node

@@ -13,8 +13,9 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from optkit.compiler import packing
-from optkit.compiler.converters.conv import OPEN, SIGN, bias_fits, bits, dot_group, integer_bias
+from optkit.compiler.converters.accumulation import OPEN, bits, dot_group
 from optkit.compiler.converters.grouped import grouped_codes, grouped_product
+from optkit.compiler.converters.integer_conv import SIGN, bias_fits, integer_bias
 from optkit.compiler.converters.movement import permuted, rounded
 from optkit.compiler.lower import Lowering, Node
 from optkit.compiler.operator import BATCH_MATMUL, MATMUL, TENSOR_CORE, Operator

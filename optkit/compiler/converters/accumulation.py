@@ -1,0 +1,155 @@
+"""The sums of a convolution over the right layouts of data and weights, by the plan of records or the cost model."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from tvm import relax
+
+from optkit.compiler import packing
+from optkit.compiler.lower import Lowering
+from optkit.compiler.operator import CONV, DEPTHWISE, TENSOR_CORE, Operator
+from optkit.compiler.operators.common import BITS, to_bits
+from optkit.compiler.operators.conv import Window, channel_pairs, channel_words, conv2d, depthwise2d, depthwise2d_words
+from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
+from optkit.compiler.operators.quant import flip_sign
+from optkit.compiler.operators.winograd import winograd, winograd_pairs, winograd_weight
+from optkit.compiler.planning import make_tile, templates, winograd_side
+from optkit.compiler.tiling import choose_tile
+from optkit.compiler.values import INJECTIVE, OPAQUE, OUT_FUSABLE, Value
+
+
+def dot_group(low: Lowering) -> int:
+    """Input channels one integer dot-product instruction takes."""
+    return 4 if low.target.has("int8_dot") else 2
+
+
+def bits(low: Lowering, expr: Any) -> Any:
+    """A tensor rounded to bfloat16, as bits; element by element, so that what makes the tensor can write them."""
+    if str(expr.ty.dtype) != "float32":
+        expr = low.bind(relax.op.astype(expr, "float32"))
+    return low.emit(to_bits, expr, low.target.has("bf16_vector"), name="to_bits")
+
+
+OPEN = "its extents are known only when it runs"
+"""Why tensor cores do not take a product."""
+OPEN_ROWS = 7
+"""Positions of a tile where the width is open: the widths of classifiers are multiples of it, and of 20 or 80,
+as detectors have them, it wastes a twentieth."""
+
+
+def _crop(low: Lowering, tiles: Any, width: Any) -> Any:
+    """The output of whole tiles, cut to its width."""
+    define = functools.partial(crop, width=width)
+    return low.bind(low.emit(define, tiles, name="crop", kind=INJECTIVE))
+
+
+def _winograd_side(low: Lowering, x: Value, geometry: Window, groups: int, compute: str) -> int:
+    """Largest side of Winograd's output tiles that may be chosen; 0 where only direct summation serves."""
+    missing = not isinstance(x.shape[0], int) or not low.target.has("winograd")
+    if missing or groups != 1 or compute not in ("float32", "bfloat16") or not geometry.square3:
+        return 0
+    # On whole numbers F(2, 3) is exact, as direct sums are: its factors are powers of two. Those of F(4, 3) are not,
+    # and bfloat16 has no room for the sums of tiles.
+    return 4 if not low.stepped else 2 if compute == "float32" else 0
+
+
+def _operator(
+    x: Value, weight: np.ndarray, geometry: Window, groups: int, compute: str, block: int, b: int
+) -> Operator:
+    """A convolution as tuning knows it, its channels filled up to blocks; of an open batch, what one image takes."""
+    n, channels, h, w = x.shape
+    filters = weight.shape[0]
+    images = n if isinstance(n, int) else 1
+    window = (*geometry.kernel, *geometry.strides, *geometry.dilations, *geometry.pads)
+    if groups == channels == filters:
+        return Operator(DEPTHWISE, compute, (images, packing.round_up(channels, b), h, w, *window))
+    if groups == 1:
+        channels, filters = packing.round_up(channels, block), packing.round_up(filters, b)
+    return Operator(CONV, compute, (images, channels, h, w, filters, *window, groups, block))
+
+
+def accumulation(
+    low: Lowering,
+    x: Value,
+    weight: np.ndarray,
+    geometry: Window,
+    groups: int,
+    depthwise: bool,
+    pad_value: int,
+    compute: str,
+) -> Any:
+    """Emit the accumulation over the right layouts of data and weights."""
+    b, registers = low.target.lanes, low.target.registers
+    _, channels, h, w = x.shape
+    out = weight.shape[0]
+    oh, ow = output_size(geometry, h, w)
+    fixed = isinstance(oh, int) and isinstance(ow, int)
+    signed = compute == "int8" and low.target.has("int8_signed") and not depthwise
+    kind = {"int8": "uint8", "bfloat16": "bfloat16"}.get(compute, x.dtype)
+    pairs = kind == "bfloat16" and low.target.has("bf16_pairs")
+    native = low.target.has("bf16_vector")
+    exact = weight
+    if kind == "bfloat16":
+        weight = weight.astype(ml_dtypes.bfloat16)
+
+    def read(block: int) -> Any:
+        expr = x.form(block) if block > 1 else low.bind(relax.op.expand_dims(x.plain(), [-1]))
+        if pairs:
+            return bits(low, expr)
+        if signed:
+            return low.emit(flip_sign, expr, "int8", name="flip_sign")
+        return low.bind(relax.op.astype(expr, kind)) if kind != x.dtype else expr
+
+    if depthwise:
+        if pairs:
+            weight = weight.astype("float32")  # as rounded
+        packed = relax.const(packing.depthwise_weight(weight, b))
+        if not fixed:
+            tile = choose_tile(OPEN_ROWS, 1, registers)
+            args = read(b), packed, geometry, pad_value, tile
+            return _crop(low, low.emit(depthwise2d_tiles, *args, name="depthwise", kind=OPAQUE), ow)
+        operator = _operator(x, weight, geometry, groups, compute, b, b)
+        tile = make_tile(operator, low.plan(operator, templates(operator)), b)
+        if compute == "int8" and low.target.has("int8_words"):
+            words = relax.const(packing.depthwise_words(weight, b))
+            args = read(b), words, geometry, pad_value, tile
+            return low.emit(depthwise2d_words, *args, name="depthwise", kind=OUT_FUSABLE)
+        return low.emit(depthwise2d, read(b), packed, geometry, pad_value, tile, name="depthwise", kind=OUT_FUSABLE)
+    fours = compute in TENSOR_CORE and groups == 1 and low.target.has("tensor_fours")
+    g = dot_group(low) if compute == "int8" else 2 if pairs else 4 if fours else 1
+    c = b
+    if channels < b and x.block != b and groups == 1:
+        # Planes as they are serve a kernel that takes one channel at a time; pairs and fours have to lie together.
+        c = packing.round_up(channels, g) if g > 1 else 1
+    if not fixed:
+        packed = relax.const(packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g))
+        tile = choose_tile(OPEN_ROWS, math.ceil(out / b), registers)
+        options = (channels, out), groups, pad_value, tile
+        return _crop(low, low.emit(conv2d_tiles, read(c), packed, geometry, *options, name="conv2d", kind=OPAQUE), ow)
+    operator = _operator(x, weight, geometry, groups, compute, c, b)
+    plan = low.plan(operator, templates(operator, _winograd_side(low, x, geometry, groups, compute)))
+    tile, m = make_tile(operator, plan, b), winograd_side(plan)
+    if m:
+        packed, narrow = winograd_weight(exact, m, b), pairs and m == 2
+        if compute == "bfloat16" and not narrow:
+            low.revise("float32", "Winograd's algorithm in float32 is faster")
+        packed = relax.const(winograd_pairs(packed) if narrow else packed)
+        data = x.form(b) if x.dtype == "float32" else low.bind(relax.op.astype(x.form(b), "float32"))
+        return low.emit(winograd, data, packed, geometry, m, tile, native, name="winograd", kind=OUT_FUSABLE)
+    array = packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g)
+    if c < b and (pairs or (compute == "int8" and low.target.has("int8_words"))):
+        # Few channels: each position's are one word or a few, made straight from the planes.
+        plain = low.bind(relax.op.astype(x.plain(), "float32")) if pairs and x.dtype != "float32" else x.plain()
+        made = functools.partial(channel_pairs, native=native) if pairs else channel_words
+        data = low.emit(made, plain, name="channel_words")
+        packed = relax.const(packing.conv_words(array))
+        padding = int(np.full(4, pad_value, "u1").view("<i4")[0])
+        options = (c // g, out), groups, padding, tile
+        return low.emit(conv2d, data, packed, geometry, *options, name="conv2d", kind=OUT_FUSABLE)
+    options = (channels, out), groups, pad_value, tile
+    return low.emit(conv2d, read(c), relax.const(array), geometry, *options, name="conv2d", kind=OUT_FUSABLE)
