@@ -17,7 +17,8 @@ from optkit.artifact.spec import Partition
 from optkit.compiler.binding_order import order_bindings
 from optkit.compiler.constants import lift_constants
 from optkit.compiler.graphs import capture_graphs, note_inputs
-from optkit.compiler.lower import Lowered, NodeRecord, Sites, lower
+from optkit.compiler.lower import Lowered, lower
+from optkit.compiler.lowering import NodeRecord, Sites
 from optkit.compiler.operator import Operator
 from optkit.compiler.planning import Records
 from optkit.compiler.schedule import Kernel, Labels, schedule_module

@@ -14,7 +14,7 @@ from optkit.compiler.values import Shape, Value
 from optkit.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from optkit.compiler.lower import Lowering
+    from optkit.compiler.lowering import Lowering
 
 
 class TensorList(Value):

@@ -19,7 +19,7 @@ from typing import Any
 import tvm
 from tvm import relax, te, tirx
 
-from optkit.compiler.lower import Lowering
+from optkit.compiler.lowering import Lowering
 from optkit.compiler.subgraphs import Function, call, define, equal, scalar, tensor_value
 from optkit.compiler.values import Value, dims
 from optkit.errors import UnsupportedError

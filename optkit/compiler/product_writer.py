@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from optkit.compiler.lower import PARTS
+from optkit.compiler.lowering import PARTS
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from optkit.compiler.values import PLAIN, Value, dims
 from optkit.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from optkit.compiler.lower import Lowering
+    from optkit.compiler.lowering import Lowering
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from optkit.artifact.spec import storage
 from optkit.compiler.operators import layout, quant
 
 if TYPE_CHECKING:
-    from optkit.compiler.lower import Lowering
+    from optkit.compiler.lowering import Lowering
 
 PLAIN = 0
 INJECTIVE, OUT_FUSABLE, OPAQUE = 2, 4, 8

@@ -39,7 +39,7 @@ from optkit.compiler.converters import (
     symbolic,
     transposed,
 )
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.values import Value
 from optkit.exact import DOMAIN
 

@@ -11,7 +11,7 @@ import numpy as np
 from tvm import relax
 
 from optkit.compiler import packing
-from optkit.compiler.lower import Lowering
+from optkit.compiler.lowering import Lowering
 from optkit.compiler.operator import CONV, DEPTHWISE, TENSOR_CORE, Operator
 from optkit.compiler.operators.common import BITS, to_bits
 from optkit.compiler.operators.conv import Window, channel_pairs, channel_words, conv2d, depthwise2d, depthwise2d_words

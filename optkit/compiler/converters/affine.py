@@ -6,7 +6,7 @@ import numpy as np
 
 from optkit.artifact.spec import numpy_dtype
 from optkit.compiler.converters.casts import type_name
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operators import affine as define
 from optkit.compiler.operators import formats
 from optkit.compiler.values import PLAIN, Value

@@ -15,7 +15,7 @@ from tvm.sym import Analyzer
 
 from optkit.compiler.converters.dynamic import runtime_extents
 from optkit.compiler.converters.gates import hold
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operators import shapes as define
 from optkit.compiler.subgraphs import equal
 from optkit.compiler.values import INJECTIVE, Value

@@ -14,7 +14,7 @@ from tvm import relax
 from optkit.compiler.converters.accumulation import bits
 from optkit.compiler.converters.matmul import untransposed
 from optkit.compiler.converters.movement import narrowed, origin, permuted
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operator import ATTENTION, TENSOR_FLOAT, Operator
 from optkit.compiler.operators.attention import attention as define
 from optkit.compiler.operators.half_attention import half_attention

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from tvm import relax
 
 from optkit.artifact.spec import storage
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import casts as define
 from optkit.compiler.values import Value
 from optkit.errors import UnsupportedError

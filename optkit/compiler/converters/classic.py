@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from optkit.compiler.converters import features, forests, linear, machines, trees
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.values import OPAQUE, Value
 from optkit.errors import UnsupportedError
 

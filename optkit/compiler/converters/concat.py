@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import topi
 
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operators.layout import concat_blocked
 from optkit.compiler.values import INJECTIVE, OUT_FUSABLE, PLAIN, Value
 

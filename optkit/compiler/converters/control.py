@@ -10,7 +10,7 @@ from tvm import relax
 
 from optkit.compiler.converters.repeat import loop, scan
 from optkit.compiler.lists import like, make, tensors
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.subgraphs import Captured, define, equal, refine, scalar, settle
 from optkit.compiler.values import Value, dims
 from optkit.errors import UnsupportedError

@@ -14,7 +14,7 @@ from optkit.compiler import packing
 from optkit.compiler.converters.accumulation import OPEN, accumulation
 from optkit.compiler.converters.geometry import channel_constant, static_shape, window, windows
 from optkit.compiler.converters.integer_conv import integer_conv, integer_reason
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.conv import Window
 from optkit.compiler.operators.open_conv import output_size

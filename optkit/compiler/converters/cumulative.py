@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import relax
 
 from optkit.compiler.converters.extents import refuse, tensor, vector
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import cumulative as define
 from optkit.compiler.values import Value
 

@@ -9,7 +9,7 @@ from typing import Any
 from tvm import relax
 
 from optkit.compiler.converters.extents import declared, numbers, refuse, runtime_extent, vector
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import device_sorting, sorting, suppression
 from optkit.compiler.values import OPAQUE, PLAIN, Value
 

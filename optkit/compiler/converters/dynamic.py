@@ -9,7 +9,7 @@ import tvm_ffi
 from tvm import relax, tirx
 
 from optkit.compiler.converters.extents import declared
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.values import Value
 
 

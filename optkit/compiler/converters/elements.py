@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from optkit.artifact.spec import storage
 from optkit.compiler.converters.casts import retype
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.values import Value
 from optkit.errors import UnsupportedError
 

@@ -13,7 +13,7 @@ from tvm import relax, tirx
 from optkit.compiler.converters import general
 from optkit.compiler.converters.norms import training_batch_normalization
 from optkit.compiler.converters.operands import Formula, apply, common_block
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import transcendental as math_ops
 from optkit.compiler.operators.exact import multiply
 from optkit.compiler.values import PLAIN, Accumulated, Value

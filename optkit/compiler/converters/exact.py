@@ -6,7 +6,7 @@ import functools
 
 from optkit.compiler.converters import elementwise
 from optkit.compiler.converters.rows import like, matrix
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import exact_rows
 from optkit.compiler.operators.transcendental import ROUNDED, mapped
 from optkit.compiler.values import OPAQUE, PLAIN, Value

@@ -10,7 +10,7 @@ from tvm import relax, te, tirx
 
 from optkit.compiler.converters.dynamic import same_shape
 from optkit.compiler.converters.scores import floats, table
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators.common import const
 from optkit.compiler.values import INJECTIVE, OPAQUE, Value
 from optkit.errors import UnsupportedError

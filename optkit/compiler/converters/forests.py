@@ -14,7 +14,7 @@ from tvm import relax
 
 from optkit.compiler.converters import scores as parts
 from optkit.compiler.converters.trees import depth_of, walk
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import ensembles
 from optkit.compiler.operators.ensembles import Trees
 from optkit.compiler.values import OPAQUE, Value

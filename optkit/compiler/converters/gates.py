@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import te
 
-from optkit.compiler.lower import Lowering
+from optkit.compiler.lowering import Lowering
 from optkit.compiler.values import OPAQUE, Value
 
 

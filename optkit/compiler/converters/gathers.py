@@ -6,7 +6,7 @@ import numpy as np
 from tvm import relax
 
 from optkit.compiler.converters.extents import refuse, tensor
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import gathers as define
 from optkit.compiler.operators.gathers import known
 from optkit.compiler.values import OPAQUE, Value

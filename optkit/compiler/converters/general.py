@@ -11,7 +11,7 @@ from typing import Any
 from tvm import relax, te
 
 from optkit.compiler.converters.extents import refuse, tensor
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators.arithmetic import BINARY
 from optkit.compiler.operators.common import const, static
 from optkit.compiler.operators.scalars import FLOAT, PREDICATES, UNARY, Scalar, is_float, kind, largest, smallest

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from optkit.compiler.lower import Node
+from optkit.compiler.lowering import Node
 from optkit.compiler.operators.conv import Window
 from optkit.compiler.operators.windows import Windows
 from optkit.compiler.values import PLAIN, Value

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax, te
 
 from optkit.compiler.converters.extents import declared, known_extents, refuse
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators.common import const
 from optkit.compiler.values import Value
 

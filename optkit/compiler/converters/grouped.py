@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax
 
 from optkit.compiler import packing
-from optkit.compiler.lower import Lowering
+from optkit.compiler.lowering import Lowering
 from optkit.compiler.operator import GROUPED, Operator
 from optkit.compiler.operators.grouped import grouped_matmul
 from optkit.compiler.tiling import Tile, choose_tile

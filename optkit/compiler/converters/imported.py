@@ -10,7 +10,7 @@ import onnx_ir as ir
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.values import Value
 
 # Operators whose converter understands a shape where others need a tensor.

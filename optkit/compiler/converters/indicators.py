@@ -9,7 +9,7 @@ from tvm import relax, te, tirx
 
 from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import numbers, tensor, vector
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators.common import const
 from optkit.compiler.values import INJECTIVE, Value
 

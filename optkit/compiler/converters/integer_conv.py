@@ -9,7 +9,7 @@ from tvm import relax
 
 from optkit.compiler import packing
 from optkit.compiler.converters.accumulation import accumulation
-from optkit.compiler.lower import Lowering
+from optkit.compiler.lowering import Lowering
 from optkit.compiler.operators.conv import Window
 from optkit.compiler.operators.quant import ChannelIndex, blocked_channel, less_zero_points, take_sums
 from optkit.compiler.values import Accumulated, Dequantized, QuantizedWeight, Value

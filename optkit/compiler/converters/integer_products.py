@@ -17,7 +17,7 @@ from tvm import relax
 from optkit.compiler.converters import conv as packed_conv
 from optkit.compiler.converters import matmul as packed_matmul
 from optkit.compiler.converters.geometry import static_shape
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import integer_products as define
 from optkit.compiler.operators import quant
 from optkit.compiler.values import PLAIN, Accumulated, Affine, Dequantized, QuantizedWeight, Value

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax
 
 from optkit.compiler.converters import scores as parts
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.values import Value
 from optkit.errors import UnsupportedError
 

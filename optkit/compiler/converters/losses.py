@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optkit.compiler.converters.rows import real, rows_of
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import losses as define
 from optkit.compiler.operators import rows
 from optkit.compiler.values import OPAQUE, Value

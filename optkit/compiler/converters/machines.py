@@ -10,7 +10,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from optkit.compiler.converters import scores as parts
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators.common import const
 from optkit.compiler.values import OPAQUE, Value
 from optkit.errors import UnsupportedError

@@ -17,7 +17,7 @@ from optkit.compiler.converters.accumulation import OPEN, bits, dot_group
 from optkit.compiler.converters.grouped import grouped_codes, grouped_product
 from optkit.compiler.converters.integer_conv import SIGN, bias_fits, integer_bias
 from optkit.compiler.converters.movement import permuted, rounded
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operator import BATCH_MATMUL, MATMUL, TENSOR_CORE, Operator
 from optkit.compiler.operators import matmul as define
 from optkit.compiler.operators.common import BITS

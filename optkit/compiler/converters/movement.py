@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import relax
 
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.values import PLAIN, Value
 
 _MOVES = ("relax.reshape", "relax.permute_dims")

@@ -8,7 +8,7 @@ from typing import Any
 from tvm import relax
 
 from optkit.compiler.converters.rows import product, real, reshape, rows_of
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import norms as define
 from optkit.compiler.values import OPAQUE, PLAIN, Value
 

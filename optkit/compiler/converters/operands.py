@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import relax
 
-from optkit.compiler.lower import Lowering
+from optkit.compiler.lowering import Lowering
 from optkit.compiler.values import PLAIN, Value
 
 op = relax.op

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax
 
 from optkit.compiler.converters.geometry import static_shape, window, windows
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import pool as define
 from optkit.compiler.operators import quant
 from optkit.compiler.operators import windows as general

@@ -12,7 +12,7 @@ from optkit.compiler.converters import conv as packed_conv
 from optkit.compiler.converters import matmul as packed_matmul
 from optkit.compiler.converters.integer_products import centred, conv_sums, matmul_sums, one_number
 from optkit.compiler.converters.quantized import dequantize_linear, quantize_linear
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import integer_products as define
 from optkit.compiler.values import PLAIN, Accumulated, QuantizedWeight, Value
 from optkit.errors import UnsupportedError

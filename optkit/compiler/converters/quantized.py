@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from optkit.compiler.converters import affine
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operators import quant
 from optkit.compiler.values import Accumulated, Affine, Dequantized, GroupedWeight, QuantizedWeight, Value
 

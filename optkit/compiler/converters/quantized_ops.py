@@ -18,7 +18,7 @@ from optkit.compiler.converters import affine
 from optkit.compiler.converters.integer_products import matmul_sums
 from optkit.compiler.converters.qlinear import need, requantized
 from optkit.compiler.converters.quantized import dequantize_linear, quantize_linear
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import integer_products as define
 from optkit.compiler.values import PLAIN, GroupedWeight, Value
 from optkit.errors import UnsupportedError

@@ -10,7 +10,7 @@ from tvm import relax
 
 from optkit.compiler.converters.matmul import matmul
 from optkit.compiler.converters.rows import reshape
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import recurrent as define
 from optkit.compiler.operators.activations import KNOWN, activation
 from optkit.compiler.values import PLAIN, Value, dims

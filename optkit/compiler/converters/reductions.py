@@ -14,7 +14,7 @@ from optkit.compiler.converters import cumulative, pool
 from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import declared, refuse, tensor, vector
 from optkit.compiler.converters.shapes import reshaped
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import plans
 from optkit.compiler.operators import reductions as define
 from optkit.compiler.values import Value

@@ -12,7 +12,7 @@ from tvm import relax, te
 
 from optkit.compiler.lists import Absent, TensorList
 from optkit.compiler.loops import Loop
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.subgraphs import Captured, refine, scalar, settle
 from optkit.compiler.values import Value, dims
 from optkit.errors import UnsupportedError

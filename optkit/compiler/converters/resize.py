@@ -14,7 +14,7 @@ import numpy as np
 from tvm import relax, tirx
 
 from optkit.compiler.converters.extents import declared, known_extents, numbers, refuse, tensor, vector
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import resize as define
 from optkit.compiler.operators.interpolation import Mode
 from optkit.compiler.operators.resize import Axis

@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 from tvm import relax
 
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operators import half_rows, norms
 from optkit.compiler.operators import rows as define
 from optkit.compiler.values import OPAQUE, PLAIN, Value

@@ -11,7 +11,7 @@ from tvm import relax
 
 from optkit.compiler.converters import matmul
 from optkit.compiler.converters.extents import declared, known_extents, refuse, vector
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import regions, sampling, unfold
 from optkit.compiler.values import INJECTIVE, OPAQUE, OUT_FUSABLE, PLAIN, Value
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operators import scores as define
 from optkit.compiler.values import OPAQUE, Value
 from optkit.errors import UnsupportedError

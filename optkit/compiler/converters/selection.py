@@ -10,7 +10,7 @@ from tvm import relax, te, tirx
 from optkit.compiler.converters import gathers, indicators
 from optkit.compiler.converters.dynamic import as_declared, complete, runtime_extents
 from optkit.compiler.converters.extents import refuse, tensor
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import selection as define
 from optkit.compiler.operators.common import const
 from optkit.compiler.values import INJECTIVE, Value

@@ -11,7 +11,7 @@ from tvm import relax, te, tirx
 
 from optkit.compiler.converters.repeat import stack
 from optkit.compiler.lists import Absent, TensorList
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.subgraphs import refine
 from optkit.compiler.values import Value, dims
 from optkit.errors import UnsupportedError

@@ -13,7 +13,7 @@ from optkit.compiler.converters import imported, slicing
 from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import declared, known_extents, refuse, tensor, vector
 from optkit.compiler.converters.general import broadcast
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import plans
 from optkit.compiler.operators import shapes as define
 from optkit.compiler.operators.common import const

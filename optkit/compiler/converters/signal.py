@@ -12,7 +12,7 @@ from tvm import relax
 from optkit.compiler.converters.extents import declared, refuse
 from optkit.compiler.converters.matmul import matmul
 from optkit.compiler.converters.rows import reshape
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import signal as define
 from optkit.compiler.values import PLAIN, Value
 

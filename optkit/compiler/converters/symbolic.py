@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
-from optkit.compiler.lower import Lowering, Node
+from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operators.common import const
 from optkit.compiler.values import INJECTIVE, Known, Value
 

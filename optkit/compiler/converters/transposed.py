@@ -19,7 +19,7 @@ from tvm import relax
 from optkit.compiler.converters import conv as convolution
 from optkit.compiler.converters.extents import refuse
 from optkit.compiler.converters.geometry import static_shape
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.conv import Window
 from optkit.compiler.operators.volume import interleave_phases

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from optkit.compiler.converters.scores import TRANSFORMS, table, transformed
-from optkit.compiler.lower import Converter, Lowering, Node
+from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import ensembles
 from optkit.compiler.operators.ensembles import MEMBER, Trees
 from optkit.compiler.values import OPAQUE, Value

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from optkit.compiler import products
 from optkit.compiler.build import build
-from optkit.compiler.lower import Lowering, lower
+from optkit.compiler.lower import lower
+from optkit.compiler.lowering import Lowering
 from optkit.compiler.schedule import Kernel
 from optkit.registry import find_target
 from optkit.tidy import check_model
