@@ -101,18 +101,18 @@ struct OptkitWideWeights : OptkitFrom {
   }
 };
 
-// As OptkitTile, by a warpgroup for every 64 rows. Of STAGES buffers one is read, one was read until a moment ago, and the
-// others are being filled.
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int PARTS, int PLANES, int COUNT, typename Left,
+// As OptkitTile, by a warpgroup for every 64 rows; not in parts. Of STAGES buffers one is read, one was read until a
+// moment ago, and the others are being filled.
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int PLANES, int COUNT, typename Left,
           typename Right>
 struct OptkitWideTile {
   typedef typename Kind::Sum Sum;
-  static const int HEIGHT = ROWS, WIDTH = COLUMNS, BLOCKS = PARTS, THREADS = 2 * ROWS;
+  static const int HEIGHT = ROWS, WIDTH = COLUMNS, BLOCKS = 1, THREADS = 2 * ROWS;
   static const int LEFT = 8 * DEEP * ROWS, STAGE = LEFT + 8 * DEEP * COLUMNS, AHEAD = STAGES - 2;
   static_assert(STAGES * STAGE <= PLANES * (ROWS + 1) * 4 && COLUMNS / 4 <= PLANES, "the tile has to fit");
   static_assert(STAGES >= 3 && ROWS % 64 == 0 && DEEP % 2 == 0, "no such tile");
 
-  OPTKIT_DEVICE void run(Sum* tile, const Left& left, const Right& right, int part) {
+  OPTKIT_DEVICE void run(Sum* tile, const Left& left, const Right& right) {
     unsigned* stages = reinterpret_cast<unsigned*>(tile);
     const int group = optkit_index() / 128 * 64;
     Sum sums[COLUMNS / 2];
@@ -120,14 +120,13 @@ struct OptkitWideTile {
     for (int i = 0; i < COLUMNS / 2; ++i) sums[i] = 0;
 #pragma unroll
     for (int s = 0; s < AHEAD; ++s) {
-      const int step = s * PARTS + part;
-      if (step < COUNT) {
-        left.load(stages + s * STAGE, step);
-        right.load(stages + s * STAGE + LEFT, step);
+      if (s < COUNT) {
+        left.load(stages + s * STAGE, s);
+        right.load(stages + s * STAGE + LEFT, s);
       }
       optkit_commit();
     }
-    for (int step = part, place = 0; step < COUNT; step += PARTS) {
+    for (int step = 0, place = 0; step < COUNT; ++step) {
       optkit_wait<AHEAD - 1>();
       optkit_publish();
       optkit_sync();
@@ -141,10 +140,9 @@ struct OptkitWideTile {
       }
       optkit_end();
       const int free = place + AHEAD < STAGES ? place + AHEAD : place + AHEAD - STAGES;
-      const int next = step + AHEAD * PARTS;
-      if (next < COUNT) {
-        left.load(stages + free * STAGE, next);
-        right.load(stages + free * STAGE + LEFT, next);
+      if (step + AHEAD < COUNT) {
+        left.load(stages + free * STAGE, step + AHEAD);
+        right.load(stages + free * STAGE + LEFT, step + AHEAD);
       }
       optkit_commit();
       optkit_finish<1>(sums);
@@ -169,10 +167,11 @@ template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES
 struct OptkitWideConv {
   typedef OptkitWidePositions<Kind, ROWS, DEEP, IN, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
   typedef OptkitWideWeights<Kind, 2 * ROWS, COLUMNS, DEEP, IN, OUT, KY * KX> Right;
-  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PARTS, PLANES, Left::Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int part, int column,
+  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Left::Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int, int column,
                          int row) {
-    Tile::run(tile, Left(image, row), Right(kernels, column), part);
+    static_assert(PARTS == 1, "ptxas would wait for every instruction");
+    Tile::run(tile, Left(image, row), Right(kernels, column));
   }
 };
 
@@ -183,9 +182,10 @@ struct OptkitWideMatmul {
   typedef OptkitSteps<Kind, DEEP, IN, 1> Steps;
   typedef OptkitWideRows<2 * ROWS, ROWS, DEEP, M, IN * Kind::WORDS> Left;
   typedef OptkitWideWeights<Kind, 2 * ROWS, COLUMNS, DEEP, IN, OUT, 1> Right;
-  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PARTS, PLANES, Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int part, int column,
+  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int, int column,
                          int row) {
-    Tile::run(tile, Left(matrix, row), Right(kernels, column), part);
+    static_assert(PARTS == 1, "ptxas would wait for every instruction");
+    Tile::run(tile, Left(matrix, row), Right(kernels, column));
   }
 };

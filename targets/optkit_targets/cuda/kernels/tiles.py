@@ -26,7 +26,7 @@ WIDE: dict[str, tuple[int, ...]] = {
     "deep": (2, 4),
     "stages": (3, 4, 5),
     "slices": (1,),
-    "parts": (1, 2, 4),
+    "parts": (1,),
     "wide": (1,),
 }
 """Tiles by instructions of whole warpgroups."""
