@@ -14,7 +14,7 @@ from optkit.artifact import read_manifest
 from optkit.model import model_sha256, to_proto
 from tests.cli.conftest import Done, Optkit, small
 from tests.graphs import session
-from tests.targets.cuda.models import encoder
+from tests.targets.cuda.transformers import encoder
 
 pytestmark = pytest.mark.needs_compiler
 

@@ -14,7 +14,8 @@ from optkit.registry import find_target
 from optkit.tune.sample import sample_model
 from tests.compiler.bundle import Bundle
 from tests.compiler.test_lower_attention import attention as written_attention
-from tests.targets.cuda.models import attention, cnn, deep, heads, tokens
+from tests.targets.cuda.models import cnn, deep, tokens
+from tests.targets.cuda.transformers import attention, heads
 
 ABSENT = "the target has no TF32"
 

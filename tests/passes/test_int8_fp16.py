@@ -11,7 +11,8 @@ from optkit.exact import DOMAIN
 from optkit.model import to_proto
 from optkit.pipeline import Pipeline, PipelineResult
 from tests.graphs import build, feeds, ops, session, skipped, transform, weights
-from tests.targets.cuda.models import attention, cnn, encoder
+from tests.targets.cuda.models import cnn
+from tests.targets.cuda.transformers import attention, encoder
 
 MIXED = str(Int8Fp16())
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear")

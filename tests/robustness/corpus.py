@@ -7,7 +7,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tests.graphs import proto, weights
-from tests.targets.cuda.models import attention, cnn, others, rows
+from tests.targets.cuda.models import cnn, others, rows
+from tests.targets.cuda.transformers import attention
 
 __all__ = ["corpus"]
 

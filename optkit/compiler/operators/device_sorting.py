@@ -13,6 +13,7 @@ from tvm.tirx import op
 
 from optkit.compiler.operators.common import const, static
 from optkit.compiler.operators.loops import T, cell, loops, when
+from optkit.compiler.operators.suppression import Limits
 
 THREADS = 1024
 """Of the device code."""
@@ -37,7 +38,8 @@ def top_k(data: te.Tensor, k: Any, largest: bool) -> list[te.Tensor]:
 
     def body(inputs: list[Any], outputs: list[Any]) -> None:
         (x,), (values, indices, ordered, places) = inputs, outputs
-        with T.thread_binding(0, outer, thread="blockIdx.x") as o, T.thread_binding(0, inner, thread="blockIdx.y") as i:
+        with T.thread_binding(0, outer * inner, thread="blockIdx.x") as row:  # the axis that has room for any number
+            o, i = row // inner, row % inner
             places_of = (x[o, 0, i], values[o, 0, i], indices[o, 0, i], ordered[o, i, 0], places[o, i, 0])
             _call(name, *map(op.address_of, places_of), _int(size), _int(k), _int(inner))
 
@@ -57,29 +59,25 @@ def select_boxes(
 ) -> list[te.Tensor]:
     """As `suppression.select_boxes`; the scratch is scores, indices and corners of candidates."""
     batches, classes, size = static(scores.shape)
-    limit = min(size, max(most, 0)) if isinstance(most, int) and isinstance(size, int) else size
-    room = max(limit, 1) if isinstance(limit, int) else limit
-    tensors = [t for t in (boxes, scores, most, iou, score) if isinstance(t, te.Tensor)]
+    limits = Limits(most, iou, score)
     name = f"optkit_suppress<{int(centered)}, {int(score is not None)}>"
 
     def body(inputs: list[Any], outputs: list[Any]) -> None:
-        given = iter(inputs)
-        b, s = next(given), next(given)
-        cap = tirx.const(most, "int64") if isinstance(most, int) else next(given)[0]
-        overlap = next(given)[0] if isinstance(iou, te.Tensor) else const(iou, "float32")
-        least = next(given)[0] if isinstance(score, te.Tensor) else const(score or 0.0, "float32")
+        b, s, *given = inputs
+        cap, overlap, least = limits.values(iter(given))
+        above = const(0, "float32") if least is None else least
         kept, counts, ordered, places, corners = outputs
         with T.thread_binding(0, batches * classes, thread="blockIdx.x") as row:
             places_of = (
                 *(b[row // classes, 0, 0], s[row // classes, row % classes, 0]),
                 *(kept[row, 0], counts[row], ordered[row, 0], places[row, 0], corners[row, 0, 0]),
             )
-            _call(name, *map(op.address_of, places_of), _int(size), cap, overlap, least)
+            _call(name, *map(op.address_of, places_of), _int(size), cap, overlap, above)
 
     rows = batches * classes
-    shapes = [(rows, room), (rows,), (rows, size), (rows, size), (rows, size, 4)]
+    shapes = [(rows, limits.room(size)), (rows,), (rows, size), (rows, size), (rows, size, 4)]
     dtypes = ["int32", "int32", "float32", "int32", "float32"]
-    found: list[te.Tensor] = loops(shapes, dtypes, tensors, body, "select_boxes")
+    found: list[te.Tensor] = loops(shapes, dtypes, [boxes, scores, *limits.tensors], body, "select_boxes")
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import te, tirx
@@ -38,6 +40,40 @@ def _overlaps(first: list[Any], second: list[Any], threshold: Any) -> Any:
     return tirx.all(solid, common[0] / safe > threshold)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What bounds the boxes kept, each a number or a tensor of one element.
+
+    Attributes:
+        most: boxes kept a class at most, int64.
+        iou: intersection over union above which the lower score goes, float32.
+        score: scores must be above this, float32; None admits all.
+    """
+
+    most: te.Tensor | int
+    iou: te.Tensor | float
+    score: te.Tensor | float | None
+
+    @property
+    def tensors(self) -> list[te.Tensor]:
+        """Those that are found at run time."""
+        return [t for t in (self.most, self.iou, self.score) if isinstance(t, te.Tensor)]
+
+    def room(self, size: Any) -> Any:
+        """How many of `size` boxes a class may keep, at least one."""
+        if not isinstance(self.most, int) or not isinstance(size, int):
+            return size
+        return max(min(size, self.most), 1)
+
+    def values(self, given: Iterator[Any]) -> list[Any]:
+        """The three as scalars, from the buffers of `tensors`; None where all scores are admitted."""
+        limits = (self.most, "int64"), (self.iou, "float32"), (self.score, "float32")
+        return [
+            next(given)[0] if isinstance(limit, te.Tensor) else None if limit is None else tirx.const(limit, dtype)
+            for limit, dtype in limits
+        ]
+
+
 def select_boxes(
     boxes: te.Tensor,
     scores: te.Tensor,
@@ -51,24 +87,17 @@ def select_boxes(
     Args:
         boxes: (B, N, 4) corners, or centers and sizes.
         scores: (B, C, N).
-        most: boxes kept a class at most; a tensor of one int64, or a number.
-        iou: intersection over union above which the lower score goes; a tensor of one float32, or a number.
-        score: scores must be above this; None admits all.
+        most, iou, score: as in `Limits`.
 
     Returns:
         Indices (B * C, M) int32 with M = min(N, most), counts (B * C,) int32, and scratch.
     """
     batches, classes, size = static(scores.shape)
-    limit = min(size, max(most, 0)) if isinstance(most, int) and isinstance(size, int) else size
-    room = max(limit, 1) if isinstance(limit, int) else limit
-    tensors = [t for t in (boxes, scores, most, iou, score) if isinstance(t, te.Tensor)]
+    limits = Limits(most, iou, score)
 
     def body(inputs: list[Any], outputs: list[Any]) -> None:
-        given = iter(inputs)
-        b, s = next(given), next(given)
-        cap = tirx.const(most, "int64") if isinstance(most, int) else next(given)[0]
-        overlap = next(given)[0] if isinstance(iou, te.Tensor) else const(iou, "float32")
-        least = next(given)[0] if isinstance(score, te.Tensor) else score
+        b, s, *given = inputs
+        cap, overlap, least = limits.values(iter(given))
         kept, counts, order = outputs
         with T.parallel(0, batches * classes) as row:
             batch, kind = row // classes, row % classes
@@ -103,8 +132,8 @@ def select_boxes(
             counts[row] = chosen[0]
 
     rows = batches * classes
-    shapes = [(rows, room), (rows,), (rows, 2, size)]
-    found: list[te.Tensor] = loops(shapes, ["int32"] * 3, tensors, body, "select_boxes")
+    shapes = [(rows, limits.room(size)), (rows,), (rows, 2, size)]
+    found: list[te.Tensor] = loops(shapes, ["int32"] * 3, [boxes, scores, *limits.tensors], body, "select_boxes")
     return found
 
 
@@ -134,4 +163,4 @@ def gather_boxes(kept: te.Tensor, counts: te.Tensor, classes: Any, found: Any) -
     return loops([(found, 3)], ["int64"], [kept, counts], body, "gather_boxes")
 
 
-__all__ = ["gather_boxes", "select_boxes", "total"]
+__all__ = ["Limits", "gather_boxes", "select_boxes", "total"]

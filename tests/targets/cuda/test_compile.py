@@ -18,7 +18,8 @@ from optkit.compiler.build import Built, build
 from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import attention, cnn, deep, encoder, head_sizes, heads, narrow, others, tokens, wide
+from tests.targets.cuda.models import cnn, deep, narrow, others, tokens, wide
+from tests.targets.cuda.transformers import attention, encoder, head_sizes, heads
 
 CASES = [
     *((cnn, name) for name in ("default", "int8", "fp16", "bf16", "tf32")),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -14,13 +15,17 @@ from tvm import tirx
 from optkit.api import transform
 from optkit.compiler.build import prepare
 from optkit.compiler.check import check_prepared
-from optkit.compiler.schedule import choose
+from optkit.compiler.operator import Operator, Plan
+from optkit.compiler.schedule import choose, schedule_module
+from optkit.kernel import TunableRule
 from optkit.pipeline import Pipeline
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
+from optkit.target import Target
 from tests.graphs import build as build_graph
-from tests.targets.cuda.models import attention, cnn, deep, encoder, heads, narrow, others, rows, tokens
+from tests.targets.cuda.models import cnn, deep, far_apart, narrow, others, rows, tokens
 from tests.targets.cuda.simulate import simulated
+from tests.targets.cuda.transformers import attention, encoder, heads
 
 MODELS: dict[str, Callable[[], ir.Model]] = {
     "cnn": cnn,
@@ -91,6 +96,28 @@ def test_the_largest_tiles_compute_it_too(name: str, pipeline: str, arch: str) -
     assert check_prepared(ready, simulated(target, largest=True)) == []
 
 
+@dataclass(frozen=True)
+class Divided:
+    """Records of which every one divides a tile among eight thread blocks."""
+
+    def best(self, operator: Operator, target: Target, templates: Collection[str]) -> Plan | None:
+        plans = (
+            plan for rule in target.rules() if isinstance(rule, TunableRule) for plan in rule.plans(operator, target)
+        )
+        return next((p for p in plans if p.template in templates and p.params["parts"] == 8), None)
+
+
+@pytest.mark.parametrize(("batch", "parts"), [("2", 8), ("n", 1)])
+def test_thread_blocks_share_a_tile_only_where_the_batch_is_known(batch: str, parts: int) -> None:
+    target = find_target("cuda:sm_80")
+    ready = prepare(passed(deep(batch), "fp16"), target)
+    with tvm.target.Target(dict(target.tvm)):
+        _, kernels = schedule_module(ready.module, target, ready.labels, Divided())
+    found = [kernel for kernel in kernels if kernel.rule == "cuda.tensor_conv"]
+    assert [kernel.params["parts"] for kernel in found] == [parts] * 4
+    assert all(kernel.tuned and not kernel.refused for kernel in found)
+
+
 def test_the_comparison_sees_a_wrong_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     from optkit_targets.cuda.kernels import conv
 
@@ -113,7 +140,7 @@ def _without_first_step(sch: Any) -> Any:
     return func.with_body(tvm_ffi.structural_map(func.body, (tirx.For, loop)))
 
 
-@pytest.mark.parametrize("build", [cnn, attention, others], ids=lambda b: b.__name__)
+@pytest.mark.parametrize("build", [cnn, attention, others, far_apart], ids=lambda b: b.__name__)
 def test_launches_keep_to_the_limits_of_every_gpu(build: Callable[[], ir.Model]) -> None:
     target = find_target("cuda:sm_75")
     ready = prepare(passed(build(), "default"), target)

@@ -20,7 +20,7 @@ from optkit.errors import OptkitError
 from optkit.model import to_proto
 from optkit.runtime import staging
 from optkit.tune.session import tune as tune_model
-from tests.targets.cuda import models
+from tests.targets.cuda import models, transformers
 
 
 def _count() -> tuple[int, int, int, int]:
@@ -39,7 +39,8 @@ def compile_models(folder: Path, *cases: str) -> None:
     for case in cases:
         name, pipeline, *arch = case.split(":")
         path = folder / f"{name}.onnx"
-        path.write_bytes(to_proto(getattr(models, name)()).SerializeToString())
+        build = getattr(models, name, None) or getattr(transformers, name)
+        path.write_bytes(to_proto(build()).SerializeToString())
         out = folder / f"{case.replace(':', '.')}.optk"
         artifact = optkit.compile(path, target=":".join(["cuda", *arch]), passes=pipeline, output=out)
         with artifact.runner() as runner:
@@ -162,7 +163,7 @@ def stage(folder: Path, limit: str) -> None:
 def open_batch(folder: Path, *pipelines: str) -> None:
     """Compile attention of any batch, verified, and run samples together and one by one."""
     path = folder / "heads.onnx"
-    path.write_bytes(to_proto(models.heads("n")).SerializeToString())
+    path.write_bytes(to_proto(transformers.heads("n")).SerializeToString())
     for pipeline in pipelines:
         artifact = optkit.compile(path, target="cuda", passes=pipeline, output=folder / f"heads.{pipeline}.optk")
         with artifact.runner() as runner:
