@@ -113,7 +113,7 @@ class Staging:
                 return None
             try:
                 held = self._allocate(self._ffi.Shape((wanted,)), self._ffi.dtype("uint8"), self._host, None)
-            except Exception:
+            except RuntimeError:
                 self._room = 0
                 self._cuda.cudaGetLastError()  # or others in this process would meet the error
                 return None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -78,8 +77,7 @@ def test_threads_of_different_shapes_each_run_their_own_code(
         def slowly(tensors: list[Any]) -> list[Any]:
             if not begun.is_set():  # another thread begins before this one's code runs
                 begun.set()
-                pool.submit(runner, best)
-                time.sleep(0.2)
+                wait([pool.submit(runner, best)], timeout=0.2)  # only without a lock is it through before
             return invoke(tensors)
 
         monkeypatch.setattr(runner, "_invoke", slowly)

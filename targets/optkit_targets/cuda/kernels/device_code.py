@@ -130,8 +130,7 @@ def use_device_code(sch: Any, sums: Sums) -> Any:
     whole = without(root.body, gone) if gone else root.body
     body = tvm_ffi.structural_map(whole, [(tirx.For, loops)])
     body = tvm_ffi.structural_map(body, [(tvm.ir.TensorLoad, load), (tvm.ir.TensorRegion, region)])
-    block = s_tir.SBlock(root.iter_vars, root.reads, root.writes, root.name_hint, body, root.init, [tile])
-    return func.with_body(s_tir.SBlockRealize(func.body.iter_values, func.body.predicate, block))
+    return func.with_body(around(func.body, body, [tile]))
 
 
 def tile_of(code: Call, dtype: str) -> Any:
@@ -176,12 +175,29 @@ def opaque(block: Any) -> Any:
     return s_tir.SBlockRealize([], tirx.const(True, "bool"), block)
 
 
-def bound(tag: str, variable: Any, extent: int, body: Any) -> Any:
+def around(realize: Any, body: Any, buffers: Sequence[Any] | None = None) -> Any:
+    """A block in its place with another body, and with other buffers of its own where some are given."""
+    block = realize.block
+    whole = s_tir.SBlock(
+        block.iter_vars,
+        block.reads,
+        block.writes,
+        block.name_hint,
+        body,
+        block.init,
+        block.alloc_buffers if buffers is None else buffers,
+        block.match_buffers,
+        block.annotations,
+    )
+    return s_tir.SBlockRealize(realize.iter_values, realize.predicate, whole)
+
+
+def bound(tag: str, variable: Any, extent: Any, body: Any) -> Any:
     """A loop over thread blocks or threads."""
     wide = variable.ty.dtype
     binding = tirx.IterVar(None, tirx.Var("", wide), tirx.IterVar.ThreadIndex, tag)
-    zero, count = tirx.const(0, wide), tirx.const(extent, wide)
-    return tirx.For(variable, zero, count, tirx.ForKind.THREAD_BINDING, body, binding)
+    count = tirx.const(extent, wide) if isinstance(extent, int) else extent
+    return tirx.For(variable, tirx.const(0, wide), count, tirx.ForKind.THREAD_BINDING, body, binding)
 
 
 def without(body: Any, buffers: Sequence[Any]) -> Any:

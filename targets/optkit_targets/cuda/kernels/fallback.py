@@ -12,6 +12,7 @@ from tvm.s_tir import ScheduleError, dlight
 
 from optkit.kernel import Choice
 from optkit.target import Target
+from optkit_targets.cuda.kernels.device_code import around, bound
 from optkit_targets.cuda.kernels.tools import WARP
 
 
@@ -79,7 +80,7 @@ def by_hand(func: Any) -> Any:
         return func.with_body(spread)
     if not isinstance(body, s_tir.SBlockRealize):
         return func.with_body(_single_thread(body))
-    return func.with_body(_around(body, _single_thread(body.block.body)))
+    return func.with_body(around(body, _single_thread(body.block.body)))
 
 
 def _without_vectors(loop: Any) -> Any:
@@ -92,7 +93,7 @@ def _spread(node: Any) -> Any:
     """The statement with its outermost loops over threads; None where it does anything outside of parallel ones."""
     if isinstance(node, s_tir.SBlockRealize):
         inner = None if node.block.iter_vars else _spread(node.block.body)
-        return None if inner is None else _around(node, inner)
+        return None if inner is None else around(node, inner)
     if isinstance(node, tirx.SeqStmt):
         parts = [_spread(part) for part in node.seq]
         return None if any(part is None for part in parts) else tirx.SeqStmt(parts)
@@ -104,35 +105,10 @@ def _spread(node: Any) -> Any:
     at = block * count + thread
     body = tvm_ffi.structural_map(node.body, (tirx.Var, lambda v: node.min + at if v.same_as(node.loop_var) else v))
     inside = tirx.IfThenElse(at < node.extent, body, None)
-    return _bound(
-        "blockIdx.x", block, (node.extent + (count - 1)) // count, _bound("threadIdx.x", thread, count, inside)
-    )
+    return bound("blockIdx.x", block, (node.extent + (count - 1)) // count, bound("threadIdx.x", thread, WARP, inside))
 
 
 def _single_thread(body: Any) -> Any:
     for tag in ("threadIdx.x", "blockIdx.x"):
-        body = _bound(tag, tirx.Var(tag.replace(".", "_"), "int32"), tirx.const(1, "int32"), body)
+        body = bound(tag, tirx.Var(tag.replace(".", "_"), "int32"), 1, body)
     return body
-
-
-def _bound(tag: str, variable: Any, extent: Any, body: Any) -> Any:
-    wide = variable.ty.dtype
-    binding = tirx.IterVar(None, tirx.Var("", wide), tirx.IterVar.ThreadIndex, tag)
-    return tirx.For(variable, tirx.const(0, wide), extent, tirx.ForKind.THREAD_BINDING, body, binding)
-
-
-def _around(realize: Any, body: Any) -> Any:
-    """A block with another body."""
-    block = realize.block
-    whole = s_tir.SBlock(
-        block.iter_vars,
-        block.reads,
-        block.writes,
-        block.name_hint,
-        body,
-        block.init,
-        block.alloc_buffers,
-        block.match_buffers,
-        block.annotations,
-    )
-    return s_tir.SBlockRealize(realize.iter_values, realize.predicate, whole)

@@ -17,7 +17,17 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from optkit_targets.cpu.kernels.tools import finish
-from optkit_targets.cuda.kernels.device_code import SHORT, Call, bound, calling, opaque, tile_of, whole_of, without
+from optkit_targets.cuda.kernels.device_code import (
+    SHORT,
+    Call,
+    around,
+    bound,
+    calling,
+    opaque,
+    tile_of,
+    whole_of,
+    without,
+)
 from optkit_targets.cuda.kernels.tools import launch
 
 
@@ -75,8 +85,7 @@ def compute_parts(sch: Any, block: Any, call: Call, shared: Shared, loops: Seque
     second = without(root.body, root.alloc_buffers)
     second = tvm_ffi.structural_map(second, [(tvm.ir.TensorLoad, load), (tvm.ir.TensorRegion, region)])
     body = tirx.SeqStmt([_first(call, shared, tile, parts), second])
-    whole = s_tir.SBlock(root.iter_vars, root.reads, root.writes, root.name_hint, body, root.init, [tile, parts])
-    return func.with_body(s_tir.SBlockRealize(func.body.iter_values, func.body.predicate, whole))
+    return func.with_body(around(func.body, body, [tile, parts]))
 
 
 def _first(call: Call, shared: Shared, tile: Any, parts: Any) -> Any:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tvm import s_tir, tirx
+from tvm import tirx
 
 from optkit.compiler.operator import CONV, MATMUL, OPERATOR, TENSOR_FLOAT, Operator, Plan
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, extent, look, read_dtype, same
-from optkit_targets.cuda.kernels.device_code import SHORT, Call, bound, compute_tiles
+from optkit_targets.cuda.kernels.device_code import SHORT, Call, around, bound, compute_tiles
 from optkit_targets.cuda.kernels.parts import Shared, compute_parts
 from optkit_targets.cuda.kernels.tiles import SPACE, Tile, ranked, space
 
@@ -232,7 +232,5 @@ def compute_product(
 
 def in_clusters(func: Any, size: int) -> Any:
     """The function launched in clusters of so many thread blocks, neighbours along the third axis."""
-    root = func.body.block
-    body = bound("clusterCtaIdx.z", tirx.Var("cluster", "int32"), size, root.body)
-    whole = s_tir.SBlock(root.iter_vars, root.reads, root.writes, root.name_hint, body, root.init, root.alloc_buffers)
-    return func.with_body(s_tir.SBlockRealize(func.body.iter_values, func.body.predicate, whole))
+    body = bound("clusterCtaIdx.z", tirx.Var("cluster", "int32"), size, func.body.block.body)
+    return func.with_body(around(func.body, body))
