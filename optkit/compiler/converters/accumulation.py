@@ -12,7 +12,7 @@ from tvm import relax
 
 from optkit.compiler import packing
 from optkit.compiler.lowering import Lowering
-from optkit.compiler.operator import CONV, DEPTHWISE, TENSOR_CORE, Operator
+from optkit.compiler.operator import CONV, DEPTHWISE, TENSOR_CORE, TENSOR_FLOAT, Operator
 from optkit.compiler.operators.common import BITS, to_bits
 from optkit.compiler.operators.conv import Window, channel_pairs, channel_words, conv2d, depthwise2d, depthwise2d_words
 from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
@@ -73,6 +73,30 @@ def _operator(
     return Operator(CONV, compute, (images, channels, h, w, filters, *window, groups, block))
 
 
+BYTES = {"int8": 1, "float16": 2, "bfloat16": 2, TENSOR_FLOAT: 4}
+"""Of a number that tensor cores multiply."""
+COPY = 16
+"""Bytes that one asynchronous copy takes to tensor cores at most."""
+
+
+def _blocks(low: Lowering, x: Value, weight: np.ndarray, compute: str, together: int) -> tuple[int, int]:
+    """Channels of a block that a dense convolution reads, and of one that it writes.
+
+    To tensor cores they are as many as one copy takes, where that leaves no more of a block empty than a vector does.
+    """
+    b, size = low.target.lanes, BYTES.get(compute, 0)
+    _, channels, *kernel = weight.shape
+    terms = packing.round_up(channels, b) * math.prod(kernel)
+    if not low.target.has("async_copy") or terms * size < COPY:
+        return b, b
+
+    def widest(channels: int) -> int:
+        return max(n for n in (b, 2 * b, 4 * b) if packing.round_up(channels, b) % n == 0 and n * size <= COPY)
+
+    serves = x.block >= b and x.block * size <= COPY
+    return x.block if serves else widest(channels), widest(together)
+
+
 def accumulation(
     low: Lowering,
     x: Value,
@@ -82,9 +106,14 @@ def accumulation(
     depthwise: bool,
     pad_value: int,
     compute: str,
-) -> Any:
-    """Emit the accumulation over the right layouts of data and weights."""
-    b, registers = low.target.lanes, low.target.registers
+    together: int,
+) -> tuple[Any, int]:
+    """Emit the accumulation over the right layouts of data and weights; the sums, and the channels of their blocks.
+
+    Args:
+        together: output channels that whole blocks have to make up.
+    """
+    lanes, registers = low.target.lanes, low.target.registers
     _, channels, h, w = x.shape
     out = weight.shape[0]
     oh, ow = output_size(geometry, h, w)
@@ -106,31 +135,36 @@ def accumulation(
         return low.bind(relax.op.astype(expr, kind)) if kind != x.dtype else expr
 
     if depthwise:
+        b = x.block if x.block and x.block % lanes == 0 else lanes
         if pairs:
             weight = weight.astype("float32")  # as rounded
         packed = relax.const(packing.depthwise_weight(weight, b))
         if not fixed:
             tile = choose_tile(OPEN_ROWS, 1, registers)
             args = read(b), packed, geometry, pad_value, tile
-            return _crop(low, low.emit(depthwise2d_tiles, *args, name="depthwise", kind=OPAQUE), ow)
+            return _crop(low, low.emit(depthwise2d_tiles, *args, name="depthwise", kind=OPAQUE), ow), b
         operator = _operator(x, weight, geometry, groups, compute, b, b)
         tile = make_tile(operator, low.plan(operator, templates(operator)), b)
         if compute == "int8" and low.target.has("int8_words"):
             words = relax.const(packing.depthwise_words(weight, b))
             args = read(b), words, geometry, pad_value, tile
-            return low.emit(depthwise2d_words, *args, name="depthwise", kind=OUT_FUSABLE)
-        return low.emit(depthwise2d, read(b), packed, geometry, pad_value, tile, name="depthwise", kind=OUT_FUSABLE)
+            return low.emit(depthwise2d_words, *args, name="depthwise", kind=OUT_FUSABLE), b
+        args = read(b), packed, geometry, pad_value, tile
+        return low.emit(depthwise2d, *args, name="depthwise", kind=OUT_FUSABLE), b
+    c, b = _blocks(low, x, weight, compute, together) if groups == 1 and fixed else (lanes, lanes)
     fours = compute in TENSOR_CORE and groups == 1 and low.target.has("tensor_fours")
     g = dot_group(low) if compute == "int8" else 2 if pairs else 4 if fours else 1
-    c = b
-    if channels < b and x.block != b and groups == 1:
+    if c > lanes:
+        g = c
+    if channels < lanes and x.block != lanes and groups == 1:
         # Planes as they are serve a kernel that takes one channel at a time; pairs and fours have to lie together.
         c = packing.round_up(channels, g) if g > 1 else 1
     if not fixed:
         packed = relax.const(packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g))
         tile = choose_tile(OPEN_ROWS, math.ceil(out / b), registers)
         options = (channels, out), groups, pad_value, tile
-        return _crop(low, low.emit(conv2d_tiles, read(c), packed, geometry, *options, name="conv2d", kind=OPAQUE), ow)
+        sums = low.emit(conv2d_tiles, read(c), packed, geometry, *options, name="conv2d", kind=OPAQUE)
+        return _crop(low, sums, ow), b
     operator = _operator(x, weight, geometry, groups, compute, c, b)
     plan = low.plan(operator, templates(operator, _winograd_side(low, x, geometry, groups, compute)))
     tile, m = make_tile(operator, plan, b), winograd_side(plan)
@@ -140,7 +174,7 @@ def accumulation(
             low.revise("float32", "Winograd's algorithm in float32 is faster")
         packed = relax.const(winograd_pairs(packed) if narrow else packed)
         data = x.form(b) if x.dtype == "float32" else low.bind(relax.op.astype(x.form(b), "float32"))
-        return low.emit(winograd, data, packed, geometry, m, tile, native, name="winograd", kind=OUT_FUSABLE)
+        return low.emit(winograd, data, packed, geometry, m, tile, native, name="winograd", kind=OUT_FUSABLE), b
     array = packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g)
     if c < b and (pairs or (compute == "int8" and low.target.has("int8_words"))):
         # Few channels: each position's are one word or a few, made straight from the planes.
@@ -150,6 +184,6 @@ def accumulation(
         packed = relax.const(packing.conv_words(array))
         padding = int(np.full(4, pad_value, "u1").view("<i4")[0])
         options = (c // g, out), groups, padding, tile
-        return low.emit(conv2d, data, packed, geometry, *options, name="conv2d", kind=OUT_FUSABLE)
+        return low.emit(conv2d, data, packed, geometry, *options, name="conv2d", kind=OUT_FUSABLE), b
     options = (channels, out), groups, pad_value, tile
-    return low.emit(conv2d, read(c), relax.const(array), geometry, *options, name="conv2d", kind=OUT_FUSABLE)
+    return low.emit(conv2d, read(c), relax.const(array), geometry, *options, name="conv2d", kind=OUT_FUSABLE), b

@@ -22,9 +22,9 @@ def concat(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
     rank = len(values[0].shape) if values[0].dtype != "shape" else 0
     blocks = {v.block for v in values if v.block}
     channelwise = rank >= 3 and int(node.get("axis", 0)) % rank == 1
-    if not channelwise or len(blocks) != 1 or any(not isinstance(v.shape[1], int) for v in values):
+    if not channelwise or not blocks or any(not isinstance(v.shape[1], int) for v in values):
         return _stored(low, node, values) if rank and len(node.source.outputs[0].uses()) > 1 else None
-    block = blocks.pop()
+    block = min(blocks)
     channels = [v.shape[1] for v in values]
     parts = [v.form(block) for v in values]
     out = low.emit(lambda *tensors: concat_blocked(tensors, channels), *parts, name="concatenate", kind=INJECTIVE)

@@ -90,8 +90,8 @@ def _conv3d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
     filters, _, taps, kh, kw = weight.shape
     out = geometry.output(x.shape[2:])
     b = low.target.lanes
-    block = b if x.block == b or channels >= b else PLAIN
-    room = packing.round_up(channels, b) if block else channels
+    block = x.block if x.block >= b else b if channels >= b else PLAIN
+    room = packing.round_up(channels, block) if block else channels
     stacked = low.emit(define_stack, x.form(block), geometry, out[0], block, name="stack_depths", kind=OPAQUE)
     flat_x = low.blocked((n * out[0], taps * room, *x.shape[3:]), x.dtype, block, stacked)
     wide = packing.pad_axis(weight.const, 1, room).transpose(0, 2, 1, 3, 4).reshape(filters, taps * room, kh, kw)
@@ -103,8 +103,8 @@ def _conv3d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
         (*geometry.begins[1:], *geometry.ends[1:]),
     )
     made = images(low, node, flat_x, flat_w, bias, window2)
-    apart = low.emit(define_unstack, made.form(b), n, out[0], name="unstack_depths", kind=OPAQUE)
-    return low.blocked((n, filters, *out), x.dtype, b, apart)
+    apart = low.emit(define_unstack, made.form(made.block), n, out[0], name="unstack_depths", kind=OPAQUE)
+    return low.blocked((n, filters, *out), x.dtype, made.block, apart)
 
 
 def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None) -> Value:
@@ -133,8 +133,20 @@ def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
     return low.wrap(relax.op.squeeze(result.plain(), [2]))
 
 
-def images(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None, geometry: Window) -> Value:
-    """A convolution of constant weights over images, on the blocked kernels; height and width may be open."""
+def images(
+    low: Lowering,
+    node: Node,
+    x: Value,
+    weight: Value,
+    bias: Value | None,
+    geometry: Window,
+    together: int | None = None,
+) -> Value:
+    """A convolution of constant weights over images, on the blocked kernels; height and width may be open.
+
+    Args:
+        together: output channels that whole blocks have to make up; all of them where not given.
+    """
     groups = int(node.get("group", 1))
     n, channels, h, w = x.shape
     out, per_in, kh, kw = weight.shape
@@ -143,16 +155,15 @@ def images(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | Non
     shape = (n, out, oh, ow)
     depthwise = groups == channels == out
     reason = integer_reason(x, weight, bias, depthwise or groups == 1)
-    b = low.target.lanes
     if not reason:
         low.record(node, "int8", macs)
         assert isinstance(x, Dequantized) and isinstance(weight, QuantizedWeight)
-        return integer_conv(low, x, weight, bias, geometry, groups, shape)
+        return integer_conv(low, x, weight, bias, geometry, groups, shape, together or out)
     misfit = "it is grouped" if groups != 1 else "" if isinstance(oh, int) and isinstance(ow, int) else OPEN
     compute, wider = low.arithmetic(node, x.dtype, misfit)
     low.record(node, compute, macs, wider or reason)
     assert weight.const is not None
-    acc = accumulation(low, x, weight.const, geometry, groups, depthwise, 0, compute)
+    acc, b = accumulation(low, x, weight.const, geometry, groups, depthwise, 0, compute, together or out)
     if bias is not None and bias.const is not None:
         acc = low.bind(relax.op.add(acc, channel_constant(bias.const, b, 2, "float32")))
     if x.dtype != "float32":

@@ -42,19 +42,20 @@ def integer_conv(
     geometry: Window,
     groups: int,
     shape: tuple[Any, ...],
+    together: int,
 ) -> Value:
-    """The result, of this shape, of a convolution that no `integer_reason` is against."""
-    out, b = weight.q.shape[0], low.target.lanes
+    """The result, of this shape, of a convolution that no `integer_reason` is against; `together` as in `images`."""
+    out = weight.q.shape[0]
     depthwise = groups == x.shape[1] == out
     q, zero = x.affine.q, x.affine.zero
     if low.target.has("int8_signed") and not depthwise:
         zero -= SIGN
-    acc = accumulation(low, q, weight.q, geometry, groups, depthwise, zero, "int8")
+    acc, b = accumulation(low, q, weight.q, geometry, groups, depthwise, zero, "int8", together)
     sums = weight.q.astype("int64").sum((1, 2, 3))
     product_scale = np.broadcast_to(weight.scale.astype("float64") * x.affine.scale, (out,))
     offset = integer_bias(bias, product_scale) - zero * sums
     if weight.zero is not None:
-        acc = _less_zero_points(low, acc, q, weight.zero, weight.q.shape, geometry, depthwise, zero)
+        acc = _less_zero_points(low, acc, b, q, weight.zero, weight.q.shape, geometry, depthwise, zero)
         offset = offset + zero * weight.zero * (weight.q.size // out)
     return Accumulated(
         low,
@@ -91,6 +92,7 @@ def bias_fits(bias: Value | None, scale: np.ndarray) -> bool:
 def _less_zero_points(
     low: Lowering,
     acc: Any,
+    b: int,
     q: Value,
     zeros: np.ndarray,
     shape: tuple[int, ...],
@@ -102,9 +104,9 @@ def _less_zero_points(
 
     Those sums are one more output channel with weights of one; depthwise they are a product of their own.
     """
-    b = low.target.lanes
     ones = np.ones(shape if depthwise else (1, *shape[1:]), np.int8)
-    sums = accumulation(low, q, ones, geometry, shape[0] if depthwise else 1, depthwise, pad_value, "int8")
+    groups = shape[0] if depthwise else 1
+    sums, _ = accumulation(low, q, ones, geometry, groups, depthwise, pad_value, "int8", len(ones))
     zero = relax.const(packing.channel_vector(np.broadcast_to(zeros, (shape[0],)).astype("int32"), b))
     position: ChannelIndex = _everywhere
     if not depthwise:

@@ -13,7 +13,7 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from optkit.compiler import packing
-from optkit.compiler.converters.accumulation import OPEN, bits, dot_group
+from optkit.compiler.converters.accumulation import BYTES, COPY, OPEN, bits, dot_group
 from optkit.compiler.converters.grouped import grouped_codes, grouped_product
 from optkit.compiler.converters.integer_conv import SIGN, bias_fits, integer_bias
 from optkit.compiler.converters.movement import permuted, rounded
@@ -96,6 +96,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
     _, rows = define.row_split(shape)
     out_shape = (*shape[:-1], columns)
     macs = _macs(shape, columns)
+    known = all(isinstance(d, int) for d in shape)
     simple_bias = bias is None or bias.shape in ((columns,), (1, columns), (1,), ())
     reason = ""
 
@@ -116,7 +117,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
     if not reason:
         assert isinstance(a, Dequantized) and isinstance(b, QuantizedWeight)
         low.record(node, "int8", macs)
-        g = dot_group(low)
+        g = _group(low, "int8", weight, known)
         data = a.affine.q.plain()
         missing = -weight.shape[0] % g
         if missing:
@@ -150,11 +151,26 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
     elif weight.dtype == np.int8:
         assert b.const is not None
         weight = b.const if axis == 1 else b.const.T
-    if compute in TENSOR_CORE and target.has("tensor_fours") and weight.shape[0] % 4 == 0:
-        g = 4
+    if g == 1:
+        g = _group(low, compute, weight, known)
     packed = relax.const(packing.matmul_weight(weight, target.lanes, g))
     result = low.emit(define.matmul, data, packed, columns, tile(compute), name="matmul", kind=OUT_FUSABLE)
     return _with_bias(low, a, out_shape, result, bias)
+
+
+def _group(low: Lowering, compute: str, weight: np.ndarray, known: bool) -> int:
+    """Rows of the weights that lie together: those of an instruction, or of a copy of 16 bytes to tensor cores.
+
+    Args:
+        known: whether all extents of the product are.
+    """
+    depth, columns = weight.shape
+    copied = COPY // BYTES[compute] if compute in BYTES and low.target.has("async_copy") else 0
+    if copied and known and depth >= 2 * copied and depth % copied == 0 and columns % low.target.lanes == 0:
+        return copied
+    if compute == "int8":
+        return dot_group(low)
+    return 4 if compute in TENSOR_CORE and low.target.has("tensor_fours") and depth % 4 == 0 else 1
 
 
 def _with_bias(low: Lowering, a: Value, shape: Any, result: Any, bias: Value | None) -> Value:

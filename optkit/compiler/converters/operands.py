@@ -16,10 +16,10 @@ Formula = Callable[..., Any]
 
 
 def common_block(values: Sequence[Value], lanes_safe: bool = True) -> int:
-    """The block all operands can be read in, or plain."""
+    """The block all operands can be read in, the smallest that there is among them, or plain."""
     live = [v for v in values if v.const is None]
     blocks = {v.block for v in live if v.block}
-    if len(blocks) != 1:
+    if not blocks:
         return PLAIN
     rank = max(len(v.shape) for v in values)
     channels = next(v.shape[1] for v in live if v.block)
@@ -31,7 +31,7 @@ def common_block(values: Sequence[Value], lanes_safe: bool = True) -> int:
             return PLAIN
         if v.const is None and aligned[1] == 1 and channels != 1 and v.block:
             return PLAIN
-    return blocks.pop()
+    return min(blocks)
 
 
 def read(value: Value, block: int, rank: int, channels: int) -> Any:

@@ -83,10 +83,10 @@ def _by_phases(
 ) -> Value:
     assert weight.const is not None
     channels, filters, *kernel = weight.shape
-    strides, b = window.strides, low.target.lanes
+    strides = window.strides
     phases = list(itertools.product(*[range(s) for s in strides]))
     taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
-    room = round_up(filters, b) if len(phases) > 1 else filters
+    room = round_up(filters, low.target.lanes) if len(phases) > 1 else filters
 
     def by_phase(array: np.ndarray) -> np.ndarray:
         """(C, O, KH, KW) -> (phases * room, C, *taps)."""
@@ -117,8 +117,8 @@ def _by_phases(
     if bias is not None and bias.const is not None:
         offset = Value(low, (len(flat),), bias.dtype, const=column(bias.const, 0.0))
     plain = Window((taps[0], taps[1]), (1, 1), (1, 1), (lead[0], lead[1], trail[0], trail[1]))
-    made = convolution.images(low, node, x, wide, offset, plain)
-    shape = (x.shape[0], filters, *out)
+    made = convolution.images(low, node, x, wide, offset, plain, room)
+    shape, b = (x.shape[0], filters, *out), made.block
     if len(phases) == 1:
         return low.blocked(shape, x.dtype, b, made.form(b))
     begins = [begin % s for begin, s in zip(window.begins, strides, strict=True)]

@@ -94,20 +94,21 @@ def _variables(letters: str) -> list[Any]:
 
 
 def _conv(tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, column: Any, row: Any) -> Any:
-    depth, outs, *geometry = numbers[7:]
+    _, fours, depth, outs, images, *geometry = numbers[7:]
     h, w, oh, ow, ky, kx, *rest = geometry
     place = o, m, v = _variables("omv")
     k, y, x, r = _variables("kyxr")
     position, out, kind = row + m, column // 4 + o, str(tile.source.dtype)
-    value = _element(data, (k, y, x, r), position, [h, w, ow, *rest]).astype(kind)
-    group = int(weights.source.shape[-1])
-    weight = tirx.BufferLoad(weights.source, [out, k, y, x, r // group, v, r % group]).astype(kind)
-    inside = tirx.all(part == numbers[5] - 1, out < outs, position < oh * ow)
-    return _sums(tile, numbers, inside, {k: depth, y: ky, x: kx, r: 4}, value * weight, place)
+    image = position // (oh * ow) if images > 1 else data.indices[0]
+    value = _element(data, image, (k, y, x, r), position % (oh * ow), [h, w, ow, *rest]).astype(kind)
+    lanes = int(weights.source.shape[-1])
+    weight = tirx.BufferLoad(weights.source, [out // fours, k, y, x, 0, out % fours * 4 + v, r]).astype(kind)
+    inside = tirx.all(part == numbers[5] - 1, out < outs, position < images * oh * ow)
+    return _sums(tile, numbers, inside, {k: depth, y: ky, x: kx, r: lanes}, value * weight, place)
 
 
 def _matmul(tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, column: Any, row: Any) -> Any:
-    depth, outs, rows = numbers[7:]
+    _, depth, outs, rows = numbers[7:]
     place = o, m, v = _variables("omv")
     (k,) = _variables("k")
     position, out, kind = row + m, column // 4 + o, str(tile.source.dtype)
@@ -117,7 +118,7 @@ def _matmul(tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, c
     weight = tirx.BufferLoad(weights.source, [out, k // group, v, k % group]).astype(kind)
     value = tirx.BufferLoad(data.source, [*indices, k]).astype(kind)
     inside = tirx.all(part == numbers[5] - 1, out < outs, position < rows)
-    return _sums(tile, numbers, inside, {k: depth * 4}, value * weight, place)
+    return _sums(tile, numbers, inside, {k: depth * group}, value * weight, place)
 
 
 def _product(tile: Any, left: Any, right: Any, numbers: list[int], part: Any, column: Any, row: Any) -> Any:
@@ -192,13 +193,13 @@ def _attention(
 _SIMULATED = {"OptkitConv": _conv, "OptkitMatmul": _matmul, "OptkitProduct": _product}
 
 
-def _element(data: Any, term: tuple[Any, ...], position: Any, numbers: list[int]) -> Any:
+def _element(data: Any, image: Any, term: tuple[Any, ...], position: Any, numbers: list[int]) -> Any:
     """What a convolution multiplies, or the padding."""
     h, w, ow, sy, sx, dy, dx, top, left, fill = numbers
     block, ky, kx, lane = term
     y = position // ow * sy - top + ky * dy
     x = position % ow * sx - left + kx * dx
-    read = tirx.BufferLoad(data.source, [data.indices[0], block, y, x, lane])
+    read = tirx.BufferLoad(data.source, [image, block, y, x, lane])
     inside = tirx.all(y >= 0, y < h, x >= 0, x < w)
     return tirx.if_then_else(inside, read, tirx.const(fill & 255, str(data.source.dtype)))
 

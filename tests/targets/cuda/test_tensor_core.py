@@ -24,10 +24,10 @@ NEEDS = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the
 
 @dataclass(frozen=True)
 class Geometry:
-    """The numbers of `OptkitConv`, in its order."""
+    """The numbers of `OptkitConv` behind those of blocks, in its order; fours of channels, and extents."""
 
-    blocks_in: int
-    blocks_out: int
+    fours_in: int
+    fours_out: int
     h: int
     w: int
     oh: int
@@ -41,6 +41,7 @@ class Geometry:
     top: int = 0
     left: int = 0
     fill: int = 0
+    images: int = 1
 
 
 SMALL, WIDE, SQUARE = Tile(64, 32, 1, 2, 1), Tile(128, 64, 1, 4, 1), Tile(64, 64, 2, 3, 1)
@@ -59,6 +60,11 @@ GEOMETRIES = {
     "3x3, parts": (replace(SQUARE, parts=8), Geometry(9, 16, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080)),
     "pointwise, slices of parts": (replace(SLICED, parts=2), Geometry(50, 18, 6, 6, 6, 6)),
     "fewer steps than parts": (replace(SMALL, parts=8), Geometry(5, 8, 5, 5, 5, 5)),
+    "pointwise, images": (LARGE, Geometry(20, 40, 6, 6, 6, 6, images=9)),
+    "3x3, images, parts": (
+        replace(SQUARE, parts=2),
+        Geometry(9, 16, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080, images=5),
+    ),
     "dilated, not square": (SMALL, Geometry(6, 3, 11, 12, 9, 8, 2, 3, dy=2, dx=2, fill=0)),
 }
 
@@ -71,17 +77,22 @@ WIDE_GEOMETRIES = {
         Tile(128, 64, 2, 4, 1, wide=1),
         Geometry(1, 16, 15, 13, 8, 7, 7, 7, 2, 2, top=3, left=3, fill=0x80808080),
     ),
+    "wide, 3x3, images": (TALL, Geometry(16, 20, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080, images=5)),
     "wide, dilated": (Tile(64, 256, 2, 5, 1, wide=1), Geometry(6, 70, 11, 12, 9, 8, 2, 3, dy=2, dx=2, fill=0)),
 }
 
 
 @dataclass(frozen=True)
 class Product:
-    """The numbers of `OptkitMatmul`, in its order."""
+    """Rows of the result, fours of terms and of columns."""
 
-    blocks_in: int
-    blocks_out: int
+    fours_in: int
+    fours_out: int
     m: int
+
+    def numbers(self, kind: str) -> tuple[int, ...]:
+        """Those of `OptkitMatmul`, in its order."""
+        return 4, self.fours_in * 4 // vector(kind), self.fours_out, self.m
 
 
 PRODUCTS = {
@@ -104,7 +115,7 @@ WIDE_PRODUCTS = {
 class Pair:
     """The numbers of `OptkitProduct`, in its order."""
 
-    blocks_in: int
+    fours_in: int
     n: int
     m: int
     transposed: int
@@ -118,6 +129,16 @@ PAIRS = {
     "rows by columns, parts": (replace(SQUARE, parts=2), Pair(22, 56, 70, 0)),
     "rows by columns, slices": (Tile(32, 32, 2, 2, 2), Pair(36, 40, 33, 0)),
 }
+
+
+def vector(kind: str) -> int:
+    """Numbers of 16 bytes."""
+    return 16 // int(np.dtype(kind).itemsize)
+
+
+def block(kind: str, fours: int) -> int:
+    """Channels of a block: as many as 16 bytes are, or else as divide the channels."""
+    return max(n for n in (4, 8, 16) if fours * 4 % n == 0 and n <= vector(kind))
 
 
 def host_library(folder: Path, source: str, *options: str) -> ctypes.CDLL:
@@ -189,7 +210,7 @@ def tiles(
     result, word = (np.int32, "int") if kind == "OptkitBytes" else (np.float32, "float")
     m, n = numbers[-2:]
     sizes = (tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.parts, tile.planes)
-    text = ", ".join([kind, *map(str, sizes), *(f"{v}u" if i == 14 else str(v) for i, v in enumerate(numbers[:-2]))])
+    text = ", ".join([kind, *map(str, sizes), *(f"{v}u" if i == 17 else str(v) for i, v in enumerate(numbers[:-2]))])
     down, across = -(-m // tile.rows), -(-n // tile.columns)
     library = host_library(
         folder,
@@ -269,13 +290,16 @@ WIDE_KINDS = [kind for kind in KINDS if kind != "float32"]
 def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
     tile, g = (GEOMETRIES | WIDE_GEOMETRIES)[name]
     g = g if kind == "uint8" else replace(g, fill=0)
-    shape, kernel = (g.blocks_in * 4, g.h, g.w), (g.blocks_out * 4, g.blocks_in * 4, g.ky, g.kx)
+    c, b = block(kind, g.fours_in), block(kind, g.fours_out)
+    shape, kernel = (g.images, g.fours_in * 4, g.h, g.w), (g.fours_out * 4, g.fours_in * 4, g.ky, g.kx)
     data, weights = operands(kind, shape, kernel)
-    blocked = np.ascontiguousarray(data.reshape(g.blocks_in, 4, g.h, g.w).transpose(0, 2, 3, 1))
-    packed = conv_weight(weights, 1, 4, 4, 4)
-    numbers = (*astuple(g), g.oh * g.ow, g.blocks_out * 4)
+    blocked = np.ascontiguousarray(data.reshape(-1, c, g.h, g.w).transpose(0, 2, 3, 1))  # images' blocks one list
+    packed = conv_weight(weights, 1, b, c, c)
+    counts = c * data.itemsize // 4, b // 4, g.fours_in * 4 // c, g.fours_out, g.images
+    numbers = (*counts, *astuple(g)[2:-1], g.images * g.oh * g.ow, g.fours_out * 4)
     found = tiles(tmp_path, "OptkitConv", tile, numbers, (blocked, packed))
-    agree(found, sums(multiplied(data), multiplied(weights), g, g.fill & 255))
+    want = [sums(image, multiplied(weights), g, g.fill & 255) for image in multiplied(data)]
+    agree(found, np.concatenate(want))
 
 
 @NEEDS
@@ -284,9 +308,9 @@ def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Pa
 )
 def test_tiles_of_a_product_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
     tile, p = (PRODUCTS | WIDE_PRODUCTS)[name]
-    data, weights = operands(kind, (p.m, p.blocks_in * 4), (p.blocks_in * 4, p.blocks_out * 4))
-    packed = matmul_weight(weights, 4, 4)
-    found = tiles(tmp_path, "OptkitMatmul", tile, (*astuple(p), p.m, p.blocks_out * 4), (data, packed))
+    data, weights = operands(kind, (p.m, p.fours_in * 4), (p.fours_in * 4, p.fours_out * 4))
+    packed = matmul_weight(weights, 4, vector(kind))
+    found = tiles(tmp_path, "OptkitMatmul", tile, (*p.numbers(kind), p.m, p.fours_out * 4), (data, packed))
     agree(found, multiplied(data).astype(np.float64) @ multiplied(weights).astype(np.float64))
 
 
@@ -303,8 +327,8 @@ CLUSTERS = {
 def test_clusters_add_up_what_their_blocks_have(name: str, kind: str, tmp_path: Path) -> None:
     tile = CLUSTERS[name]
     p = Product(100, 21, 70)
-    data, weights = operands(kind, (p.m, p.blocks_in * 4), (p.blocks_in * 4, p.blocks_out * 4))
-    numbers, packed = (*astuple(p), p.m, p.blocks_out * 4), matmul_weight(weights, 4, 4)
+    data, weights = operands(kind, (p.m, p.fours_in * 4), (p.fours_in * 4, p.fours_out * 4))
+    numbers, packed = (*p.numbers(kind), p.m, p.fours_out * 4), matmul_weight(weights, 4, vector(kind))
     found = tiles(tmp_path, "OptkitMatmul", tile, numbers, (data, packed), clusters=True)
     agree(found, multiplied(data).astype(np.float64) @ multiplied(weights).astype(np.float64))
 
@@ -313,9 +337,9 @@ def test_clusters_add_up_what_their_blocks_have(name: str, kind: str, tmp_path: 
 @pytest.mark.parametrize("kind", WIDE_KINDS)
 def test_other_gpus_compute_wide_tiles_without_warpgroups(kind: str, tmp_path: Path) -> None:
     tile, p = WIDE_PRODUCTS["wide, tiles not full"]
-    data, weights = operands(kind, (p.m, p.blocks_in * 4), (p.blocks_in * 4, p.blocks_out * 4))
-    numbers, option = (*astuple(p), p.m, p.blocks_out * 4), "-DOPTKIT_WITHOUT_WARPGROUPS"
-    found = tiles(tmp_path, "OptkitMatmul", tile, numbers, (data, matmul_weight(weights, 4, 4)), option)
+    data, weights = operands(kind, (p.m, p.fours_in * 4), (p.fours_in * 4, p.fours_out * 4))
+    numbers, option = (*p.numbers(kind), p.m, p.fours_out * 4), "-DOPTKIT_WITHOUT_WARPGROUPS"
+    found = tiles(tmp_path, "OptkitMatmul", tile, numbers, (data, matmul_weight(weights, 4, vector(kind))), option)
     agree(found, data.astype(np.float64) @ weights.astype(np.float64))
 
 
@@ -324,7 +348,7 @@ def test_other_gpus_compute_wide_tiles_without_warpgroups(kind: str, tmp_path: P
 @pytest.mark.parametrize("name", PAIRS)
 def test_tiles_of_a_product_of_activations_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
     tile, p = PAIRS[name]
-    depth = p.blocks_in * 4
+    depth = p.fours_in * 4
     left, right = operands(kind, (p.m, depth), (p.n, depth) if p.transposed else (depth, p.n))
     found = tiles(tmp_path, "OptkitProduct", tile, (*astuple(p), p.m, p.n), (left, right))
     other = multiplied(right).T if p.transposed else multiplied(right)

@@ -1,16 +1,15 @@
-// Convolution (implicit GEMM, NCHW4c) and matrix products on tensor cores.
+// Convolution (implicit GEMM, channels in blocks of 4, 8 or 16) and matrix products on tensor cores.
 //
-// Blocks of four channels are one word of bytes, two of halves and four of floats, of data as of weights: fragments are
-// read as words straight from where positions lie side by side, without a transposition. Bank conflicts: strides of 8
-// words more than a multiple of 32, or vectors that change places, leave the 32 words of a fragment's register on 32
-// banks.
+// A block of channels is WORDS words, one to four, of data as of weights: fragments are read as words straight from where
+// positions lie side by side, without a transposition. Bank conflicts: strides of 8 blocks more than a multiple of 32
+// words, or vectors that change places, leave the 32 words of a fragment's register on 32 banks.
 //
 // A step is 8 DEEP words of the sum. Its operands pass through STAGES buffers; a thread block has SLICES groups of 128
 // threads, which sum every so many steps each and add up what they have at the end (for small tensors of deep sums). For
 // the same reason PARTS thread blocks may share a tile: then each leaves its part of the sums.
 
-// What is multiplied (`Kind`): words of a block of four channels, the type of sums, how a word becomes an operand, and
-// the instructions, of a warp and of a warpgroup.
+// What is multiplied (`Kind`): words of four numbers, the type of sums, how a word becomes an operand, and the
+// instructions, of a warp and of a warpgroup.
 struct OptkitBytes {  // uint8 x int8
   typedef int Sum;
   static const int WORDS = 1;
@@ -51,9 +50,9 @@ struct OptkitTf32 {  // float32, of which eleven bits of the mantissa count
 // Which blocks of channels, and which tap of the kernel, a step sums: blocks of one tap, or where that would leave
 // more than a quarter of the steps empty, blocks and taps as they lie in the weights. `place` is where of a channel's
 // weights, [IN][TAPS], and `inside` whether there is such a block; sums of whole steps need not ask.
-template <typename Kind, int DEEP, int IN, int TAPS>
+template <int WORDS, int DEEP, int IN, int TAPS>
 struct OptkitSteps {
-  static const int BLOCKS = 8 * DEEP / Kind::WORDS;
+  static const int BLOCKS = 8 * DEEP / WORDS;
   static const int APART = (IN + BLOCKS - 1) / BLOCKS * TAPS, TOGETHER = (IN * TAPS + BLOCKS - 1) / BLOCKS;
   static const bool FLAT = TOGETHER * 4 <= APART * 3, WHOLE = !FLAT && IN % BLOCKS == 0;
   static const int COUNT = FLAT ? TOGETHER : APART;
@@ -77,23 +76,26 @@ struct OptkitFrom {
       : data(static_cast<const unsigned*>(matrix)), first(place) {}
 };
 
-// Positions of an image, [IN][H][W][4]; extents as in OptkitConv.
-template <typename Kind, int ROWS, int DEEP, int IN, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY,
-          int DX, int T, int L, unsigned FILL>
+// Positions of IMAGES images, [IMAGES][IN][H][W][WORDS], one image behind the other; extents as in OptkitConv. What a
+// thread reads lies `base` blocks from the start.
+template <int ROWS, int DEEP, int WORDS, int IN, int IMAGES, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX,
+          int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitPositions {
-  typedef OptkitSteps<Kind, DEEP, IN, KY * KX> Steps;
-  static const int WORDS = Kind::WORDS, BLOCKS = Steps::BLOCKS, STRIDE = ROWS + 8;
+  typedef OptkitSteps<WORDS, DEEP, IN, KY * KX> Steps;
+  static const int BLOCKS = Steps::BLOCKS, STRIDE = ROWS + 8, COUNT = IMAGES * OH * OW;
   static const int SIZE = 8 * DEEP * STRIDE;
   static const bool POINTWISE = KY * KX * SY * SX == 1 && T == 0 && L == 0 && H == OH && W == OW;
   static const int VECTOR = POINTWISE && H * W % (4 / WORDS) == 0 ? 4 / WORDS : 1;  // positions of a copy
   static const int ACROSS = ROWS / VECTOR, DOWN = 128 / ACROSS;
-  static_assert(1LL * IN * H * W * WORDS < 1LL << 31, "places are 32-bit numbers");
+  static_assert(1LL * IMAGES * IN * H * W * WORDS < 1LL << 31, "places are 32-bit numbers");
   const unsigned* data;
-  int row, y, x;
+  int row, base, y, x;
 
   OPTKIT_MEMBER OptkitPositions(const void* image, int first) : data(static_cast<const unsigned*>(image)) {
     row = first + optkit_thread() % ACROSS * VECTOR;
-    y = row / OW * SY - T, x = row % OW * SX - L;
+    const int place = IMAGES == 1 ? row : row % (OH * OW);
+    base = IMAGES == 1 ? 0 : row / (OH * OW) * (IN * H * W);
+    y = place / OW * SY - T, x = place % OW * SX - L;
   }
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
     const int m = optkit_thread() % ACROSS * VECTOR;
@@ -103,11 +105,10 @@ struct OptkitPositions {
       if (BLOCKS % DOWN && k >= BLOCKS) break;
       const int block = Steps::block(step, k), tap = Steps::tap(step, k);
       const int iy = y + tap / KX * DY, ix = x + tap % KX * DX;
-      const int place = POINTWISE ? row : iy * W + ix;
       unsigned* to = stage + (k * STRIDE + m) * WORDS;
-      const bool inside = (OH * OW % ROWS == 0 || row < OH * OW) && Steps::inside(step, k) &&
+      const bool inside = (COUNT % ROWS == 0 || row < COUNT) && Steps::inside(step, k) &&
                           (POINTWISE || (iy >= 0 && iy < H && ix >= 0 && ix < W));
-      const unsigned* from = data + (block * (H * W) + place) * WORDS;
+      const unsigned* from = data + (base + block * (H * W) + iy * W + ix) * WORDS;
       if (FILL == 0 || inside) {
         optkit_copy<4 * WORDS * VECTOR>(to, from, inside);
       } else {
@@ -172,11 +173,11 @@ struct OptkitColumns : OptkitFrom {
   }
 };
 
-// Weights, [OUT][IN][TAPS] of four channels out and WORDS words, of four channels in.
-template <typename Kind, int COLUMNS, int DEEP, int IN, int OUT, int TAPS>
+// Weights, [OUT / FOURS][IN][TAPS][FOURS][4][WORDS]: OUT times four channels in blocks of FOURS times four.
+template <int COLUMNS, int DEEP, int WORDS, int FOURS, int IN, int OUT, int TAPS>
 struct OptkitWeights : OptkitFrom {
-  typedef OptkitSteps<Kind, DEEP, IN, TAPS> Steps;
-  static const int WORDS = Kind::WORDS, BLOCKS = Steps::BLOCKS, STRIDE = COLUMNS + 8, SIZE = 8 * DEEP * STRIDE;
+  typedef OptkitSteps<WORDS, DEEP, IN, TAPS> Steps;
+  static const int BLOCKS = Steps::BLOCKS, STRIDE = COLUMNS + 8, SIZE = 8 * DEEP * STRIDE;
   static const int VECTORS = BLOCKS * WORDS, ITEMS = VECTORS * (COLUMNS / 4);  // of 16 bytes
   static_assert(4LL * OUT * IN * TAPS * WORDS < 1LL << 31, "places are 32-bit numbers");
 
@@ -189,7 +190,8 @@ struct OptkitWeights : OptkitFrom {
       const int k = item % VECTORS / WORDS, out = first / 4 + item / VECTORS, part = item % WORDS * 4;
       unsigned* to = stage + (k * STRIDE + item / VECTORS * 4) * WORDS + part;
       const bool inside = Steps::inside(step, k) && (OUT * 4 % COLUMNS == 0 || out < OUT);
-      optkit_copy<16>(to, data + ((out * (IN * TAPS) + Steps::place(step, k)) * (4 * WORDS) + part), inside);
+      const int place = (out / FOURS * (IN * TAPS) + Steps::place(step, k)) * FOURS + out % FOURS;
+      optkit_copy<16>(to, data + (place * (4 * WORDS) + part), inside);
     }
   }
   OPTKIT_DEVICE int at(int k, int n) { return (k / WORDS * STRIDE + n) * WORDS + k % WORDS; }
@@ -290,14 +292,16 @@ struct OptkitTile {
   }
 };
 
-// A thread block's tile of a convolution.
+// A thread block's tile of a convolution of IMAGES images, whose positions are one list.
+//   WORDS: of a block of channels in, of which there are IN; FOURS: fours in a block of channels out, OUT in all
 //   H, W, OH, OW: extents; K, S, D: kernel, stride, dilation; T, L: padding before; FILL: a word of what is read outside
 //   column: first output channel; row: first position
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int IN, int OUT,
-          int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int WORDS,
+          int FOURS, int IN, int OUT, int IMAGES, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY,
+          int DX, int T, int L, unsigned FILL>
 struct OptkitConv {
-  typedef OptkitPositions<Kind, ROWS, DEEP, IN, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
-  typedef OptkitWeights<Kind, COLUMNS, DEEP, IN, OUT, KY * KX> Right;
+  typedef OptkitPositions<ROWS, DEEP, WORDS, IN, IMAGES, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
+  typedef OptkitWeights<COLUMNS, DEEP, WORDS, FOURS, IN, OUT, KY * KX> Right;
   typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PARTS, PLANES, Left::Steps::COUNT, Left, Right> Tile;
   OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int part, int column,
                          int row) {
@@ -305,13 +309,13 @@ struct OptkitConv {
   }
 };
 
-// A thread block's tile of the product of M rows, IN blocks deep, and weights of OUT blocks of columns.
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int IN, int OUT,
-          int M>
+// A thread block's tile of the product of M rows, IN blocks of WORDS words deep, and weights of OUT fours of columns.
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int WORDS,
+          int IN, int OUT, int M>
 struct OptkitMatmul {
-  typedef OptkitSteps<Kind, DEEP, IN, 1> Steps;
-  typedef OptkitRows<ROWS, DEEP, M, IN * Kind::WORDS> Left;
-  typedef OptkitWeights<Kind, COLUMNS, DEEP, IN, OUT, 1> Right;
+  typedef OptkitSteps<WORDS, DEEP, IN, 1> Steps;
+  typedef OptkitRows<ROWS, DEEP, M, IN * WORDS> Left;
+  typedef OptkitWeights<COLUMNS, DEEP, WORDS, 1, IN, OUT, 1> Right;
   typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PARTS, PLANES, Steps::COUNT, Left, Right> Tile;
   OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int part, int column,
                          int row) {
@@ -324,7 +328,7 @@ struct OptkitMatmul {
 template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int IN, int N,
           int M, int TRANSPOSED>
 struct OptkitProduct {
-  typedef OptkitSteps<Kind, DEEP, IN, 1> Steps;
+  typedef OptkitSteps<Kind::WORDS, DEEP, IN, 1> Steps;
   typedef OptkitRows<ROWS, DEEP, M, IN * Kind::WORDS> Left;
   template <int transposed, typename Unused>
   struct Choose {

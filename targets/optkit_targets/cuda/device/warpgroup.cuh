@@ -11,39 +11,52 @@ OPTKIT_DEVICE unsigned long long optkit_matrix(unsigned address, int along, int 
          static_cast<unsigned long long>(across >> 4) << 32;
 }
 
-// Positions of an image; otherwise as OptkitPositions.
-template <typename Kind, int ROWS, int DEEP, int IN, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX,
+// What THREADS threads copy of chunks of COUNT rows or columns, each of them 4 / WORDS pieces: ACROSS pieces at a time
+// of DOWN chunks. A thread's rows are the outer loop: so their places are few.
+template <int THREADS, int COUNT, int WORDS>
+struct OptkitPieces {
+  static const int PARTS = 4 / WORDS, PIECES = COUNT * PARTS;
+  static const int ACROSS = PIECES < THREADS ? PIECES : THREADS, DOWN = THREADS / ACROSS, TURNS = PIECES / ACROSS;
+  static_assert(PIECES % ACROSS == 0 && THREADS % ACROSS == 0, "threads have to divide the pieces");
+  OPTKIT_DEVICE int row(int turn) { return (turn * ACROSS + optkit_index() % ACROSS) / PARTS; }
+  OPTKIT_DEVICE int part() { return optkit_index() % ACROSS % PARTS; }
+  OPTKIT_DEVICE int chunk(int turn) { return turn * DOWN + optkit_index() / ACROSS; }
+};
+
+// Positions of images, as OptkitPositions.
+template <int ROWS, int DEEP, int WORDS, int IN, int IMAGES, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX,
           int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitWidePositions {
-  typedef OptkitSteps<Kind, DEEP, IN, KY * KX> Steps;
-  static const int WORDS = Kind::WORDS, PARTS = 4 / WORDS;  // blocks of a chunk
-  static const int TURNS = PARTS / 2;                       // positions of a thread
+  typedef OptkitSteps<WORDS, DEEP, IN, KY * KX> Steps;
+  typedef OptkitPieces<2 * ROWS, ROWS, WORDS> Pieces;
+  static const int COUNT = IMAGES * OH * OW;
   static const bool POINTWISE = KY * KX * SY * SX == 1 && T == 0 && L == 0 && H == OH && W == OW;
-  static_assert(1LL * IN * H * W * WORDS < 1LL << 31, "places are 32-bit numbers");
+  static_assert(1LL * IMAGES * IN * H * W * WORDS < 1LL << 31, "places are 32-bit numbers");
+  static_assert(2 * DEEP % Pieces::DOWN == 0, "threads have to divide the chunks");
   const unsigned* data;
-  int row[TURNS], y[TURNS], x[TURNS];
+  int row[Pieces::TURNS], base[Pieces::TURNS], y[Pieces::TURNS], x[Pieces::TURNS];
 
   OPTKIT_MEMBER OptkitWidePositions(const void* image, int first) : data(static_cast<const unsigned*>(image)) {
 #pragma unroll
-    for (int i = 0; i < TURNS; ++i) {
-      row[i] = first + optkit_index() / PARTS + i * (ROWS / TURNS);
-      y[i] = row[i] / OW * SY - T, x[i] = row[i] % OW * SX - L;
+    for (int i = 0; i < Pieces::TURNS; ++i) {
+      row[i] = first + Pieces::row(i);
+      const int place = IMAGES == 1 ? row[i] : row[i] % (OH * OW);
+      base[i] = IMAGES == 1 ? 0 : row[i] / (OH * OW) * (IN * H * W);
+      y[i] = place / OW * SY - T, x[i] = place % OW * SX - L;
     }
   }
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
-    const int part = optkit_index() % PARTS;
 #pragma unroll
-    for (int chunk = 0; chunk < 2 * DEEP; ++chunk) {
-      const int k = chunk * PARTS + part, block = Steps::block(step, k), tap = Steps::tap(step, k);
+    for (int turn = 0; turn < 2 * DEEP / Pieces::DOWN; ++turn) {
+      const int chunk = Pieces::chunk(turn), k = chunk * Pieces::PARTS + Pieces::part();
+      const int block = Steps::block(step, k), tap = Steps::tap(step, k);
 #pragma unroll
-      for (int i = 0; i < TURNS; ++i) {
+      for (int i = 0; i < Pieces::TURNS; ++i) {
         const int iy = y[i] + tap / KX * DY, ix = x[i] + tap % KX * DX;
-        const int place = POINTWISE ? row[i] : iy * W + ix;
-        unsigned* to =
-            stage + (chunk * ROWS + optkit_index() / PARTS + i * (ROWS / TURNS)) * 4 + part * WORDS;
-        const bool inside = (OH * OW % ROWS == 0 || row[i] < OH * OW) && Steps::inside(step, k) &&
+        unsigned* to = stage + (chunk * ROWS + Pieces::row(i)) * 4 + Pieces::part() * WORDS;
+        const bool inside = (COUNT % ROWS == 0 || row[i] < COUNT) && Steps::inside(step, k) &&
                             (POINTWISE || (iy >= 0 && iy < H && ix >= 0 && ix < W));
-        const unsigned* from = data + (block * (H * W) + place) * WORDS;
+        const unsigned* from = data + (base[i] + block * (H * W) + iy * W + ix) * WORDS;
         if (FILL == 0 || inside) {
           optkit_copy<4 * WORDS>(to, from, inside);
         } else {
@@ -75,27 +88,26 @@ struct OptkitWideRows : OptkitFrom {
   }
 };
 
-// Weights, as OptkitWeights. A thread's columns are the outer loop: so their places are few.
-template <typename Kind, int THREADS, int COLUMNS, int DEEP, int IN, int OUT, int TAPS>
+// Weights, as OptkitWeights.
+template <int THREADS, int COLUMNS, int DEEP, int WORDS, int FOURS, int IN, int OUT, int TAPS>
 struct OptkitWideWeights : OptkitFrom {
-  typedef OptkitSteps<Kind, DEEP, IN, TAPS> Steps;
-  static const int WORDS = Kind::WORDS, PARTS = 4 / WORDS, PIECES = COLUMNS * PARTS;
-  static const int ACROSS = PIECES < THREADS ? PIECES : THREADS, DOWN = THREADS / ACROSS;
-  static_assert(PIECES % ACROSS == 0 && 2 * DEEP % DOWN == 0, "threads have to divide the weights");
+  typedef OptkitSteps<WORDS, DEEP, IN, TAPS> Steps;
+  typedef OptkitPieces<THREADS, COLUMNS, WORDS> Pieces;
+  static_assert(2 * DEEP % Pieces::DOWN == 0, "threads have to divide the chunks");
   static_assert(4LL * OUT * IN * TAPS * WORDS < 1LL << 31, "places are 32-bit numbers");
 
   using OptkitFrom::OptkitFrom;
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
-    for (int turn = 0; turn < PIECES / ACROSS; ++turn) {
-      const int piece = turn * ACROSS + optkit_index() % ACROSS, n = piece / PARTS, part = piece % PARTS;
-      const int out = first / 4 + n / 4;
+    for (int i = 0; i < Pieces::TURNS; ++i) {
+      const int n = Pieces::row(i), out = first / 4 + n / 4;
 #pragma unroll
-      for (int row = 0; row < 2 * DEEP / DOWN; ++row) {
-        const int chunk = row * DOWN + optkit_index() / ACROSS, k = chunk * PARTS + part;
-        unsigned* to = stage + (chunk * COLUMNS + n) * 4 + part * WORDS;
+      for (int turn = 0; turn < 2 * DEEP / Pieces::DOWN; ++turn) {
+        const int chunk = Pieces::chunk(turn), k = chunk * Pieces::PARTS + Pieces::part();
+        unsigned* to = stage + (chunk * COLUMNS + n) * 4 + Pieces::part() * WORDS;
         const bool inside = Steps::inside(step, k) && (OUT * 4 % COLUMNS == 0 || out < OUT);
-        optkit_copy<4 * WORDS>(to, data + ((out * (IN * TAPS) + Steps::place(step, k)) * 4 + n % 4) * WORDS, inside);
+        const int place = (out / FOURS * (IN * TAPS) + Steps::place(step, k)) * FOURS + out % FOURS;
+        optkit_copy<4 * WORDS>(to, data + (place * 4 + n % 4) * WORDS, inside);
       }
     }
   }
@@ -162,11 +174,12 @@ struct OptkitWideTile {
 };
 
 // As OptkitConv.
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int IN, int OUT,
-          int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int WORDS,
+          int FOURS, int IN, int OUT, int IMAGES, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY,
+          int DX, int T, int L, unsigned FILL>
 struct OptkitWideConv {
-  typedef OptkitWidePositions<Kind, ROWS, DEEP, IN, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
-  typedef OptkitWideWeights<Kind, 2 * ROWS, COLUMNS, DEEP, IN, OUT, KY * KX> Right;
+  typedef OptkitWidePositions<ROWS, DEEP, WORDS, IN, IMAGES, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
+  typedef OptkitWideWeights<2 * ROWS, COLUMNS, DEEP, WORDS, FOURS, IN, OUT, KY * KX> Right;
   typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Left::Steps::COUNT, Left, Right> Tile;
   OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int, int column,
                          int row) {
@@ -176,12 +189,12 @@ struct OptkitWideConv {
 };
 
 // As OptkitMatmul.
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int IN, int OUT,
-          int M>
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int WORDS,
+          int IN, int OUT, int M>
 struct OptkitWideMatmul {
-  typedef OptkitSteps<Kind, DEEP, IN, 1> Steps;
-  typedef OptkitWideRows<2 * ROWS, ROWS, DEEP, M, IN * Kind::WORDS> Left;
-  typedef OptkitWideWeights<Kind, 2 * ROWS, COLUMNS, DEEP, IN, OUT, 1> Right;
+  typedef OptkitSteps<WORDS, DEEP, IN, 1> Steps;
+  typedef OptkitWideRows<2 * ROWS, ROWS, DEEP, M, IN * WORDS> Left;
+  typedef OptkitWideWeights<2 * ROWS, COLUMNS, DEEP, WORDS, 1, IN, OUT, 1> Right;
   typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Steps::COUNT, Left, Right> Tile;
   OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int, int column,
                          int row) {

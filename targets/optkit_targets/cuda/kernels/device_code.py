@@ -47,24 +47,24 @@ def compute_tiles(
     sch: Any,
     block: Any,
     call: Call,
-    loops: Sequence[Any],
+    loops: tuple[Any, Any, Sequence[Any], Any],
     index: Callable[[Sequence[Any]], tuple[Any, Any, Any]],
     batch: tuple[Any, ...] = (),
 ) -> Any:
     """The function with a tile a thread block, its sums by device code.
 
     Args:
-        loops: of the output: over tiles across and down, over a tile's elements (two, the threads' order), and over
-            the channels of a block.
-        index: channel block, row and channel in the block, from the indices of the sums' tensor.
+        loops: of the output: over tiles across and down, over a tile's elements in the threads' order, and over four
+            channels.
+        index: four of channels, row and channel, from the indices of the sums' tensor.
         batch: loops around tiles, bound to threads already.
     """
-    across, down, outer, inner, channels = loops
+    across, down, inner, channels = loops
     sch.bind(across, "blockIdx.y")
     sch.bind(down, "blockIdx.x")
     sch.compute_at(block, down, preserve_unit_loops=True)
     sch.set_scope(block, 0, "shared")
-    _, thread = sch.split(sch.fuse(outer, inner), [None, call.threads])
+    _, thread = sch.split(sch.fuse(*inner), [None, call.threads])
     sch.bind(thread, "threadIdx.x")
     sch.vectorize(channels)
     column, row, *lead = (sch.get(loop).loop_var for loop in (across, down, *batch))

@@ -25,10 +25,12 @@ WORD = {"int8": 4, "float16": 2, "bfloat16": 2, TENSOR_FLOAT: 1}
 """Terms in a word, by arithmetic."""
 STEP = {compute: 8 * terms for compute, terms in WORD.items()}
 """Terms that one instruction sums."""
-VERSION = 4
+VERSION = 5
 """Of the templates; they are one piece of device code."""
 LARGEST_GRID = 65535
 """Thread blocks along the second and third axis of a launch."""
+_NEIGHBOURS = 8
+"""Threads that read 16 bytes each from shared memory at once."""
 _DATA = {"int8": "uint8", "float16": "float16", "bfloat16": "bfloat16", TENSOR_FLOAT: "float32"}
 _WEIGHT = _DATA | {"int8": "int8"}
 _WIDE = ("int8", "float16", "bfloat16")
@@ -44,6 +46,7 @@ class Tiled:
         function: of the device code.
         numbers: its template arguments behind the tile's.
         images: of the batch that tiles are of; None where it is open.
+        listed: images whose positions are one list, cut into tiles together.
         clusters: whether thread blocks that share a tile can read each other's shared memory.
     """
 
@@ -51,6 +54,7 @@ class Tiled:
     function: str
     numbers: tuple[object, ...]
     images: int | None = 1
+    listed: int = 1
     clusters: bool = False
 
     @property
@@ -145,7 +149,7 @@ def extents_of(operator: Operator) -> tuple[tuple[int, int, int], int]:
     if operator.kind == CONV:
         height, width = operator.output()
         depth = -(-s["c"] // SHORT) * SHORT * s["kh"] * s["kw"]
-        return (s["n"], height * width, s["o"]), depth // terms
+        return (1, s["n"] * height * width, s["o"]), depth // terms
     return (s.get("batch", 1), s["m"], s["n"]), s["k"] // terms
 
 
@@ -172,8 +176,9 @@ class Axes:
 
     Attributes:
         batch: over images or matrices; none where there is one.
-        rows, columns, channels: over positions, blocks of channels and the channels of a block.
-        index: image, block, position and channel from the indices of the sums' tensor.
+        rows, columns, channels: over positions, blocks of channels and four channels.
+        index: image, four of channels, position and channel from the indices of the sums' tensor.
+        fours: over those of a block, where it has several.
         columns_outside: whether rows are the inner loop, along which threads are neighbours.
     """
 
@@ -182,6 +187,7 @@ class Axes:
     columns: Any
     channels: Any
     index: Callable[[Sequence[Any]], tuple[Any, Any, Any, Any]]
+    fours: Any = None
     columns_outside: bool = False
 
 
@@ -209,23 +215,35 @@ def compute_product(
         return Call(found.call(tile), *sizes, place, part)
 
     if tile.parts > 1 and not found.clusters:
-        counts = found.images or 1, extent(sch, columns) or 1, extent(sch, rows) or 1
+        many = 1 if axes.fours is None else extent(sch, axes.fours) or 1
+        counts = found.images or 1, (extent(sch, columns) or 1) * many, extent(sch, rows) or 1
         order = (*batch, columns, rows) if axes.columns_outside else (*batch, rows, columns)
+        order = order if axes.fours is None else (*order, axes.fours)
         shared = Shared(tile.parts, counts, axes.index, axes.columns_outside)
         return compute_parts(sch, block, call(1), shared, order, axes.channels)
-    across, ci = sch.split(columns, [None, tile.columns // SHORT])
+    many = 1 if axes.fours is None else extent(sch, axes.fours) or 1
+    across, ci = sch.split(columns, [None, tile.columns // (SHORT * many)])
     down, pi = sch.split(rows, [None, tile.rows])
     images = batch
+    if axes.fours is not None:
+        sch.reorder(across, down, ci, axes.fours, pi)
+        ci = sch.fuse(ci, axes.fours)
     if tile.parts > 1:
         share, ci = sch.split(ci, [tile.parts, None])
         images = (*batch, share)
-    inner = (ci, pi) if axes.columns_outside else (pi, ci)
+    inner = [ci, pi] if axes.columns_outside else [pi, ci]
+    if many > 1:
+        # Eight neighbouring positions of every four of a block: no two threads read from one bank, and together they
+        # write what lies side by side.
+        ci, four = sch.split(ci, [None, min(many, tile.columns // SHORT // tile.parts)])
+        inner = [ci, *sch.split(pi, [None, _NEIGHBOURS])]
+        inner.insert(2, four)
     sch.reorder(*images, across, down, *inner, axes.channels)
     if len(images) > 1:
         images = (sch.fuse(*images),)
     for image in images:
         sch.bind(image, "blockIdx.z")
-    loops = (across, down, *inner, axes.channels)
+    loops = (across, down, inner, axes.channels)
     func = compute_tiles(sch, block, call(tile.parts), loops, lambda i: axes.index(i)[1:], images)
     return func if tile.parts == 1 else in_clusters(func, tile.parts)
 

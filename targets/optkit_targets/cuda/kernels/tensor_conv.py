@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import tvm
@@ -9,10 +11,11 @@ from tvm import tirx
 from tvm.tirx import IndexMap
 
 from optkit.compiler.operator import CONV, Operator
-from optkit_targets.cpu.kernels.tools import View, inline_rest
+from optkit_targets.cpu.kernels.tools import View, extent, inline_rest
 from optkit_targets.cuda.kernels.device_code import SHORT
 from optkit_targets.cuda.kernels.tensor import (
     STEP,
+    WORD,
     Axes,
     TensorCoreRule,
     Tiled,
@@ -24,6 +27,10 @@ from optkit_targets.cuda.kernels.tensor import (
 from optkit_targets.cuda.kernels.tiles import Tile
 
 
+_FAR = 2**31
+"""Words of a tensor whose places are not 32-bit numbers."""
+
+
 class TensorConvRule(TensorCoreRule):
     """Takes convolutions that are not grouped, whose sums fill half an instruction."""
 
@@ -33,43 +40,65 @@ class TensorConvRule(TensorCoreRule):
     def find(self, view: View, operator: Operator) -> Tiled | None:
         """Any stride, dilation and padding; batches of any size."""
         sch, conv, pad = view.sch, view.ops["conv"], view.ops.get("pad")
-        s = operator.named()
-        if operator.kind != CONV or s["groups"] != 1 or s["b"] != SHORT:
+        s, out = operator.named(), shape(sch.get(view.last).writes[0].source, 1)
+        if operator.kind != CONV or s["groups"] != 1 or out is None or out[-1] % SHORT:
             return None
-        blocks = -(-s["c"] // SHORT), -(-s["o"] // SHORT)
-        terms = blocks[0] * SHORT * s["kh"] * s["kw"]
-        if 2 * terms < STEP[operator.compute]:
+        b, c = out[-1], s["b"]
+        words = c // WORD[operator.compute]
+        blocks = -(-s["c"] // c), -(-s["o"] // b)
+        terms = blocks[0] * c * s["kh"] * s["kw"]
+        if words * WORD[operator.compute] != c or words not in (1, 2, 4) or 2 * terms < STEP[operator.compute]:
             return None
-        packed = [blocks[1], blocks[0], s["kh"], s["kw"], 1, SHORT, SHORT]
+        packed = [blocks[1], blocks[0], s["kh"], s["kw"], 1, b, c]
         fill = 0 if pad is None else _padding(sch.get(pad))
         if fill is None or not constant_weights(view, conv, operator.compute, packed):
             return None
         data = sch.get(conv if pad is None else pad).reads[0].source
-        if shape(data, 1) != [blocks[0], s["h"], s["w"], SHORT] or not from_outside(view, data):
+        if shape(data, 1) != [blocks[0], s["h"], s["w"], c] or not from_outside(view, data):
             return None
         height, width = operator.output()
-        sums, out = (shape(sch.get(block).writes[0].source, 1) for block in (conv, view.last))
-        if sums not in ([blocks[1], height, width, SHORT], [blocks[1], height * width, SHORT]):
+        sums = shape(sch.get(conv).writes[0].source, 1)
+        if sums not in ([blocks[1], height, width, b], [blocks[1], height * width, b]):
             return None  # rounded up to a register tile
-        if out != [blocks[1], height, width, SHORT]:
+        if out != [blocks[1], height, width, b]:
             return None
         window = (s["kh"], s["kw"], s["sh"], s["sw"], s["dh"], s["dw"], s["pt"], s["pl"])
-        numbers = (*blocks, s["h"], s["w"], height, width, *window, f"{fill}u")
-        batch = shape(data)
-        return Tiled(operator, "OptkitConv", numbers, batch[0] if batch else None)
+        fours, batch = b // SHORT, shape(data)
+        # Positions of all images are one list where they can be: so only the last tile of all is not full.
+        images = batch[0] if batch and math.prod(batch) // WORD[operator.compute] < _FAR else 1
+        counts = words, fours, blocks[0], blocks[1] * fours, images
+        numbers = (*counts, s["h"], s["w"], height, width, *window, f"{fill}u")
+        return Tiled(operator, "OptkitConv", numbers, batch[0] // images if batch else None, images)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
-        """Threads of a tile are neighbouring positions: so their four channels lie side by side."""
+        """Threads of a tile are neighbouring positions, or fours of a position's channels, which lie side by side."""
         sch, conv = view.sch, view.ops["conv"]
-        if len(sch.get(conv).writes[0].source.shape) == 5:
-            width = found.operator.output()[1]
-            sch.transform_layout(conv, ("write", 0), lambda n, o, y, x, v: (n, o, y * width + x, v))
-            flat = IndexMap.from_func(lambda n, o, y, x, *rest: (n, o, y * width + x, *rest), ndim=10)
-            sch.transform_block_layout(conv, flat)
         inline_rest(view, [conv])
-        data, weights = (read.source for read in sch.get(conv).reads)
         n, c, y, x, v = sch.get_loops(view.last)
-        axes = Axes((n,), sch.fuse(y, x), c, v, lambda i: (i[0], i[1], i[2], i[3]), columns_outside=True)
+        fours = (extent(sch, v) or SHORT) // SHORT
+        sums = sch.get(conv).writes[0].source
+        width = found.operator.output()[1] if len(sums.shape) == 5 else None
+
+        def flat(n: Any, o: Any, *rest: Any) -> tuple[Any, ...]:
+            """Fours of channels, and positions, as one axis each."""
+            p, v, *steps = rest if width is None else (rest[0] * width + rest[1], *rest[2:])
+            return (n, o, p, v, *steps) if fours == 1 else (n, o * fours + v // SHORT, p, v % SHORT, *steps)
+
+        if width is not None or fours > 1:
+            sch.transform_block_layout(conv, IndexMap.from_func(flat, ndim=len(sch.get(conv).iter_vars)))
+            sch.transform_layout(conv, ("write", 0), IndexMap.from_func(flat, ndim=len(sums.shape)))
+        data, weights = (read.source for read in sch.get(conv).reads)
+        four, v = sch.split(v, [fours, SHORT])
+        batch, positions, images = (n,), [y, x], found.listed
+        if images > 1:
+            sch.reorder(c, n, y, x)
+            batch, positions = (), [n, y, x]
+        count = math.prod(found.operator.output())
+
+        def index(i: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
+            return (0, i[1], i[0] * count + i[2], i[3]) if images > 1 else (i[0], i[1], i[2], i[3])
+
+        axes = Axes(batch, sch.fuse(*positions), c, v, index, four if fours > 1 else None, True)
         return compute_product(view, conv, found, tile, lambda batch: [(data, batch), (weights, ())], axes)
 
 

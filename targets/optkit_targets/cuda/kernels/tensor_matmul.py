@@ -42,7 +42,8 @@ class TensorMatmulRule(TensorCoreRule):
         m, k, n = operator.sizes
         if k < STEP[operator.compute] or k % VECTOR[operator.compute] or n % SHORT:
             return None
-        if not constant_weights(view, block, operator.compute, [n // SHORT, k // SHORT, SHORT, SHORT]):
+        vector = VECTOR[operator.compute]
+        if not constant_weights(view, block, operator.compute, [n // SHORT, k // vector, SHORT, vector]):
             return None
         source = sch.get(block).reads[0].source
         data, sums, out = (
@@ -52,7 +53,7 @@ class TensorMatmulRule(TensorCoreRule):
             return None
         if (data[-1], math.prod(data), out[-1], math.prod(out)) != (k, m * k, n, m * n):
             return None
-        numbers = k // SHORT, n // SHORT, m
+        numbers = vector // WORD[operator.compute], k // vector, n // SHORT, m
         return Tiled(operator, "OptkitMatmul", numbers)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
