@@ -22,7 +22,8 @@ class Target:
         device: device kind the artifact runs on, "cpu" or "cuda".
         tvm: keyword form of the TVM target, e.g. {"kind": "llvm", "mcpu": "icelake-server"}.
         tvm_host: keyword form of the host target where `tvm` is a device; empty for CPUs.
-        lanes: float32 elements in a vector register, and the channel block of activations NCHW{lanes}c.
+        lanes: float32 elements in a vector register, and the channel block of activations NCHW{lanes}c but for those
+            of tensor cores, whose blocks are of 16 bytes where that divides the channels.
         registers: vector registers that a kernel may keep accumulators in.
         cores: cores that parallel loops are partitioned for.
         cache: bytes of L1 data and L2 cache of one core; 0 where unknown.

@@ -81,7 +81,7 @@ class Sums:
         call: of the device code.
         outermost: variable of the outermost loop around the sums alone.
         across, down: variables of the tile's column and row.
-        index: channel block, row and channel in the block, from the indices of the sums' tensor.
+        index: four of channels, row and channel of the four, from the indices of the sums' tensor.
         batch: variables of the loops around tiles.
     """
 

@@ -26,7 +26,6 @@ from optkit_targets.cuda.kernels.tensor import (
 )
 from optkit_targets.cuda.kernels.tiles import Tile
 
-
 _FAR = 2**31
 """Words of a tensor whose places are not 32-bit numbers."""
 
@@ -89,16 +88,16 @@ class TensorConvRule(TensorCoreRule):
             sch.transform_layout(conv, ("write", 0), IndexMap.from_func(flat, ndim=len(sums.shape)))
         data, weights = (read.source for read in sch.get(conv).reads)
         four, v = sch.split(v, [fours, SHORT])
-        batch, positions, images = (n,), [y, x], found.listed
-        if images > 1:
-            sch.reorder(c, n, y, x)
-            batch, positions = (), [n, y, x]
-        count = math.prod(found.operator.output())
+        listed, count = found.listed > 1, math.prod(found.operator.output())
+        batch: tuple[Any, ...] = () if listed else (n,)
+        if listed:
+            sch.reorder(c, n)
+        positions = sch.fuse(*([n] if listed else []), y, x)
 
         def index(i: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
-            return (0, i[1], i[0] * count + i[2], i[3]) if images > 1 else (i[0], i[1], i[2], i[3])
+            return (0, i[1], i[0] * count + i[2], i[3]) if listed else (i[0], i[1], i[2], i[3])
 
-        axes = Axes(batch, sch.fuse(*positions), c, v, index, four if fours > 1 else None, True)
+        axes = Axes(batch, positions, c, v, index, four if fours > 1 else None, True)
         return compute_product(view, conv, found, tile, lambda batch: [(data, batch), (weights, ())], axes)
 
 

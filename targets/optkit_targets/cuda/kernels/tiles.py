@@ -137,16 +137,21 @@ class Tile:
         )
         multiply, read = self._step()
         move = 32 * self.deep * (self.rows + self.columns) / _L2_BYTES
-        busy = max(multiply, read, move) * resident * self.slices
-        step = max(busy, _MEMORY / (self.stages - 1 - self.wide), _STEP + multiply)
+        busy = max(multiply, read, move) * self.slices
+        wait = max(_MEMORY / (self.stages - 1 - self.wide), _STEP + multiply)
         steps = -(-words // (8 * self.deep * self.slices * self.parts))
-        end, after = self.rows * self.columns / 8 * resident + 200 * self.slices, 0.0
+        end, after = self.rows * self.columns / 8, 0.0
+        meet = 200.0 * self.slices
         if self.parts > 1 and target.has("cluster"):
-            read = 4 * self.rows * self.columns * (self.parts - 1) / self.parts
-            end = end / self.parts + 2 * _MEET + read * resident / _PEER_BYTES
+            end = end / self.parts + 4 * self.rows * self.columns * (self.parts - 1) / self.parts / _PEER_BYTES
+            meet = 2.0 * _MEET
         elif self.parts > 1:
             after = _SECOND + 4 * self.parts * batch * rows * columns / (_L2_BYTES * target.cores)
-        return math.ceil(blocks / (target.cores * resident)) * (steps * step + _START + end) + after
+        # The first thread blocks of a multiprocessor go hand in hand; later ones multiply while others end.
+        first = steps * max(busy * resident, wait) + _START + end * resident + meet
+        alone = steps * max(busy, wait) + _START + end + meet
+        later = max(alone, resident * max(steps * busy, end))
+        return first + (math.ceil(blocks / (target.cores * resident)) - 1) * later + after
 
     def _step(self) -> tuple[float, float]:
         """Cycles that multiplying takes, and that reading and writing shared memory does."""
