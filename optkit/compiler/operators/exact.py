@@ -49,20 +49,29 @@ def product(a: Any, b: Any, dtype: str = "float32") -> Any:
     return tirx.call_intrin(dtype, _NAME, a, b)
 
 
-def multiply(a: te.Tensor, b: te.Tensor | float) -> te.Tensor:
-    """a * b with numpy's broadcasting, every product rounded where it stands."""
+def multiply(a: te.Tensor, b: te.Tensor | float, fused: bool = True) -> te.Tensor:
+    """a * b with numpy's broadcasting, every product rounded where it stands.
+
+    Args:
+        fused: whether it may become part of the convolution that an operand comes from. Where not, axes of one place
+            are read as broadcast ones, with which TVM does not do that.
+    """
     if isinstance(b, float):
         return te.compute(a.shape, lambda *i: product(a(*i), const(b, "float32")), name="multiply")
     shapes = [static(t.shape) for t in (a, b)]
     rank = max(map(len, shapes))
     padded = [[1] * (rank - len(s)) + s for s in shapes]
-    full = [y if isinstance(x, int) and x == 1 else x for x, y in zip(*padded, strict=True)]
+    full = [y if _one(x) else x for x, y in zip(*padded, strict=True)]
 
     def read(t: te.Tensor, shape: list[Any], index: tuple[Any, ...]) -> Any:
-        given = zip(shape, index[rank - len(shape) :], strict=True)
-        return t(*(0 if isinstance(d, int) and d == 1 else i for d, i in given))
+        given = zip(shape, full[rank - len(shape) :], index[rank - len(shape) :], strict=True)
+        return t(*(0 if _one(d) and not (fused and _one(whole)) else i for d, whole, i in given))
 
     return te.compute(full, lambda *i: product(read(a, shapes[0], i), read(b, shapes[1], i)), name="multiply")
+
+
+def _one(extent: Any) -> bool:
+    return isinstance(extent, int) and extent == 1
 
 
 __all__ = ["multiply", "product"]

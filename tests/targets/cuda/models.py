@@ -68,6 +68,36 @@ def deep(batch: str = "2") -> ir.Model:
     )
 
 
+def mixed(batch: str = "1") -> ir.Model:
+    """Blocks of 4, 8 and 16 channels that meet: SiLU, depthwise, grouped, transposed convolution, sum, concat, pool."""
+    return build(
+        """
+        a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w0, b0)
+        g = Sigmoid(a)
+        s = Mul(a, g)
+        d = Conv<pads=[1,1,1,1], group=32>(s, w1)
+        p = Conv(d, w2)
+        q = Conv<pads=[1,1,1,1]>(s, w3)
+        c = Concat<axis=1>(p, q)
+        e = Conv<group=2>(c, w4)
+        f = Conv(c, w5)
+        r = Add(e, f)
+        m = MaxPool<kernel_shape=[2,2], strides=[1,1]>(r)
+        y = ConvTranspose<strides=[2,2]>(m, w6)
+        """,
+        inputs=f"float[{batch},3,18,23] x",
+        outputs=f"float[{batch},12,16,22] y",
+        w0=weights(32, 3, 3, 3, seed=0, scale=0.3),
+        b0=weights(32, seed=1),
+        w1=weights(32, 1, 3, 3, seed=2, scale=0.4),
+        w2=weights(24, 32, 1, 1, seed=3, scale=0.2),
+        w3=weights(48, 32, 3, 3, seed=4, scale=0.1),
+        w4=weights(64, 36, 1, 1, seed=5, scale=0.2),
+        w5=weights(64, 72, 1, 1, seed=6, scale=0.2),
+        w6=weights(64, 12, 2, 2, seed=7, scale=0.2),
+    )
+
+
 def wide() -> ir.Model:
     """A convolution and a product large enough for the widest tiles, with a bias and a function behind."""
     return build(

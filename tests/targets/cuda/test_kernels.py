@@ -23,7 +23,7 @@ from optkit.plan import choose_pipeline
 from optkit.registry import find_target
 from optkit.target import Target
 from tests.graphs import build as build_graph
-from tests.targets.cuda.models import cnn, deep, far_apart, narrow, others, rows, tokens
+from tests.targets.cuda.models import cnn, deep, far_apart, mixed, narrow, others, rows, tokens
 from tests.targets.cuda.simulate import simulated
 from tests.targets.cuda.transformers import attention, encoder, heads
 
@@ -40,8 +40,8 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "heads-batch": lambda: heads("n"),
     "rows": rows,
 }
-OF_SOME = {"encoder": encoder, "narrow": narrow}
-"""Models for one precision each."""
+OF_SOME = {"encoder": encoder, "narrow": narrow, "mixed": mixed}
+"""Models for some precisions each."""
 CORNERS = [
     ("deep", "int8"),
     ("deep", "fp16"),
@@ -70,6 +70,7 @@ CASES = [
     ("encoder", "int8-fp16"),
     ("encoder", "bf16"),
     ("narrow", "fp16"),
+    *(("mixed", pipeline) for pipeline in ("int8", "fp16", "bf16")),
 ]
 
 
@@ -94,6 +95,16 @@ def test_the_largest_tiles_compute_it_too(name: str, pipeline: str, arch: str) -
     target = find_target(f"cuda:{arch}")
     ready = prepare(passed(MODELS[name](), pipeline), target)
     assert check_prepared(ready, simulated(target, largest=True)) == []
+
+
+def test_an_integer_convolution_ends_with_the_silu_behind_it() -> None:
+    target = find_target("cuda:sm_80")
+    ready = prepare(passed(mixed(), "int8"), target)
+    with tvm.target.Target(dict(target.tvm)):
+        _, kernels = schedule_module(ready.module, target, ready.labels)
+    (found,) = (kernel for kernel in kernels if "sigmoid" in kernel.name)
+    assert found.rule == "cuda.tensor_conv"
+    assert "quantize" in found.name and "multiply" in found.name
 
 
 @dataclass(frozen=True)
