@@ -21,6 +21,7 @@ from optkit.compiler.lower import Lowered, lower
 from optkit.compiler.lowering import NodeRecord, Sites
 from optkit.compiler.operator import Operator
 from optkit.compiler.planning import Records
+from optkit.compiler.residuals import keep_residuals
 from optkit.compiler.schedule import Kernel, Labels, schedule_module
 from optkit.compiler.shape_order import order_shape_stores
 from optkit.compiler.stack import pipeline
@@ -131,6 +132,7 @@ def fuse(module: Any) -> Any:
         [
             t.AnnotateTIROpPattern(),
             t.DeadCodeElimination(),
+            keep_residuals,
             t.FuseOps(),
             order_bindings,
             t.FuseTIR(),

@@ -1,0 +1,99 @@
+"""The quantized side of a sum of two convolutions stays integers in memory.
+
+One of the two kernels computes the sum, and what the other makes goes through memory. Where that is quantized and the sum
+its only reader, fusion would let the other kernel turn the integers back into real numbers, in four times the bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from optkit.compiler.values import OUT_FUSABLE
+
+_BROADCAST = 1
+
+
+@relax.expr_functor.mutator
+class _Keep(relax.PyExprMutator):  # type: ignore[misc]
+    """Makes variables outputs of their block, which fusion does not reach beyond."""
+
+    def __init__(self, kept: set[Any]) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def visit_dataflow_var_def_(self, var: Any) -> Any:
+        """The variable as it is outside of the block."""
+        if var not in self.kept:
+            return super().visit_dataflow_var_def_(var)
+        made = relax.Var(str(var.name), var.ty)
+        self.set_var_remap(var, made)
+        return made
+
+
+class _Graph:
+    """A function's variables: what they are made by, how much of it fuses, and how many read them."""
+
+    def __init__(self, module: Any, func: Any) -> None:
+        bindings = [b for block in func.body.blocks for b in block.bindings if isinstance(b, relax.VarBinding)]
+        self.module = module
+        self.made = {binding.var: binding.value for binding in bindings}
+        self.order = {binding.var: i for i, binding in enumerate(bindings)}
+        self.uses = Counter(var for binding in bindings for var in relax.analysis.free_vars(binding.value))
+
+    def pattern(self, var: Any) -> int | None:
+        """TVM's kind of the kernel that makes a variable."""
+        call = self.made[var]
+        if not isinstance(call, relax.Call) or call.op != tvm.ir.Op.get("relax.call_tir"):
+            return None
+        found = self.module[call.args[0]].attrs
+        return int(found["op_pattern"]) if found and "op_pattern" in found else None
+
+    def sources(self, var: Any) -> list[Any]:
+        """What the kernel reads of what others here make."""
+        return [field for field in self.made[var].args[1].fields if field in self.made]
+
+    def quantized(self, var: Any) -> tuple[Any, Any] | None:
+        """The convolution or product at the end of a chain that nothing else reads, and the last integers of it."""
+        integers = None
+        while self.uses[var] == 1 and (kind := self.pattern(var)) is not None:
+            if kind == OUT_FUSABLE:
+                return var, integers
+            sources = self.sources(var)
+            if kind > _BROADCAST or len(sources) != 1:
+                return None
+            if integers is None and str(var.ty.dtype) == "uint8":
+                integers = var
+            (var,) = sources
+        return None
+
+
+def _kept(graph: _Graph) -> set[Any]:
+    found = set()
+    for var in graph.made:
+        kind = graph.pattern(var)
+        if kind is None or kind > _BROADCAST or len(sides := graph.sources(var)) != 2:
+            continue
+        chains = [chain for side in sides if (chain := graph.quantized(side)) is not None]
+        integers = [(graph.order[first], q) for first, q in chains if q is not None]
+        if len(chains) == 2 and integers:
+            found.add(min(integers, key=lambda entry: entry[0])[1])
+    return found
+
+
+@tvm.transform.module_pass(opt_level=0, name="KeepResiduals")  # type: ignore[untyped-decorator]
+def keep_residuals(module: Any, _context: Any) -> Any:
+    """The module, its kernels annotated with their kinds, with such integers read from memory."""
+    changed = {}
+    for name, func in module.functions.items():
+        if not isinstance(func, relax.Function) or not isinstance(func.body, relax.SeqExpr):
+            continue
+        if kept := _kept(_Graph(module, func)):
+            changed[name] = _Keep(kept).visit_expr(func)
+    return tvm.IRModule({**module.functions, **changed}, attrs=module.attrs) if changed else module
+
+
+__all__ = ["keep_residuals"]
