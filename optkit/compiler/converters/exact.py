@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 
 from optkit.compiler.converters import elementwise
-from optkit.compiler.converters.rows import like, matrix
+from optkit.compiler.converters.rows import like, matrix, row_kind, row_lanes
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import exact_rows
 from optkit.compiler.operators.transcendental import ROUNDED, mapped
-from optkit.compiler.values import OPAQUE, PLAIN, Value
+from optkit.compiler.values import PLAIN, Value
 from optkit.errors import UnsupportedError
 from optkit.exact.formulas import UNARY
 from optkit.exact.functions import LRN_BETAS, lrn_name
@@ -27,7 +27,7 @@ def _softmax(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | N
     x = inputs[0]
     if x is None or not isinstance(x.shape[-1], int):
         raise UnsupportedError(f"node {node.name!r}: an exact softmax needs rows of known length")
-    out = low.emit(exact_rows.softmax, matrix(low, x), low.target.lanes, name="exact_softmax", kind=OPAQUE)
+    out = low.emit(exact_rows.softmax, matrix(low, x), row_lanes(low), name="exact_softmax", kind=row_kind(low))
     return like(low, x, out)
 
 
@@ -35,8 +35,8 @@ def _layer_normalization(low: Lowering, node: Node, inputs: list[Value | None]) 
     x, scale, shift = inputs
     if x is None or scale is None or shift is None:
         return None
-    args = [matrix(low, x), scale.plain(), shift.plain(), float(node.get("epsilon")), low.target.lanes]
-    return like(low, x, low.emit(exact_rows.layer_norm, *args, name="exact_layer_norm", kind=OPAQUE))
+    args = [matrix(low, x), scale.plain(), shift.plain(), float(node.get("epsilon")), row_lanes(low)]
+    return like(low, x, low.emit(exact_rows.layer_norm, *args, name="exact_layer_norm", kind=row_kind(low)))
 
 
 def _lrn(size: int, beta: float, low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optkit.compiler.converters.rows import real, rows_of
+from optkit.compiler.converters.rows import real, row_kind, row_lanes, rows_of
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import losses as define
 from optkit.compiler.operators import rows
-from optkit.compiler.values import OPAQUE, Value
+from optkit.compiler.values import Value
 
 
 def negative_log_likelihood(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -23,7 +23,7 @@ def softmax_cross_entropy(low: Lowering, node: Node, inputs: list[Value | None])
     if scores is None or not real(scores):
         return None
     given = rows_of(low, scores, [1])
-    logs = given.restore(low.emit(rows.log_softmax, given.expr, low.target.lanes, name="log_softmax", kind=OPAQUE))
+    logs = given.restore(low.emit(rows.log_softmax, given.expr, row_lanes(low), name="log_softmax", kind=row_kind(low)))
     return [_loss(low, node, logs, inputs), logs]
 
 
@@ -37,7 +37,7 @@ def _loss(low: Lowering, node: Node, logs: Value, inputs: list[Value | None]) ->
     if reduction == "none":
         return low.wrap(low.emit(define.loss, *args, logs.dtype, name="loss"))
     mean = reduction == "mean"
-    return low.wrap(low.emit(define.reduced_loss, *args, mean, low.target.lanes, logs.dtype, name="loss"))
+    return low.wrap(low.emit(define.reduced_loss, *args, mean, row_lanes(low), logs.dtype, name="loss"))
 
 
 CONVERTERS: dict[str, Converter] = {

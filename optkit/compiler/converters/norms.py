@@ -7,10 +7,10 @@ from typing import Any
 
 from tvm import relax
 
-from optkit.compiler.converters.rows import product, real, reshape, rows_of
+from optkit.compiler.converters.rows import product, real, reshape, row_kind, row_lanes, rows_of
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import norms as define
-from optkit.compiler.values import OPAQUE, PLAIN, Value
+from optkit.compiler.values import PLAIN, Value
 
 
 def _per_channel(low: Lowering, x: Value, scale: Value, shift: Value, inner: int, epsilon: float, name: str) -> Value:
@@ -24,9 +24,9 @@ def _per_channel(low: Lowering, x: Value, scale: Value, shift: Value, inner: int
         def place(batch: Any, group: Any, i: Any) -> Any:
             return group if inner == 1 else group * inner + i // area
 
-        return define.normalize(data, s, t, epsilon, low.target.lanes, place=place)
+        return define.normalize(data, s, t, epsilon, row_lanes(low), place=place)
 
-    out = low.emit(kernel, rows.expr, scale.plain(), shift.plain(), name=name, kind=OPAQUE)
+    out = low.emit(kernel, rows.expr, scale.plain(), shift.plain(), name=name, kind=row_kind(low))
     expr = reshape(low, rows.restore(out).plain(), x.shape)
     return low.blocked(x.shape, x.dtype, PLAIN, expr)
 
@@ -62,8 +62,8 @@ def mean_variance_normalization(low: Lowering, node: Node, inputs: list[Value | 
     if x is None or not real(x):
         return None
     rows = rows_of(low, x, [int(a) for a in node.get("axes", [0, 2, 3])])
-    args = (rows.expr, None, None, 1e-9, low.target.lanes, True, True)
-    return rows.restore(low.emit(define.normalize, *args, name="mean_variance_norm", kind=OPAQUE))
+    args = (rows.expr, None, None, 1e-9, row_lanes(low), True, True)
+    return rows.restore(low.emit(define.normalize, *args, name="mean_variance_norm", kind=row_kind(low)))
 
 
 def lp_normalization(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -73,7 +73,7 @@ def lp_normalization(low: Lowering, node: Node, inputs: list[Value | None]) -> V
         return None
     rows = rows_of(low, x, [int(node.get("axis", -1))])
     p = int(node.get("p", 2))
-    return rows.restore(low.emit(define.lp_normalize, rows.expr, p, low.target.lanes, name="lp_norm", kind=OPAQUE))
+    return rows.restore(low.emit(define.lp_normalize, rows.expr, p, row_lanes(low), name="lp_norm", kind=row_kind(low)))
 
 
 def training_batch_normalization(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Value] | None:
@@ -83,7 +83,7 @@ def training_batch_normalization(low: Lowering, node: Node, inputs: list[Value |
         return None
     channels = relax.ShapeExpr([x.shape[1]])
     rows = rows_of(low, x, [a for a in range(len(x.shape)) if a != 1])
-    epsilon, lanes = float(node.get("epsilon", 1e-5)), low.target.lanes
+    epsilon, lanes = float(node.get("epsilon", 1e-5)), row_lanes(low)
 
     def kernel(data: Any, s: Any, t: Any) -> Any:
         return define.normalize(data, s, t, epsilon, lanes, place=lambda channel, i: channel)
@@ -91,7 +91,7 @@ def training_batch_normalization(low: Lowering, node: Node, inputs: list[Value |
     def spread(data: Any) -> Any:
         return define.variance(data, lanes, define.mean(data, lanes))
 
-    y = rows.restore(low.emit(kernel, rows.expr, scale.plain(), shift.plain(), name="batch_norm", kind=OPAQUE))
+    y = rows.restore(low.emit(kernel, rows.expr, scale.plain(), shift.plain(), name="batch_norm", kind=row_kind(low)))
     momentum = float(node.get("momentum", 0.9))
     found = [y]
     for old, moment in ((mean, lambda data: define.mean(data, lanes)), (var, spread)):

@@ -15,7 +15,7 @@ from tvm import relax
 from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operators import half_rows, norms
 from optkit.compiler.operators import rows as define
-from optkit.compiler.values import OPAQUE, PLAIN, Value
+from optkit.compiler.values import OPAQUE, OUT_FUSABLE, PLAIN, Value
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -38,6 +38,7 @@ class Rows:
 
     Attributes:
         expr: (..., length), of at least two axes; bfloat16 is widened to float32.
+        written: type of what a kernel makes of it, where that is not the value's.
     """
 
     low: Lowering
@@ -46,6 +47,7 @@ class Rows:
     expr: Any
     lead: tuple[Any, ...]
     length: Any
+    written: str | None = None
 
     @property
     def _order(self) -> list[int]:
@@ -59,7 +61,7 @@ class Rows:
             expr = reshape(low, expr, [shape[a] for a in order])
         if order != sorted(order):
             expr = low.bind(relax.op.permute_dims(expr, [order.index(a) for a in range(len(order))]))
-        return self._typed(expr, shape, dtype or self.value.dtype)
+        return self._typed(expr, shape, dtype or self.written or self.value.dtype)
 
     def restore_rows(self, expr: Any, dtype: str) -> Value:
         """A Value around one number a row; the reduced axes have length 1."""
@@ -72,7 +74,7 @@ class Rows:
         return self.low.blocked(shape, dtype, PLAIN, expr)
 
 
-def rows_of(low: Lowering, x: Value, axes: Sequence[int]) -> Rows:
+def rows_of(low: Lowering, x: Value, axes: Sequence[int], written: str | None = None) -> Rows:
     """`x` with the given axes moved to the end and joined."""
     rank = len(x.shape)
     chosen = tuple(sorted({a % rank for a in axes}))
@@ -86,7 +88,7 @@ def rows_of(low: Lowering, x: Value, axes: Sequence[int]) -> Rows:
         expr = reshape(low, expr, [*lead, length])
     if x.dtype == "bfloat16":
         expr = low.bind(relax.op.astype(expr, "float32"))
-    return Rows(low, x, chosen, expr, lead, length)
+    return Rows(low, x, chosen, expr, lead, length, written)
 
 
 def matrix(low: Lowering, x: Value) -> Any:
@@ -105,21 +107,34 @@ def real(x: Value | None) -> bool:
     return x is not None and x.dtype in FLOATS and len(x.shape) > 0 and 0 not in x.shape
 
 
-def unwidened(low: Lowering, node: Node, x: Value) -> Value:
-    """The float16 value that `x`, what the node reads, was widened from, where all that reads the node rounds back.
+def row_lanes(low: Lowering) -> int:
+    """The partial sums of a row; its sum is left whole where threads share it."""
+    return define.WHOLE if low.target.has("row_threads") else low.target.lanes
 
-    The node's kernel reads and writes float16 then, and computes in float32 as before.
+
+def row_kind(low: Lowering) -> int:
+    """How kernels of rows are fused: where threads share a row, element-wise operators behind are part of them."""
+    return OUT_FUSABLE if low.target.has("row_threads") else OPAQUE
+
+
+def unwidened(low: Lowering, node: Node, x: Value) -> tuple[Value, str | None]:
+    """The float16 value that `x`, what the node reads, was widened from, and the type to write if it is another one.
+
+    The node's kernel reads float16 then, and computes in float32 as before. It writes float16 where all that reads the
+    node rounds back. Where something does not, only threads that share a row read float16.
     """
-    (made,) = node.source.outputs[:1]
-    users = [user for user, _ in made.uses()]
-    if made.is_graph_output() or not users or not all(_casts(user, ir.DataType.FLOAT16) for user in users):
-        return x
     read = node.source.inputs[0]
     cast = None if read is None else read.producer()
     if cast is None or not _casts(cast, ir.DataType.FLOAT) or cast.inputs[0] not in low.values:
-        return x
+        return x, None
     source = low.values[cast.inputs[0]]
-    return source if source.dtype == "float16" and x.dtype == "float32" else x
+    if source.dtype != "float16" or x.dtype != "float32":
+        return x, None
+    (made,) = node.source.outputs[:1]
+    users = [user for user, _ in made.uses()]
+    if users and not made.is_graph_output() and all(_casts(user, ir.DataType.FLOAT16) for user in users):
+        return source, None
+    return (source, "float32") if low.target.has("row_threads") else (x, None)
 
 
 def _casts(node: ir.Node, dtype: ir.DataType) -> bool:
@@ -130,7 +145,8 @@ def _plain(kernel: Callable[..., Any], name: str) -> Callable[[Rows, Node], Valu
     """A kernel that gives rows for rows."""
 
     def mapped(rows: Rows, node: Node) -> Value:
-        return rows.restore(rows.low.emit(kernel, rows.expr, rows.low.target.lanes, name=name, kind=OPAQUE))
+        low = rows.low
+        return rows.restore(low.emit(kernel, rows.expr, row_lanes(low), rows.written, name=name, kind=row_kind(low)))
 
     return mapped
 
@@ -147,7 +163,8 @@ def _mapped(mapped: Callable[[Rows, Node], Value]) -> Callable[..., Value | None
         axes = range(axis + rank if axis < 0 else axis, rank) if old else [axis]
         if not axes:
             return None
-        return mapped(rows_of(low, unwidened(low, node, x), list(axes)), node)
+        read, written = unwidened(low, node, x)
+        return mapped(rows_of(low, read, list(axes), written), node)
 
     return converter
 
@@ -156,9 +173,9 @@ def _softmax(rows: Rows, node: Node) -> Value:
     """In the type itself where rows are short and of half precision, else in float32."""
     low, written = rows.low, node.source.outputs[0].dtype
     # bfloat16 comes here as float32, see `elements`; float16 is float32 in the model where the kernel reads it so.
-    kind = rows.value.dtype if written is None else written.numpy().name
+    kind = (rows.written or rows.value.dtype) if written is None else written.numpy().name
     if kind in ("float16", "bfloat16") and isinstance(rows.length, int) and rows.length <= half_rows.LONGEST:
-        made = low.emit(half_rows.softmax, rows.expr, low.target.lanes, kind, name="half_softmax", kind=OPAQUE)
+        made = low.emit(half_rows.softmax, rows.expr, row_lanes(low), kind, name="half_softmax", kind=row_kind(low))
         return rows.restore(made)
     return _plain(define.softmax, "softmax")(rows, node)
 
@@ -181,15 +198,17 @@ def _normalization(
         return None
     rank = len(x.shape)
     axis = int(node.get("axis", -1)) % rank
-    if node.outputs == 1:
-        x = unwidened(low, node, x)
-    rows = rows_of(low, x, range(axis, rank))
-    epsilon, lanes = float(node.get("epsilon", 1e-5)), low.target.lanes
+    read, written = unwidened(low, node, x) if node.outputs == 1 else (x, None)
+    rows = rows_of(low, read, range(axis, rank), written)
+    epsilon, lanes = float(node.get("epsilon", 1e-5)), row_lanes(low)
     # One factor a place of the row goes into the kernel; one that is broadcast within a row follows it.
     inside = all(v is None or _covers(v, x.shape[axis:]) for v in (scale, shift))
-    args = [reshape(low, v.plain(), [rows.length]) if v is not None and inside else None for v in (scale, shift)]
+    args: list[Any] = [
+        reshape(low, v.plain(), [rows.length]) if v is not None and inside else None for v in (scale, shift)
+    ]
     name = "layer_norm" if centred else "rms_norm"
-    out = low.emit(norms.normalize, rows.expr, *args, epsilon, lanes, centred, name=name, kind=OPAQUE)
+    args = [*args, epsilon, lanes, centred, False, None, rows.written]
+    out = low.emit(norms.normalize, rows.expr, *args, name=name, kind=row_kind(low))
     y = rows.restore(out)
     if not inside:
         expr = relax.op.multiply(y.plain(), scale.plain())

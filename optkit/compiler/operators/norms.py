@@ -51,14 +51,15 @@ def normalize(
     centred: bool = True,
     outside: bool = False,
     place: Place | None = None,
+    dtype: str | None = None,
 ) -> te.Tensor:
     """(x - mean) / sqrt(variance + epsilon) * scale + shift over the last axis, in float32, two passes.
 
     Ba, Kiros and Hinton, "Layer Normalization", 2016, section 3. Not `centred`, it is Zhang and Sennrich, "Root Mean
     Square Layer Normalization", 2019. `outside`: epsilon is added to the root and not under it.
+    `dtype` is the type of the result, the data's where it is None.
     """
-    dtype = str(data.dtype)
-    kind = wide(dtype)
+    dtype, kind = dtype or str(data.dtype), wide(str(data.dtype))
     middle = mean(data, b) if centred else None
     inverse = _inverse(variance(data, b, middle), epsilon, outside)
 

@@ -3,6 +3,8 @@
 A reduction over N elements keeps `b` partial results, one a lane, and combines them at the end: the inner
 loop is then a plain vector operation, and float32 sums are more accurate than running ones. Rows of a length
 that is known at run time only are reduced by the plain loop.
+
+Where `b` is 1 a reduction stays whole ("row_whole"), for the schedule to divide it among threads.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from tvm import te, tirx
 
 from optkit.compiler.operators.common import OP, const, static
 from optkit.compiler.operators.transcendental import exp
+
+WHOLE = 1
+"""The number of lanes of reductions that threads share."""
 
 
 def wide(dtype: str) -> str:
@@ -43,6 +48,12 @@ def partial(
     wide: str | None = None,
 ) -> te.Tensor:
     """Reduce `value(*lead, i)` over i in 0..size: first to `b` lanes, then to one number, of type `wide` if given."""
+    if b == WHOLE:
+        k = te.reduce_axis((0, size), "k")
+        sums = te.compute(
+            tuple(lead), lambda *i: combine(value(*i, k), axis=k), name=f"{name}_whole", attrs={OP: "row_whole"}
+        )
+        return sums if wide is None else total_of(lambda *i: sums(*i).astype(wide), lead, name)
     if not isinstance(size, int):
         k = te.reduce_axis((0, size), "k")
 
@@ -109,34 +120,37 @@ def or_nan(total: Any, value: Any) -> Any:
     return tirx.Select(total < const(0.5, kind), const(float("nan"), kind), value)
 
 
-def softmax(data: te.Tensor, b: int) -> te.Tensor:
-    """exp(x - max) / sum(exp(x - max)) over the last axis, in float32 (float64 in float64)."""
+def softmax(data: te.Tensor, b: int, dtype: str | None = None) -> te.Tensor:
+    """exp(x - max) / sum(exp(x - max)) over the last axis, in float32 (float64 in float64).
+
+    `dtype` is the type of the result, the data's where it is None; so it is below.
+    """
     *lead, _ = static(data.shape)
-    dtype = str(data.dtype)
+    dtype = dtype or str(data.dtype)
     _, power, total = powers(data, b)
-    kind = wide(dtype)
+    kind = wide(str(data.dtype))
     inverse = total_of(lambda *i: or_nan(total(*i), const(1, kind) / total(*i)), lead, "row_inverse")
     return map_of(data.shape, lambda *i: (power(*i) * inverse(*i[:-1])).astype(dtype), "row_out")
 
 
-def log_softmax(data: te.Tensor, b: int) -> te.Tensor:
+def log_softmax(data: te.Tensor, b: int, dtype: str | None = None) -> te.Tensor:
     """x - max - log(sum(exp(x - max))) over the last axis."""
     *lead, _ = static(data.shape)
-    dtype = str(data.dtype)
+    dtype = dtype or str(data.dtype)
     top, _, total = powers(data, b)
     shift = total_of(lambda *i: or_nan(total(*i), te.log(total(*i))), lead, "row_log")
 
     def out(*i: Any) -> Any:
-        return (data(*i).astype(wide(dtype)) - top(*i[:-1]) - shift(*i[:-1])).astype(dtype)
+        return (data(*i).astype(wide(str(data.dtype))) - top(*i[:-1]) - shift(*i[:-1])).astype(dtype)
 
     return map_of(data.shape, out, "row_out")
 
 
-def hardmax(data: te.Tensor, b: int) -> te.Tensor:
+def hardmax(data: te.Tensor, b: int, dtype: str | None = None) -> te.Tensor:
     """1 at the first of a row's largest elements, 0 elsewhere."""
     *lead, size = static(data.shape)
-    dtype = str(data.dtype)
-    kind = wide(dtype)
+    dtype = dtype or str(data.dtype)
+    kind = wide(str(data.dtype))
     top = partial("row_max", lead, size, b, lambda *i: data(*i).astype(kind), te.max, tirx.min_value(kind))
     none = tirx.max_value("int32")
 

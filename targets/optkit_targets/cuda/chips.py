@@ -42,7 +42,7 @@ class Gpu:
 
     def capabilities(self) -> frozenset[str]:
         """What kernels ask for; every GPU here has a four-way integer dot product (since 6.1) and float16."""
-        found = {"int8_dot", "f16", "f16_convert", "tensor_core"}
+        found = {"int8_dot", "f16", "f16_convert", "tensor_core", "row_threads"}
         if self.sm >= 80:
             found |= {"bf16_dot", "async_copy", "tensor_fours", "half_attention"}
         if self.sm >= 90:

@@ -23,6 +23,7 @@ DEVICE = Path(__file__).parent / "device"
 _FILES = {
     "instructions.cuh": set(),
     "launch.cuh": {"optkit_follow"},
+    "rows.cuh": {"optkit_row_mask"},
     "dp4a.cuh": {"optkit_dp4a_u8s8"},
     "wgmma.cuh": set(),
     "tensor_core.cuh": {"OptkitConv", "OptkitMatmul", "OptkitProduct"},
@@ -35,6 +36,7 @@ _FILES = {
 """Device code by file, in the order that it stands in, and what kernels call in it."""
 _BELOW = {
     "launch.cuh": {"instructions.cuh"},
+    "rows.cuh": {"instructions.cuh"},
     "tensor_core.cuh": {"instructions.cuh"},
     "warpgroup.cuh": {"instructions.cuh", "wgmma.cuh", "tensor_core.cuh"},
     "cluster.cuh": {"instructions.cuh"},
@@ -51,8 +53,11 @@ _KERNEL = re.compile(r'^(extern "C" __global__ void [^{;]*\) \{)$', re.MULTILINE
 
 
 def with_device_code(source: str) -> str:
-    """Generated source, its kernels waiting for the ones before, with the device code before it that it calls."""
-    whole = _KERNEL.sub(r"\1\n  optkit_follow();", source)
+    """Generated source, its kernels waiting for the ones before, with the device code before it that it calls.
+
+    Where threads share a sum TVM asks which of the warp are active, which the ones that share it need not all be.
+    """
+    whole = _KERNEL.sub(r"\1\n  optkit_follow();", source).replace("__activemask()", "optkit_row_mask()")
     return "".join((DEVICE / name).read_text() for name in _needed(whole)) + whole
 
 

@@ -263,3 +263,46 @@ def regions() -> ir.Model:
         r=weights(1, 18, 6, seed=1, scale=0.5),
         of=np.arange(37, dtype=np.int64) % 2,
     )
+
+
+def lengths(batch: str = "3") -> ir.Model:
+    """Rows from one element to more than a thread block keeps in registers: maxima, sums, and both with vectors."""
+    return build(
+        """
+        a = Softmax<axis=-1>(x1)
+        b = Softmax<axis=-1>(x10)
+        c = LogSoftmax<axis=-1>(x197)
+        d = LayerNormalization(x768, gain, shift)
+        e = Softmax<axis=-1>(x1000)
+        f = LpNormalization<p=1>(x4100)
+        g = Hardmax<axis=-1>(x37)
+        h = Softmax<axis=1>(x37)
+        """,
+        inputs=f"float[{batch},1] x1, float[{batch},29,10] x10, float[{batch},2,197] x197, float[{batch},5,768] x768,"
+        f" float[{batch},1000] x1000, float[{batch},4100] x4100, float[{batch},2,37] x37",
+        outputs=f"float[{batch},1] a, float[{batch},29,10] b, float[{batch},2,197] c, float[{batch},5,768] d,"
+        f" float[{batch},1000] e, float[{batch},4100] f, float[{batch},2,37] g, float[{batch},2,37] h",
+        gain=weights(768, seed=0),
+        shift=weights(768, seed=1),
+    )
+
+
+def twice() -> ir.Model:
+    """Products between two normalizations, of which the second is also a residual, as before pre-normalization."""
+    return build(
+        """
+        e = Add(x, places)
+        n = LayerNormalization(e, gain, shift)
+        m = MatMul(n, w0)
+        z = Add(m, n)
+        o = LayerNormalization(z, gain, shift)
+        y = MatMul(o, w1)
+        """,
+        inputs="float[1,19,48] x",
+        outputs="float[1,19,64] y",
+        places=weights(1, 19, 48, seed=4),
+        gain=weights(48, seed=0),
+        shift=weights(48, seed=1),
+        w0=weights(48, 48, seed=2, scale=0.2),
+        w1=weights(48, 64, seed=3, scale=0.2),
+    )

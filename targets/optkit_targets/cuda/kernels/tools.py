@@ -13,7 +13,7 @@ from optkit_targets.cpu.kernels.tools import divisors, extent, read_dtype
 MAX_THREADS = 1024
 """Threads a block may have on every GPU since compute capability 2.0."""
 WARP = 32
-_LOAD_BITS = 128
+LOAD_BITS = 128
 """The widest load there is."""
 
 
@@ -68,7 +68,7 @@ def place_stage(sch: Schedule, stage: Any, at: Any, vector: int) -> None:
     sch.compute_at(stage, at, preserve_unit_loops=True)
     loops = sch.get_loops(stage)[-len(sch.get(stage).iter_vars) :]
     inner = sch.fuse(*loops[-vector:]) if vector > 1 else loops[-1]
-    most = _LOAD_BITS // DataType(read_dtype(sch, stage)).bits
+    most = LOAD_BITS // DataType(read_dtype(sch, stage)).bits
     size = extent(sch, inner) or 0
     if size > most and size % most == 0:
         outer, inner = sch.split(inner, [None, most])

@@ -68,7 +68,7 @@ struct Barrier {
 struct Block {
   static const std::size_t STATIC = 48 << 10, SHARED = STATIC + (227 << 10), ALIGNED = 1024;
   uint3 index;
-  Barrier all, slices[8], warps[32];
+  Barrier all, slices[8], warps[32], some[1024];  // `some`: of a warp, by the first of them
   std::unique_ptr<char[]> memory;
   char* shared;
   const char* near;  // somewhere in its shared memory
@@ -147,6 +147,7 @@ inline bool run_cluster(uint3 first, int size) {
     next.all = Barrier(), next.running = running;
     for (auto& barrier : next.slices) barrier = Barrier();
     for (auto& barrier : next.warps) barrier = Barrier();
+    for (auto& barrier : next.some) barrier = Barrier();
   }
   while (static_cast<int>(fibers.size()) < count) {
     fibers.emplace_back(new Fiber());
@@ -244,14 +245,22 @@ static const int THREADS = 1024 * LARGEST_CLUSTER;
 static unsigned registers_a[THREADS][4], registers_b[THREADS][2];
 static const std::uint16_t* addresses[THREADS];
 inline void meet() { wait(block().warps[flat() / 32], lanes()); }
+// What lane `from` gives, where it is one of the mask's lanes, which wait for each other; of another one, no such value.
 template <typename T>
-T shuffle(T value, int from) {
+T shuffle(T value, int from, unsigned mask = 0xffffffffu) {
   static T given[THREADS];
   const int me = mine(), base = me / 32 * 32;
+  const unsigned there = mask & 0xffffffffu >> (32 - lanes());
+  if (!(there >> me % 32 & 1)) std::abort();
+  Barrier& barrier = block().some[base % 1024 + __builtin_ctz(there)];
   given[me] = value;
-  meet();
-  const T found = from >= 0 && from < lanes() ? given[base + from] : value;
-  meet();
+  wait(barrier, __builtin_popcount(there));
+  T found = value;
+  if (from >= 0 && from < 32) {
+    if (there >> from & 1) found = given[base + from];
+    else std::memset(&found, 0xFF, sizeof(T));
+  }
+  wait(barrier, __builtin_popcount(there));
   return found;
 }
 inline float float_of(unsigned bits) {
@@ -310,22 +319,21 @@ void multiply(Sum* c, const unsigned* a, const unsigned* b) {
 }  // namespace emulator
 
 inline void __syncthreads() { emulator::wait(emulator::block().all, emulator::running); }
-inline unsigned __activemask() { return 0xffffffffu; }
 template <typename T>
-T __shfl_sync(unsigned, T value, int lane, int = 32) {
-  return emulator::shuffle(value, lane);
+T __shfl_sync(unsigned mask, T value, int lane, int = 32) {
+  return emulator::shuffle(value, lane & 31, mask);
 }
 template <typename T>
-T __shfl_up_sync(unsigned, T value, int delta, int = 32) {
-  return emulator::shuffle(value, emulator::flat() % 32 - delta);
+T __shfl_up_sync(unsigned mask, T value, int delta, int = 32) {
+  return emulator::shuffle(value, emulator::flat() % 32 - delta, mask);
 }
 template <typename T>
-T __shfl_down_sync(unsigned, T value, int delta, int = 32) {
-  return emulator::shuffle(value, emulator::flat() % 32 + delta);
+T __shfl_down_sync(unsigned mask, T value, int delta, int = 32) {
+  return emulator::shuffle(value, emulator::flat() % 32 + delta, mask);
 }
 template <typename T>
-T __shfl_xor_sync(unsigned, T value, int bit, int = 32) {
-  return emulator::shuffle(value, emulator::flat() % 32 ^ bit);
+T __shfl_xor_sync(unsigned mask, T value, int bit, int = 32) {
+  return emulator::shuffle(value, emulator::flat() % 32 ^ bit, mask);
 }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
