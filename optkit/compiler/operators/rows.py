@@ -152,14 +152,16 @@ def hardmax(data: te.Tensor, b: int, dtype: str | None = None) -> te.Tensor:
     dtype = dtype or str(data.dtype)
     kind = wide(str(data.dtype))
     top = partial("row_max", lead, size, b, lambda *i: data(*i).astype(kind), te.max, tirx.min_value(kind))
-    none = tirx.max_value("int32")
+    # TVM moves a conversion of indices out of the minimum, which then is none that threads can share.
+    index = "int64" if b == WHOLE else "int32"
+    none = tirx.max_value(index)
 
     def place(*i: Any) -> Any:
-        return tirx.Select(data(*i).astype(kind) == top(*i[:-1]), i[-1].astype("int32"), none)
+        return tirx.Select(data(*i).astype(kind) == top(*i[:-1]), i[-1].astype(index), none)
 
     first = partial("row_first", lead, size, b, place, te.min, none)
 
     def out(*i: Any) -> Any:
-        return tirx.Select(i[-1].astype("int32") == first(*i[:-1]), const(1, dtype), const(0, dtype))
+        return tirx.Select(i[-1].astype(index) == first(*i[:-1]), const(1, dtype), const(0, dtype))
 
     return map_of(data.shape, out, "row_out")

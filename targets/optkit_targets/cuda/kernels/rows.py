@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import tvm
 import tvm_ffi
 from tvm import DataType, s_tir, tirx
 
@@ -136,17 +138,38 @@ def schedule(view: View, threads: int, rows: int, lanes: int) -> Any:
             place_stage(sch, stage, chunk, 1)
     func = finish(sch)
     if rows > 1:
-        return _guard_rows(func)
-    return _bound_parts(func, parts, int(sch.get(out).iter_vars[-1].dom.extent)) if parts else func
+        func = _guard_rows(func)
+    elif parts:
+        func = _bound_parts(func, parts, int(sch.get(out).iter_vars[-1].dom.extent))
+    return _checked(func, sum(kinds[id(b)] == "row_whole" for b in kept))
+
+
+def _checked(func: Any, sums: int) -> Any:
+    """The function; where TVM sees no sum of threads, it gives each of them its part for the whole, without a word."""
+    found: list[Any] = []
+
+    def note(node: Any) -> None:
+        if node.attr_key == "reduce_scope":
+            found.append(node)
+
+    lowered = s_tir.transform.LowerCrossThreadReduction()(tvm.IRModule({"main": func}))
+    tvm_ffi.structural_walk(lowered["main"].body, [(tirx.AttrStmt, note)])
+    if len(found) != sums:
+        raise ValueError(f"TVM divides {len(found)} of {sums} sums among threads")
+    return func
 
 
 def _group(sch: Any, lead: list[Any], rows: int) -> tuple[Any, Any]:
-    """Loops over thread blocks and over the rows of one: of one axis where others are open, which TVM can divide."""
+    """Loops over thread blocks and over the rows of one.
+
+    These are of one axis where they do not divide the rows of all: TVM then finds the axes in the index.
+    """
     extents = [extent(sch, loop) for loop in lead]
     last = len(lead) - 1
-    if None in extents:
+    if None in extents or math.prod(n or 1 for n in extents) % rows:
         last = max((i for i, n in enumerate(extents) if n != 1), default=0)
         if last > 0:
+            # An open axis behind another one cannot be divided at all.
             rows = min(rows, 1 << ((extents[last] or 1) - 1).bit_length())
             block, group = sch.split(lead[last], [None, rows])
             return sch.fuse(*lead[:last], block), group
@@ -155,17 +178,18 @@ def _group(sch: Any, lead: list[Any], rows: int) -> tuple[Any, Any]:
 
 
 def _divide(sch: Any, block: Any, threads: int, lanes: int) -> list[Any]:
-    """The loop over a row as loops over chunks, warps, their threads, and neighbouring elements."""
-    return list(sch.split(sch.get_loops(block)[-1], [None, -(-threads // WARP), min(threads, WARP), lanes]))
+    """The loop over a row as loops over chunks, warps where there are several, threads and neighbouring elements."""
+    factors = [threads // WARP, WARP] if threads > WARP else [threads]
+    return list(sch.split(sch.get_loops(block)[-1], [None, *factors, lanes]))
 
 
 def _share(sch: Any, loops: list[Any]) -> tuple[Any, Any]:
     """Bind what `_divide` made; the loops over a thread's chunks and over the elements of one."""
-    chunk, warp, thread, vector = loops
-    sch.reorder(warp, thread, chunk, vector)
+    chunk, *warp, thread, vector = loops
+    sch.reorder(*warp, thread, chunk, vector)
     sch.bind(thread, "threadIdx.x")
-    if extent(sch, warp) != 1:
-        sch.bind(warp, "threadIdx.y")
+    for loop in warp:
+        sch.bind(loop, "threadIdx.y")
     if (extent(sch, chunk) or _REGISTERS + 1) * (extent(sch, vector) or 1) <= _REGISTERS:
         sch.unroll(chunk)
     return chunk, vector
