@@ -37,7 +37,7 @@ def _loss(low: Lowering, node: Node, logs: Value, inputs: list[Value | None]) ->
     if reduction == "none":
         return low.wrap(low.emit(define.loss, *args, logs.dtype, name="loss"))
     mean = reduction == "mean"
-    return low.wrap(low.emit(define.reduced_loss, *args, mean, row_lanes(low), logs.dtype, name="loss"))
+    return low.wrap(low.emit(define.reduced_loss, *args, mean, low.target.lanes, logs.dtype, name="loss"))
 
 
 CONVERTERS: dict[str, Converter] = {

@@ -83,10 +83,10 @@ def training_batch_normalization(low: Lowering, node: Node, inputs: list[Value |
         return None
     channels = relax.ShapeExpr([x.shape[1]])
     rows = rows_of(low, x, [a for a in range(len(x.shape)) if a != 1])
-    epsilon, lanes = float(node.get("epsilon", 1e-5)), row_lanes(low)
+    epsilon, lanes = float(node.get("epsilon", 1e-5)), low.target.lanes
 
     def kernel(data: Any, s: Any, t: Any) -> Any:
-        return define.normalize(data, s, t, epsilon, lanes, place=lambda channel, i: channel)
+        return define.normalize(data, s, t, epsilon, row_lanes(low), place=lambda channel, i: channel)
 
     def spread(data: Any) -> Any:
         return define.variance(data, lanes, define.mean(data, lanes))

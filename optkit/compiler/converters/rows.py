@@ -200,14 +200,14 @@ def _normalization(
     axis = int(node.get("axis", -1)) % rank
     read, written = unwidened(low, node, x) if node.outputs == 1 else (x, None)
     rows = rows_of(low, read, range(axis, rank), written)
-    epsilon, lanes = float(node.get("epsilon", 1e-5)), row_lanes(low)
+    epsilon, lanes = float(node.get("epsilon", 1e-5)), low.target.lanes
     # One factor a place of the row goes into the kernel; one that is broadcast within a row follows it.
     inside = all(v is None or _covers(v, x.shape[axis:]) for v in (scale, shift))
     args: list[Any] = [
         reshape(low, v.plain(), [rows.length]) if v is not None and inside else None for v in (scale, shift)
     ]
     name = "layer_norm" if centred else "rms_norm"
-    args = [*args, epsilon, lanes, centred, False, None, rows.written]
+    args = [*args, epsilon, row_lanes(low), centred, False, None, rows.written]
     out = low.emit(norms.normalize, rows.expr, *args, name=name, kind=row_kind(low))
     y = rows.restore(out)
     if not inside:
