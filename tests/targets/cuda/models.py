@@ -277,11 +277,13 @@ def lengths(batch: str = "3") -> ir.Model:
         f = LpNormalization<p=1>(x4100)
         g = Hardmax<axis=-1>(x37)
         h = Softmax<axis=1>(x37)
+        i = Softmax<axis=-1>(x5)
         """,
         inputs=f"float[{batch},1] x1, float[{batch},29,10] x10, float[{batch},2,197] x197, float[{batch},5,768] x768,"
-        f" float[{batch},1000] x1000, float[{batch},4100] x4100, float[{batch},2,37] x37",
+        f" float[{batch},1000] x1000, float[{batch},4100] x4100, float[{batch},2,37] x37, float[{batch},8,7,5] x5",
         outputs=f"float[{batch},1] a, float[{batch},29,10] b, float[{batch},2,197] c, float[{batch},5,768] d,"
-        f" float[{batch},1000] e, float[{batch},4100] f, float[{batch},2,37] g, float[{batch},2,37] h",
+        f" float[{batch},1000] e, float[{batch},4100] f, float[{batch},2,37] g, float[{batch},2,37] h,"
+        f" float[{batch},8,7,5] i",
         gain=weights(768, seed=0),
         shift=weights(768, seed=1),
     )

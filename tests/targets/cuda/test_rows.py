@@ -28,7 +28,7 @@ def test_rows_of_any_length_are_what_the_unscheduled_kernels_make(batch: str, pi
     assert check_prepared(ready, simulated(target, largest=largest)) == []
     with tvm.target.Target(dict(target.tvm)):
         _, kernels = schedule_module(ready.module, target, ready.labels)
-    assert sum(kernel.rule == "cuda.rows" for kernel in kernels) == 8
+    assert sum(kernel.rule == "cuda.rows" for kernel in kernels) == 9
 
 
 def _function(kind: str, count: int | str, size: int | str, dtype: str) -> tirx.PrimFunc:

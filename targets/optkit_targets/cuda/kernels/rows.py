@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -160,13 +159,10 @@ def _checked(func: Any, sums: int) -> Any:
 
 
 def _group(sch: Any, lead: list[Any], rows: int) -> tuple[Any, Any]:
-    """Loops over thread blocks and over the rows of one.
-
-    These are of one axis where they do not divide the rows of all: TVM then finds the axes in the index.
-    """
+    """Loops over thread blocks and over the rows of one, these of one axis: TVM then finds all axes in the index."""
     extents = [extent(sch, loop) for loop in lead]
     last = len(lead) - 1
-    if None in extents or math.prod(n or 1 for n in extents) % rows:
+    if None in extents or (rows > 1 and sum(n != 1 for n in extents) > 1):
         last = max((i for i, n in enumerate(extents) if n != 1), default=0)
         if last > 0:
             # An open axis behind another one cannot be divided at all.
