@@ -1,7 +1,7 @@
 """The quantized side of a sum of two convolutions stays integers in memory.
 
 One of the two kernels computes the sum, and what the other makes goes through memory. Where that is quantized and the
-sum its only reader, fusion would let the other kernel turn the integers back into real numbers, in four times the bytes.
+sum its only reader, fusion would let the other kernel turn integers back into real numbers, in four times the bytes.
 """
 
 from __future__ import annotations
