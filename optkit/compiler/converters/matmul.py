@@ -96,7 +96,6 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
     _, rows = define.row_split(shape)
     out_shape = (*shape[:-1], columns)
     macs = _macs(shape, columns)
-    known = all(isinstance(d, int) for d in shape)
     simple_bias = bias is None or bias.shape in ((columns,), (1, columns), (1,), ())
     reason = ""
 
@@ -117,7 +116,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
     if not reason:
         assert isinstance(a, Dequantized) and isinstance(b, QuantizedWeight)
         low.record(node, "int8", macs)
-        g = _group(low, "int8", weight, known)
+        g = _group(low, "int8", weight)
         data = a.affine.q.plain()
         missing = -weight.shape[0] % g
         if missing:
@@ -135,7 +134,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
             offset = offset + zero * b.zero * weight.shape[0]
         offset = np.broadcast_to(offset, (columns,)).astype("int32")
         return Accumulated(low, out_shape, acc, PLAIN, offset, scale)
-    compute, wider = low.arithmetic(node, a.dtype, _misfit(shape[:-1], weight.shape))
+    compute, wider = low.arithmetic(node, a.dtype, _misfit((), weight.shape))
     low.record(node, compute, macs, wider or reason)
     data, g = a.plain(), 1
     if compute == "float32" and (codes := grouped_codes(low, b, axis)) is not None:
@@ -152,21 +151,17 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         assert b.const is not None
         weight = b.const if axis == 1 else b.const.T
     if g == 1:
-        g = _group(low, compute, weight, known)
+        g = _group(low, compute, weight)
     packed = relax.const(packing.matmul_weight(weight, target.lanes, g))
     result = low.emit(define.matmul, data, packed, columns, tile(compute), name="matmul", kind=OUT_FUSABLE)
     return _with_bias(low, a, out_shape, result, bias)
 
 
-def _group(low: Lowering, compute: str, weight: np.ndarray, known: bool) -> int:
-    """Rows of the weights that lie together: those of an instruction, or of a copy of 16 bytes to tensor cores.
-
-    Args:
-        known: whether all extents of the product are.
-    """
+def _group(low: Lowering, compute: str, weight: np.ndarray) -> int:
+    """Rows of the weights that lie together: those of an instruction, or of a copy of 16 bytes to tensor cores."""
     depth, columns = weight.shape
     copied = COPY // BYTES[compute] if compute in BYTES and low.target.has("async_copy") else 0
-    if copied and known and depth >= 2 * copied and depth % copied == 0 and columns % low.target.lanes == 0:
+    if copied and depth >= 2 * copied and depth % copied == 0 and columns % low.target.lanes == 0:
         return copied
     if compute == "int8":
         return dot_group(low)

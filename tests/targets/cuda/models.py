@@ -140,7 +140,7 @@ def summed() -> ir.Model:
     )
 
 
-def tokens(batch: str = "2") -> ir.Model:
+def tokens(batch: str = "2", length: str = "19") -> ir.Model:
     """Products for tensor cores: 19 tokens a sample of 48 channels, with a bias and a function or a sum behind."""
     return build(
         """
@@ -150,12 +150,17 @@ def tokens(batch: str = "2") -> ir.Model:
         h = MatMul(g, w1)
         y = Add(h, x)
         """,
-        inputs=f"float[{batch},19,48] x",
-        outputs=f"float[{batch},19,48] y",
+        inputs=f"float[{batch},{length},48] x",
+        outputs=f"float[{batch},{length},48] y",
         w0=weights(48, 80, seed=0, scale=0.2),
         b0=weights(80, seed=1),
         w1=weights(80, 48, seed=2, scale=0.2),
     )
+
+
+def open_tokens() -> ir.Model:
+    """The same for any number of samples of any length."""
+    return tokens("n", "s")
 
 
 def narrow() -> ir.Model:

@@ -5,7 +5,6 @@ Of tensor cores that is the sum over all channels and taps; `test_tensor_core.py
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -20,6 +19,8 @@ from optkit_targets.cuda.kernels.intrinsics import DP4A, FMA
 from tvm import relax, s_tir, tirx
 
 from optkit.compiler.build import generate, prepare, tvm_target
+from optkit.compiler.operators.common import static
+from optkit.compiler.operators.matmul import unflatten
 from optkit.compiler.schedule import Kernel, schedule_module
 from optkit.kernel import Choice, KernelRule
 from optkit.registry import find_target
@@ -107,13 +108,15 @@ def _conv(tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, col
     return _sums(tile, numbers, inside, {k: depth, y: ky, x: kx, r: lanes}, value * weight, place)
 
 
-def _matmul(tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, column: Any, row: Any) -> Any:
-    _, depth, outs, rows = numbers[7:]
+def _matmul(
+    tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, column: Any, row: Any, count: Any = 0
+) -> Any:
+    _, depth, outs, known = numbers[7:]
+    rows = known or count
     place = o, m, v = _variables("omv")
     (k,) = _variables("k")
     position, out, kind = row + m, column // 4 + o, str(tile.source.dtype)
-    lead = data.source.shape[1:-1]
-    indices = [position // math.prod(map(int, lead)), *([position % int(lead[0])] if lead else [])]
+    indices = unflatten(position, static(data.source.shape)[:-1])
     group = int(weights.source.shape[-1])
     weight = tirx.BufferLoad(weights.source, [out, k // group, v, k % group]).astype(kind)
     value = tirx.BufferLoad(data.source, [*indices, k]).astype(kind)

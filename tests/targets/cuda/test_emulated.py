@@ -30,7 +30,7 @@ DETECTION, BY_HAND = "boxes:default", "regions:default"
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
     *("mixed:int8", "encoder:fp16", "encoder:int8-fp16", "memory:fp16", "memory:int8-fp16", "wide:fp16", "wide:int8"),
-    *("lengths:default", "lengths:fp16", "twice:int8-fp16"),
+    *("open_tokens:fp16", "open_tokens:int8", "lengths:default", "lengths:fp16", "twice:int8-fp16"),
     *ROUNDED,
     *SHARED,
 )

@@ -23,7 +23,7 @@ from optkit.plan import choose_pipeline
 from optkit.registry import find_target
 from optkit.target import Target
 from tests.graphs import build as build_graph
-from tests.targets.cuda.models import cnn, deep, far_apart, mixed, narrow, others, rows, tokens
+from tests.targets.cuda.models import cnn, deep, far_apart, mixed, narrow, open_tokens, others, rows, tokens
 from tests.targets.cuda.simulate import simulated
 from tests.targets.cuda.transformers import attention, encoder, heads
 
@@ -34,6 +34,7 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "deep-batch": lambda: deep("n"),
     "tokens": tokens,
     "tokens-batch": lambda: tokens("n"),
+    "tokens-open": open_tokens,
     "attention": attention,
     "attention-batch": lambda: attention("n"),
     "heads": heads,
@@ -63,7 +64,10 @@ CASES = [
     ("cnn", "fp16"),
     ("cnn", "bf16"),
     ("cnn", "tf32"),
-    *((name, "fp16") for name in ("deep", "deep-batch", "tokens", "tokens-batch", "heads", "heads-batch")),
+    *(
+        (name, "fp16")
+        for name in ("deep", "deep-batch", "tokens", "tokens-batch", "tokens-open", "heads", "heads-batch")
+    ),
     *((name, kind) for name in ("deep", "tokens", "heads") for kind in ("bf16", "tf32")),
     ("heads-batch", "bf16"),
     ("attention", "bf16"),

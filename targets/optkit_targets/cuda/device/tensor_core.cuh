@@ -120,13 +120,22 @@ struct OptkitPositions {
   OPTKIT_DEVICE unsigned word(const unsigned* stage, int k, int m) { return stage[at(k, m)]; }
 };
 
+// Where an operand of LIMIT rows comes from; where LIMIT is 0, of as many as are given when the kernel runs.
+template <int LIMIT, int COUNT>
+struct OptkitFromRows : OptkitFrom {
+  int open;
+
+  OPTKIT_MEMBER OptkitFromRows(const void* matrix, int place, int rows = 0) : OptkitFrom(matrix, place), open(rows) {}
+  OPTKIT_MEMBER bool has(int row) const { return LIMIT ? LIMIT % COUNT == 0 || row < LIMIT : row < open; }
+};
+
 // Rows of a matrix, [LIMIT][DEPTH words], DEPTH a multiple of four, of which COUNT are in a tile. Vectors of a row change
 // places.
 template <int COUNT, int DEEP, int LIMIT, int DEPTH>
-struct OptkitRows : OptkitFrom {
+struct OptkitRows : OptkitFromRows<LIMIT, COUNT> {
   static const int SIZE = 8 * DEEP * COUNT, VECTORS = 2 * DEEP, ITEMS = VECTORS * COUNT;
 
-  using OptkitFrom::OptkitFrom;
+  using OptkitFromRows<LIMIT, COUNT>::OptkitFromRows;
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
     for (int turn = 0; turn < (ITEMS + 128 - 1) / 128; ++turn) {
@@ -134,9 +143,9 @@ struct OptkitRows : OptkitFrom {
       if (ITEMS % 128 && item >= ITEMS) break;
       const int m = item / VECTORS, k = item % VECTORS * 4;
       unsigned* to = stage + at(k, m);
-      const bool inside = (LIMIT % COUNT == 0 || first + m < LIMIT) &&
+      const bool inside = this->has(this->first + m) &&
                           (DEPTH % (8 * DEEP) == 0 || step * (8 * DEEP) + k < DEPTH);
-      optkit_copy<16>(to, data + (static_cast<long long>(first + m) * DEPTH + step * (8 * DEEP) + k), inside);
+      optkit_copy<16>(to, this->data + (static_cast<long long>(this->first + m) * DEPTH + step * (8 * DEEP) + k), inside);
     }
   }
   OPTKIT_DEVICE int at(int k, int m) {
@@ -309,7 +318,8 @@ struct OptkitConv {
   }
 };
 
-// A thread block's tile of the product of M rows, IN blocks of WORDS words deep, and weights of OUT fours of columns.
+// A thread block's tile of the product of M rows, IN blocks of WORDS words deep, and weights of OUT fours of columns. Where
+// M is 0, there are `rows`.
 template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int WORDS,
           int IN, int OUT, int M>
 struct OptkitMatmul {
@@ -317,9 +327,9 @@ struct OptkitMatmul {
   typedef OptkitRows<ROWS, DEEP, M, IN * WORDS> Left;
   typedef OptkitWeights<COLUMNS, DEEP, WORDS, 1, IN, OUT, 1> Right;
   typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PARTS, PLANES, Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int part, int column,
-                         int row) {
-    Tile::run(tile, Left(matrix, row), Right(kernels, column), part);
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int part, int column, int row,
+                         int rows = 0) {
+    Tile::run(tile, Left(matrix, row, rows), Right(kernels, column), part);
   }
 };
 

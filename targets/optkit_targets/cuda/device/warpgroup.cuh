@@ -69,10 +69,10 @@ struct OptkitWidePositions {
 
 // Rows of a matrix, as OptkitRows.
 template <int THREADS, int COUNT, int DEEP, int LIMIT, int DEPTH>
-struct OptkitWideRows : OptkitFrom {
+struct OptkitWideRows : OptkitFromRows<LIMIT, COUNT> {
   static const int ITEMS = 2 * DEEP * COUNT;
 
-  using OptkitFrom::OptkitFrom;
+  using OptkitFromRows<LIMIT, COUNT>::OptkitFromRows;
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
     for (int turn = 0; turn < (ITEMS + THREADS - 1) / THREADS; ++turn) {
@@ -82,8 +82,8 @@ struct OptkitWideRows : OptkitFrom {
       const int m = item % 8 + item / 32 % (COUNT / 8) * 8, chunk = item / 8 % 4 + item / (4 * COUNT) * 4;
       const int k = step * (8 * DEEP) + chunk * 4;
       unsigned* to = stage + (chunk * COUNT + m) * 4;
-      const bool inside = (LIMIT % COUNT == 0 || first + m < LIMIT) && (DEPTH % (8 * DEEP) == 0 || k < DEPTH);
-      optkit_copy<16>(to, data + (static_cast<long long>(first + m) * DEPTH + k), inside);
+      const bool inside = this->has(this->first + m) && (DEPTH % (8 * DEEP) == 0 || k < DEPTH);
+      optkit_copy<16>(to, this->data + (static_cast<long long>(this->first + m) * DEPTH + k), inside);
     }
   }
 };
@@ -196,9 +196,9 @@ struct OptkitWideMatmul {
   typedef OptkitWideRows<2 * ROWS, ROWS, DEEP, M, IN * WORDS> Left;
   typedef OptkitWideWeights<2 * ROWS, COLUMNS, DEEP, WORDS, 1, IN, OUT, 1> Right;
   typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int, int column,
-                         int row) {
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int, int column, int row,
+                         int rows = 0) {
     static_assert(PARTS == 1, "ptxas would wait for every instruction");
-    Tile::run(tile, Left(matrix, row), Right(kernels, column));
+    Tile::run(tile, Left(matrix, row, rows), Right(kernels, column));
   }
 };

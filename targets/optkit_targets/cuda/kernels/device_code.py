@@ -31,6 +31,7 @@ class Call:
         scope: of the memory.
         operands: the operands as pointers, from the variables of `compute_tiles`' loops over the batch.
         numbers: from the same, more arguments, before the tile's first column and row.
+        last: arguments behind these.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Call:
     scope: str
     operands: Callable[[Sequence[Any]], Sequence[tuple[Any, Sequence[Any]]]]
     numbers: Callable[[Sequence[Any]], Sequence[Any]]
+    last: Sequence[Any] = ()
 
 
 def compute_tiles(
@@ -155,7 +157,7 @@ def calling(code: Call, tile: Any, column: Any, row: Any, batch: Sequence[Any]) 
         return op.address_of(tirx.BufferLoad(buffer, [*lead, *[const(0)] * (len(buffer.shape) - len(lead))]))
 
     operands = code.operands(batch)
-    numbers = [*code.numbers(batch), *(tirx.Cast("int32", value) for value in (column, row))]
+    numbers = [*code.numbers(batch), *(tirx.Cast("int32", value) for value in (column, row, *code.last))]
     pointers = pointer(tile), *(pointer(buffer, lead) for buffer, lead in operands)
     call = op.call_extern("int32", code.name, *pointers, *numbers)
     whole = [whole_of(buffer) for buffer in (*(b for b, _ in operands), tile)]

@@ -29,6 +29,8 @@ VERSION = 5
 """Of the templates; they are one piece of device code."""
 LARGEST_GRID = 65535
 """Thread blocks along the second and third axis of a launch."""
+_SOME_ROWS = 512
+"""Of a matrix whose rows nobody knows: tiles are chosen as for so many."""
 _NEIGHBOURS = 8
 """Threads that read 16 bytes each from shared memory at once."""
 _DATA = {"int8": "uint8", "float16": "float16", "bfloat16": "bfloat16", TENSOR_FLOAT: "float32"}
@@ -111,7 +113,10 @@ class TensorCoreRule:
 
         macs = operator.macs()
         wide = may_be_wide(operator, target)
-        tiles = ranked(*extents_of(operator), target, wide)
+        extents, words = extents_of(operator)
+        if tiled.images is None and operator.kind == MATMUL:
+            extents = (1, max(extents[1], _SOME_ROWS), extents[2])
+        tiles = ranked(extents, words, target, wide)
         params = next(tile for tile in tiles if tile["parts"] in tiled.parts)
         values = {**space(wide), "parts": tiled.parts}
         version = self.templates[self.template]
@@ -198,8 +203,13 @@ def compute_product(
     tile: Tile,
     operands: Callable[[Sequence[Any]], Sequence[tuple[Any, Sequence[Any]]]],
     axes: Axes,
+    more: Sequence[Any] = (),
 ) -> Any:
-    """The function that computes these sums in tiles of this size."""
+    """The function that computes these sums in tiles of this size.
+
+    Args:
+        more: numbers that device code is given last.
+    """
     sch, (batch, rows, columns) = view.sch, (axes.batch, axes.rows, axes.columns)
 
     def call(parts: int) -> Call:
@@ -212,7 +222,7 @@ def compute_product(
         def part(lead: Sequence[Any]) -> Sequence[Any]:
             return (tirx.Cast("int32", lead[0] % parts) if parts > 1 else tirx.const(0, "int32"),)
 
-        return Call(found.call(tile), *sizes, place, part)
+        return Call(found.call(tile), *sizes, place, part, more)
 
     if tile.parts > 1 and not found.clusters:
         many = 1 if axes.fours is None else extent(sch, axes.fours) or 1

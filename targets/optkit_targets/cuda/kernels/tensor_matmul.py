@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from optkit.compiler.operator import MATMUL, Operator
+from optkit.compiler.operators.common import static
+from optkit.compiler.operators.matmul import row_split
 from optkit_targets.cpu.kernels.tools import View, inline_rest
 from optkit_targets.cuda.kernels.device_code import SHORT
 from optkit_targets.cuda.kernels.tensor import (
@@ -35,34 +38,49 @@ class TensorMatmulRule(TensorCoreRule):
     mark, beside = "matmul", frozenset({"crop"})
 
     def find(self, view: View, operator: Operator) -> Tiled | None:
-        """Of any number of leading axes, none of them open."""
+        """Of any number of leading axes, open ones among them: rows are one list."""
         sch, block = view.sch, view.ops["matmul"]
         if operator.kind != MATMUL:
             return None
-        m, k, n = operator.sizes
+        _, k, n = operator.sizes
         if k < STEP[operator.compute] or k % VECTOR[operator.compute] or n % SHORT:
             return None
         vector = VECTOR[operator.compute]
         if not constant_weights(view, block, operator.compute, [n // SHORT, k // vector, SHORT, vector]):
             return None
         source = sch.get(block).reads[0].source
-        data, sums, out = (
-            shape(buffer) for buffer in (source, *(sch.get(b).writes[0].source for b in (block, view.last)))
-        )
-        if data is None or out is None or sums != [m, n // SHORT, SHORT] or not from_outside(view, source):
+        sums, out = (sch.get(b).writes[0].source for b in (block, view.last))
+        *lead, depth = static(source.shape)
+        batch, rows = row_split([*lead, depth])
+        if depth != k or not from_outside(view, source) or static(out.shape)[-1] != n:
             return None
-        if (data[-1], math.prod(data), out[-1], math.prod(out)) != (k, m * k, n, m * n):
+        if static(sums.shape)[len(batch) :] != [rows, n // SHORT, SHORT] or len(sums.shape) != len(batch) + 3:
             return None
-        numbers = vector // WORD[operator.compute], k // vector, n // SHORT, m
-        return Tiled(operator, "OptkitMatmul", numbers)
+        if not batch and (written := shape(out)) is not None and math.prod(written) != rows * n:
+            return None
+        if batch and len(out.shape) != len(lead) + 1:
+            return None
+        numbers = vector // WORD[operator.compute], k // vector, n // SHORT, 0 if batch else rows
+        return Tiled(operator, "OptkitMatmul", numbers, None if batch else 1)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring columns, which lie side by side."""
         sch, product = view.sch, view.ops["matmul"]
         reads = [read.source for read in sch.get(product).reads]
+        data = static(reads[0].shape)
+        batch, inner = row_split(data)
         inline_rest(view, [product])
         *lead, n = sch.get_loops(view.last)
         rows = sch.fuse(*lead) if len(lead) > 1 else lead[0]
         columns, v = sch.split(n, [None, SHORT])
-        axes = Axes((), rows, columns, v, lambda i: (0, i[1], i[0], i[2]))
-        return compute_product(view, product, found, tile, lambda _: [(buffer, ()) for buffer in reads], axes)
+
+        def index(i: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
+            *at, o, four = i
+            row = at[0]
+            for extent, place in zip([*batch, inner][1:], at[1:], strict=True):
+                row = row * extent + place
+            return 0, o, row, four
+
+        axes = Axes((), rows, columns, v, index)
+        count = [math.prod(data[:-1])] if batch else []
+        return compute_product(view, product, found, tile, lambda _: [(buffer, ()) for buffer in reads], axes, count)
