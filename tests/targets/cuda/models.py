@@ -313,3 +313,28 @@ def twice() -> ir.Model:
         w0=weights(48, 48, seed=2, scale=0.2),
         w1=weights(48, 64, seed=3, scale=0.2),
     )
+
+
+def reductions(batch: str = "3") -> ir.Model:
+    """Rows that a warp shares, in one and in several strides, short ones, and results a thread each."""
+    return build(
+        """
+        w = Abs(x)
+        a = ReduceSum<keepdims=0>(x, middle)
+        b = ReduceMax<keepdims=1>(w, last)
+        c = ReduceMin<keepdims=0>(w, middle)
+        d = ArgMax<axis=2, keepdims=0>(x)
+        e = ArgMin<axis=1>(x)
+        f = ReduceMean<keepdims=0>(x, last)
+        g = ReduceProd<keepdims=0>(z, last)
+        h = ReduceMax<keepdims=0>(z, last)
+        i = ReduceMax<keepdims=0>(n, last)
+        j = ReduceSum<keepdims=1>(v)
+        """,
+        inputs=f"float[{batch},5,133] x, float[{batch},6,16] z, int64[{batch},6,45] n, float[2,31,67] v",
+        outputs=f"float[{batch},133] a, float[{batch},5,1] b, float[{batch},133] c, int64[{batch},5] d,"
+        f" int64[{batch},1,133] e, float[{batch},5] f, float[{batch},6] g, float[{batch},6] h, int64[{batch},6] i,"
+        " float[1,1,1] j",
+        middle=np.array([1], np.int64),
+        last=np.array([2], np.int64),
+    )

@@ -26,7 +26,7 @@ ROUNDED = dict.fromkeys(("deep:bf16", "heads:bf16", "encoder:bf16"), 2**-9) | di
 """What is multiplied in bfloat16 or TF32 alone, with half the distance of two such numbers next to 1."""
 SHARED = ("summed:fp16", "summed:int8", "summed:tf32", "summed:fp16:sm_80", "summed:int8:sm_80")
 """Where thread blocks share tiles: as clusters, and in two kernels."""
-DETECTION, BY_HAND = "boxes:default", "regions:default"
+DETECTION, BY_HAND, REDUCED = "boxes:default", "regions:default", "reductions:default"
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
     *("mixed:int8", "encoder:fp16", "encoder:int8-fp16", "memory:fp16", "memory:int8-fp16", "wide:fp16", "wide:int8"),
@@ -55,7 +55,7 @@ def compiled(environment: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     """All cases, compiled and run; by case."""
     folder = tmp_path_factory.mktemp("compiled")
     return folder, {
-        found["case"]: found for found in session(environment, "compile", folder, *CASES, DETECTION, BY_HAND)
+        found["case"]: found for found in session(environment, "compile", folder, *CASES, DETECTION, BY_HAND, REDUCED)
     }
 
 
@@ -111,6 +111,14 @@ def test_parallel_loops_are_spread_over_threads(compiled: tuple[Path, dict[str, 
     assert found["verification"]["status"] == "passed"
     assert found["repeats"]
     assert "cuda.fallback" in found["rules"]
+
+
+def test_warps_reduce_as_the_reference_does(compiled: tuple[Path, dict[str, Any]]) -> None:
+    found = compiled[1][REDUCED]
+    assert found["verification"]["status"] == "passed"
+    assert found["repeats"]
+    assert "cuda.reduce" in found["rules"]
+    assert "cuda.fallback" not in found["rules"]
 
 
 @pytest.mark.parametrize("case", SHARED)

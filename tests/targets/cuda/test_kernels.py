@@ -23,7 +23,7 @@ from optkit.plan import choose_pipeline
 from optkit.registry import find_target
 from optkit.target import Target
 from tests.graphs import build as build_graph
-from tests.targets.cuda.models import cnn, deep, far_apart, mixed, narrow, open_tokens, others, rows, tokens
+from tests.targets.cuda.models import cnn, deep, far_apart, mixed, narrow, open_tokens, others, reductions, rows, tokens
 from tests.targets.cuda.simulate import simulated
 from tests.targets.cuda.transformers import attention, encoder, heads
 
@@ -40,9 +40,13 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "heads": heads,
     "heads-batch": lambda: heads("n"),
     "rows": rows,
+    "reductions": reductions,
+    "reductions-batch": lambda: reductions("n"),
 }
 OF_SOME = {"encoder": encoder, "narrow": narrow, "mixed": mixed}
 """Models for some precisions each."""
+REDUCED = ("reductions", "reductions-batch")
+"""Without a layer that INT8 is for."""
 CORNERS = [
     ("deep", "int8"),
     ("deep", "fp16"),
@@ -58,9 +62,10 @@ CORNERS = [
     ("attention", "int8"),
     ("rows", "default"),
     ("rows", "int8"),
+    ("reductions", "default"),
 ]
 CASES = [
-    *((name, pipeline) for name in MODELS for pipeline in ("default", "int8")),
+    *((name, pipeline) for name in MODELS for pipeline in ("default", "fp16" if name in REDUCED else "int8")),
     ("cnn", "fp16"),
     ("cnn", "bf16"),
     ("cnn", "tf32"),

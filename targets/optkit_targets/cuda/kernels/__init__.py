@@ -7,6 +7,7 @@ from optkit_targets.cuda.kernels.conv import ConvRule
 from optkit_targets.cuda.kernels.fallback import FallbackRule, OwnThreadsRule
 from optkit_targets.cuda.kernels.injective import InjectiveRule
 from optkit_targets.cuda.kernels.matmul import MatmulRule
+from optkit_targets.cuda.kernels.reduce import ReduceRule
 from optkit_targets.cuda.kernels.rows import RowsRule
 from optkit_targets.cuda.kernels.tensor_attention import TensorAttentionRule
 from optkit_targets.cuda.kernels.tensor_conv import TensorConvRule
@@ -26,5 +27,6 @@ RULES: tuple[KernelRule, ...] = (
     RowsRule(),
     InjectiveRule(),
     OwnThreadsRule(),
+    ReduceRule(),
     FallbackRule(),
 )
