@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tvm import DataType
@@ -66,19 +66,10 @@ class _WindowRule:
                 return schedule_blocks(view, self.operator, chosen["threads"], chosen["positions"])
             return schedule(view, self.operator, chosen["threads"])
 
-        params = {
-            "threads": 128,
-            "positions": _positions(
-                [*(n or 1 for n in sizes[:-1]), (sizes[-1] or 1) // SHORT], space["positions"], target.cores
-            ),
-        }
+        # Threads of a warp then read words side by side: more positions share taps, and scatter what a warp reads.
+        params = {"threads": 128, "positions": 1}
         compute = "int8" if dtype == "uint8" else dtype
         return [Choice(self.name, "window", 3, params, space, apply, compute=compute)]
-
-
-def _positions(sizes: Sequence[int], offered: Sequence[int], cores: int) -> int:
-    """As many as leave every multiprocessor 16 warps."""
-    return max((n for n in offered if math.prod(sizes) // n >= cores * 16 * WARP), default=1)
 
 
 class DepthwiseRule(_WindowRule):
