@@ -26,13 +26,16 @@ ROUNDED = dict.fromkeys(("deep:bf16", "heads:bf16", "encoder:bf16"), 2**-9) | di
 """What is multiplied in bfloat16 or TF32 alone, with half the distance of two such numbers next to 1."""
 SHARED = ("summed:fp16", "summed:int8", "summed:tf32", "summed:fp16:sm_80", "summed:int8:sm_80")
 """Where thread blocks share tiles: as clusters, and in two kernels."""
+OPEN = ("open_tokens:fp16", "open_tokens:int8")
+"""What is of open extents is not captured."""
 DETECTION, BY_HAND, REDUCED = "boxes:default", "regions:default", "reductions:default"
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
     *("mixed:int8", "encoder:fp16", "encoder:int8-fp16", "memory:fp16", "memory:int8-fp16", "wide:fp16", "wide:int8"),
-    *("open_tokens:fp16", "open_tokens:int8", "lengths:default", "lengths:fp16", "twice:int8-fp16"),
+    *("lengths:default", "lengths:fp16", "twice:int8-fp16"),
     *ROUNDED,
     *SHARED,
+    *OPEN,
 )
 
 
@@ -76,7 +79,7 @@ def test_operands_are_rounded_as_told(case: str, compiled: tuple[Path, dict[str,
     assert ROUNDED[case] / 8 < error < ROUNDED[case] * 4
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in OPEN])
 def test_later_runs_replay_a_graph_and_instruments_see_every_call(
     case: str, compiled: tuple[Path, dict[str, Any]]
 ) -> None:
