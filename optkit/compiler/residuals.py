@@ -84,16 +84,12 @@ def _kept(graph: _Graph) -> set[Any]:
     return found
 
 
-@tvm.transform.module_pass(opt_level=0, name="KeepResiduals")  # type: ignore[untyped-decorator]
-def keep_residuals(module: Any, _context: Any) -> Any:
-    """The module, its kernels annotated with their kinds, with such integers read from memory."""
-    changed = {}
-    for name, func in module.functions.items():
-        if not isinstance(func, relax.Function) or not isinstance(func.body, relax.SeqExpr):
-            continue
-        if kept := _kept(_Graph(module, func)):
-            changed[name] = _Keep(kept).visit_expr(func)
-    return tvm.IRModule({**module.functions, **changed}, attrs=module.attrs) if changed else module
+def _keep(func: Any, module: Any, _context: Any) -> Any:
+    kept = _kept(_Graph(module, func)) if isinstance(func.body, relax.SeqExpr) else set()
+    return _Keep(kept).visit_expr(func) if kept else func
 
+
+keep_residuals: Any = relax.transform.function_pass(_keep, opt_level=0, name="optkit.keep_residuals")
+"""A pass over kernels that are annotated with their kinds, before FuseOps: such integers are read from memory then."""
 
 __all__ = ["keep_residuals"]
