@@ -21,6 +21,8 @@ _FEW = 16
 """Elements of a row that a thread reduces no slower than a warp does."""
 _LONG = 2048
 """Elements of a row that several warps share where rows are few."""
+_WARPS = 8
+"""Of a multiprocessor, before which rows are few."""
 _AHEAD = 8
 """Loads in flight of a thread."""
 
@@ -39,7 +41,7 @@ class ReduceRule:
         rows, length = (_product(view.sch, loops) for loops in kinds(view.sch, block))
         lanes: tuple[int, ...] = (1,)
         if _in_one_piece(view.sch, block) and (length is None or length > _FEW):
-            few = rows is not None and rows * WARP < target.cores * 8 * WARP and (length or 0) >= _LONG
+            few = rows is not None and rows < target.cores * _WARPS and (length or 0) >= _LONG
             lanes = (256, WARP) if few else (WARP, 256)
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:

@@ -211,6 +211,7 @@ def compute_product(
         more: numbers that device code is given last.
     """
     sch, (batch, rows, columns) = view.sch, (axes.batch, axes.rows, axes.columns)
+    many = 1 if axes.fours is None else extent(sch, axes.fours) or 1
 
     def call(parts: int) -> Call:
         """With as many neighbours along the loop over images as share a tile."""
@@ -225,13 +226,11 @@ def compute_product(
         return Call(found.call(tile), *sizes, place, part, more)
 
     if tile.parts > 1 and not found.clusters:
-        many = 1 if axes.fours is None else extent(sch, axes.fours) or 1
         counts = found.images or 1, (extent(sch, columns) or 1) * many, extent(sch, rows) or 1
         order = (*batch, columns, rows) if axes.columns_outside else (*batch, rows, columns)
         order = order if axes.fours is None else (*order, axes.fours)
         shared = Shared(tile.parts, counts, axes.index, axes.columns_outside)
         return compute_parts(sch, block, call(1), shared, order, axes.channels)
-    many = 1 if axes.fours is None else extent(sch, axes.fours) or 1
     across, ci = sch.split(columns, [None, tile.columns // (SHORT * many)])
     down, pi = sch.split(rows, [None, tile.rows])
     images = batch

@@ -56,9 +56,8 @@ class TensorMatmulRule(TensorCoreRule):
             return None
         if static(sums.shape)[len(batch) :] != [rows, n // SHORT, SHORT] or len(sums.shape) != len(batch) + 3:
             return None
-        if not batch and (written := shape(out)) is not None and math.prod(written) != rows * n:
-            return None
-        if batch and len(out.shape) != len(lead) + 1:
+        # What ends in another shape has as many numbers; of open extents it has to be the product's own.
+        if len(out.shape) != len(lead) + 1 if batch else math.prod(shape(out) or ()) != rows * n:
             return None
         numbers = vector // WORD[operator.compute], k // vector, n // SHORT, 0 if batch else rows
         return Tiled(operator, "OptkitMatmul", numbers, None if batch else 1)
