@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from optkit_targets.cuda.kernels.tensor_attention import ROWS, planes
 
-from tests.targets.cuda.test_tensor_core import NEEDS, host_library, pointers
+from tests.targets.cuda.host import NEEDS, host_library, pointers
 
 KINDS = {"float16": "OptkitHalves", "bfloat16": "OptkitBfloats"}
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2}

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import shutil
-import subprocess
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from optkit_targets.cuda import nvcc
 from optkit_targets.cuda.kernels.tiles import Tile
 
 from optkit.compiler.packing import conv_weight, matmul_weight
-from tests.targets.cuda import emulator
+from tests.targets.cuda.host import NEEDS, host_library, pointers
 
 pytestmark = pytest.mark.needs_nvcc  # for the toolkit's headers
 KINDS = {"uint8": "OptkitBytes", "float16": "OptkitHalves", "bfloat16": "OptkitBfloats", "float32": "OptkitTf32"}
-NEEDS = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the device code")
 
 
 @dataclass(frozen=True)
@@ -139,35 +134,6 @@ def vector(kind: str) -> int:
 def block(kind: str, fours: int) -> int:
     """Channels of a block: as many as 16 bytes are, or else as divide the channels."""
     return max(n for n in (4, 8, 16) if fours * 4 % n == 0 and n <= vector(kind))
-
-
-def host_library(folder: Path, source: str, *options: str) -> ctypes.CDLL:
-    """The device code and `source` behind it, compiled for this machine.
-
-    `bounds(p, bytes, q, bytes)` says what copies may read.
-    """
-    (folder / "block.cpp").write_text(f"""
-        #include "device.h"
-        #include "instructions.cuh"
-        #include "wgmma.cuh"
-        #include "tensor_core.cuh"
-        #include "warpgroup.cuh"
-        #include "cluster.cuh"
-        #include "attention.cuh"
-        extern "C" void bounds(const char* data, int bytes, const char* weights, int more) {{
-          emulator::readable = {{{{data, data + bytes}}, {{weights, weights + more}}}};
-        }}
-        {source}""")
-    include = [f"-I{emulator.HERE}", f"-I{nvcc.DEVICE}", f"-I{emulator.include_folder()}"]
-    command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", *options, *include, "block.cpp", "-o", "block.so"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(folder / "block.so"))
-
-
-def pointers(*arrays: np.ndarray) -> list[ctypes.c_void_p]:
-    """Addresses for a call."""
-    return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
 
 
 PARTS = """
