@@ -50,14 +50,18 @@ WARPGROUPS = {"sm_90": "sm_90a"}
 
 
 _KERNEL = re.compile(r'^(extern "C" __global__ void [^{;]*\) \{)$', re.MULTILINE)
+_CROWD = re.compile(r"__launch_bounds__\((512|1024)\)")
+"""Thread blocks that are so large because there are few of them."""
 
 
 def with_device_code(source: str) -> str:
     """Generated source, its kernels waiting for the ones before, with the device code before it that it calls.
 
-    Where threads share a sum TVM asks which of the warp are active, which the ones that share it need not all be.
+    Where threads share a sum TVM asks which of the warp are active, which the ones that share it need not all be. And
+    ptxas keeps registers for a second and third large thread block on a multiprocessor, though it spills then.
     """
     whole = _KERNEL.sub(r"\1\n  optkit_follow();", source).replace("__activemask()", "optkit_row_mask()")
+    whole = _CROWD.sub(r"__launch_bounds__(\1, 1)", whole)
     return "".join((DEVICE / name).read_text() for name in _needed(whole)) + whole
 
 

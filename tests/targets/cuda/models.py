@@ -158,6 +158,21 @@ def tokens(batch: str = "2", length: str = "19") -> ir.Model:
     )
 
 
+def projection() -> ir.Model:
+    """A product with a residual behind it, of so few results that 512 threads sum a tile."""
+    return build(
+        """
+        m = MatMul(x, w0)
+        a = Add(m, b0)
+        y = Add(a, z)
+        """,
+        inputs="float[1,128,512] x, float[1,128,512] z",
+        outputs="float[1,128,512] y",
+        w0=weights(512, 512, seed=0, scale=0.05),
+        b0=weights(512, seed=1),
+    )
+
+
 def open_tokens() -> ir.Model:
     """The same for any number of samples of any length."""
     return tokens("n", "s")

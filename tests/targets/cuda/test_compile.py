@@ -18,7 +18,7 @@ from optkit.compiler.build import Built, build
 from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import cnn, deep, narrow, others, tokens, wide
+from tests.targets.cuda.models import cnn, deep, narrow, others, projection, tokens, wide
 from tests.targets.cuda.transformers import attention, encoder, head_sizes, heads
 
 CASES = [
@@ -156,6 +156,17 @@ def test_large_products_run_by_warpgroups(pipeline: str, types: str, tmp_path: P
     subprocess.run([*command, "-ptx", "-arch=sm_90", "-o", "k.ptx"], cwd=tmp_path, check=True)
     assert "wgmma" not in (tmp_path / "k.ptx").read_text()
     assert b"sm_90a" in nvcc.compile_source(made.executable.source(), ["sm_90"])
+
+
+@pytest.mark.needs_nvcc
+@pytest.mark.parametrize("pipeline", ["int8", "fp16"])
+def test_large_thread_blocks_keep_their_sums_in_registers(pipeline: str, tmp_path: Path) -> None:
+    source = built(projection, pipeline, "cuda:sm_90").executable.whole_source()
+    assert "__launch_bounds__(512" in source
+    (tmp_path / "k.cu").write_text(source)
+    command = [nvcc.find_nvcc(), *nvcc.FLAGS, "-cubin", "-arch=sm_90a", "-Xptxas=-v", "-o", "k.cubin", "k.cu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert set(re.findall(r"(\d+) bytes spill", done.stderr)) == {"0"}
 
 
 @pytest.mark.needs_nvcc
