@@ -5,10 +5,13 @@ Needs torch with CUDA, nvcc and TVM. Without a network, optkit is installed ther
 Then, model by model: answers against ONNX Runtime on the CPU (float16: the norm of the error over the output's) or, in
 INT8, which has float16 between the layers of transformers, against optkit's own CPU artifact of the same model; and
 times by CUDA events, contestants in rotation: optkit as it is called and replayed as one graph, torch eager and
-replayed, torch.compile. What does not finish within --minutes is left out and named. At the end: what failures look
-like, that nothing passes through the host, and with --tune what tuning takes and gains.
+replayed, torch.compile; and, in a second file beside --output, every kernel's time inside the run. What does not finish
+within --minutes is left out and named. At the end: what failures look like, that nothing passes through the host, with
+--tune what tuning takes and gains, and of the first cases that failed which feature of their kernels, which access and
+which layer is at fault, as far as --fault-minutes go.
 
-Everything is written to --output after every case; a short table comes last.
+Each step is a process's own, and ended where it hangs. Everything is written to --output after every case; a short
+table comes last.
 """
 
 from __future__ import annotations
@@ -21,9 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,18 @@ import numpy as np
 
 import optkit
 from benchmarks import cuda_peers as peers
+from benchmarks.cuda_behaviour import failures, transfers
 from benchmarks.cuda_builds import MODELS
-from benchmarks.cuda_cases import ONE_BATCH, Case, check, one_line, prepare
-from optkit.errors import OptkitError
+from benchmarks.cuda_cases import ONE_BATCH, Case, check, prepare
+from benchmarks.cuda_faults import search
+from benchmarks.cuda_kernels import kernel_times
+from benchmarks.on_gpu import LIMIT, OnGpu, one_line
 from optkit.files import write_whole
 from optkit.measure.environment import environment
 from optkit.tune.session import tune
+
+TUNING = 480.0
+"""Seconds that tuning may take."""
 
 
 def ours(path: Path, feed: Mapping[str, np.ndarray]) -> tuple[Any, peers.Call]:
@@ -81,28 +88,6 @@ def race(case: Case, precisions: list[str], modes: list[str], folder: Path) -> d
     return {"seconds": seconds, "missing": missing}
 
 
-def transfers(case: Case, folder: Path) -> dict[str, Any]:
-    """What a run with tensors of torch copies between host and GPU, by the profiler; and whether inputs are shared."""
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    runner, call = ours(folder / f"{case.name}.fp16.optk", case.feed())
-    for _ in range(3):
-        call()
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
-        outputs = call()
-        torch.cuda.synchronize()
-    copies = [event.name for event in found.events() if "memcpy" in event.name.lower()]
-    result = {name: torch.from_dlpack(value) for name, value in outputs.items()}
-    runner.close()
-    return {
-        "between_host_and_gpu": [name for name in copies if "HtoD" in name or "DtoH" in name],
-        "on_gpu": len(copies),
-        "outputs": {name: [str(value.device), list(value.shape)] for name, value in result.items()},
-    }
-
-
 def tuning(case: Case, folder: Path) -> dict[str, Any]:
     """What tuning a model takes, and what it gains over the defaults, replayed as one graph."""
     source, records = folder / f"{case.name}.onnx", folder / "tuning.db"
@@ -133,55 +118,6 @@ def tuning(case: Case, folder: Path) -> dict[str, Any]:
     }
 
 
-_FAILURES = {
-    "no device": ("", "import optkit,sys; optkit.load(sys.argv[1])"),
-    "out of memory": (
-        None,
-        "import torch,optkit,sys,json,numpy as np\n"
-        "feed={k:np.zeros(s,d) for k,(s,d) in json.loads(sys.argv[2]).items()}\n"
-        "free,_=torch.cuda.mem_get_info(); keep=torch.empty(free-(192<<20),dtype=torch.uint8,device='cuda')\n"
-        "r=optkit.load(sys.argv[1]); r.run(feed); raise SystemExit('it had enough')",
-    ),
-    "lost device": (
-        None,
-        "import torch,optkit,sys,json,numpy as np\n"
-        "feed={k:np.zeros(s,d) for k,(s,d) in json.loads(sys.argv[2]).items()}\n"
-        "r=optkit.load(sys.argv[1]); r.run(feed)\n"
-        "t=torch.zeros(4,device='cuda'); t[torch.tensor([99],device='cuda')]=1\n"
-        "r.run(feed); raise SystemExit('it went on')",
-    ),
-}
-
-
-def failures(case: Case, folder: Path) -> dict[str, list[str]]:
-    """The last lines that a program prints when it meets each failure."""
-    path = folder / f"{case.name}.fp16.optk"
-    feed = json.dumps({name: [array.shape, array.dtype.name] for name, array in case.feed().items()})
-    found = {}
-    for name, (visible, program) in _FAILURES.items():
-        wrapped = (
-            f"import optkit.errors\ntry:\n    exec({program!r})\nexcept optkit.errors.OptkitError as e:\n    print(e)"
-        )
-        hidden = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-        done = subprocess.run(
-            [sys.executable, "-c", wrapped, str(path), feed],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, **hidden},
-            timeout=120,
-        )
-        found[name] = [*done.stdout.strip().splitlines(), *done.stderr.strip().splitlines()[-1:]]
-    foreign = folder / f"{case.name}.sm_120.optk"
-    optkit.compile(folder / f"{case.name}.onnx", target="cuda:sm_120", passes="fp16", output=foreign, verify=False)
-    try:
-        optkit.load(foreign)
-        found["wrong architecture"] = ["it was loaded"]
-    except OptkitError as error:
-        found["wrong architecture"] = [str(error)]
-    return found
-
-
 def table(result: Mapping[str, Any]) -> str:
     """A line a case: errors, microseconds, best peer over ours."""
     lines = [
@@ -208,32 +144,6 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-class OnGpu:
-    """A process that works on the GPU; another one takes its place when it fails, which may have cost it the GPU."""
-
-    def __init__(self) -> None:
-        self._pool = self._start()
-
-    @staticmethod
-    def _start() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, get_context("spawn"))
-
-    def __call__(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        """What the step returns, or {"why": ...}."""
-        try:
-            found = self._pool.submit(step, *arguments).result()
-        except Exception as error:
-            found = {"why": one_line(error)}
-        if isinstance(found, dict) and found.get("why"):
-            self.close()
-            self._pool = self._start()
-        return found
-
-    def close(self) -> None:
-        """End the process."""
-        self._pool.shutdown(cancel_futures=True)
-
-
 def results(case: Case, precisions: list[str], modes: list[str], folder: Path, on_gpu: OnGpu) -> dict[str, Any]:
     """Answers and times of a case."""
     entry: dict[str, Any] = {}
@@ -245,6 +155,17 @@ def results(case: Case, precisions: list[str], modes: list[str], folder: Path, o
     return entry
 
 
+def faults(failed: list[tuple[Case, str]], folder: Path, on_gpu: OnGpu, workers: int, minutes: float) -> dict[str, Any]:
+    """What is at fault in the first of the cases that failed; by case and precision."""
+    deadline, found = time.monotonic() + 60 * minutes, {}
+    for case, precision in failed:
+        if (left := deadline - time.monotonic()) <= 0:
+            break
+        found[f"{case.name}.{precision}"] = search(case, precision, folder, on_gpu, workers, left)
+        print(f"fault in {case.name}.{precision}: {str(found[f'{case.name}.{precision}'])[:1500]}", flush=True)
+    return found
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.cuda", description=__doc__)
@@ -254,9 +175,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--modes", nargs="*", default=["reduce-overhead"], help="of torch.compile")
     parser.add_argument("--tune", action="store_true", help="also tune the first model, at the first batch")
     parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--fault-minutes", type=float, default=2.0)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/cuda.json"))
     return parser.parse_args()
+
+
+def _passed(result: Mapping[str, Any], case: Case, precision: str) -> bool:
+    """Whether its answers are right; what was not built or not run has no fault to look for."""
+    built = "error" not in result["builds"].get(f"{case.name}.{precision}", {"error": ""})
+    return not built or case.name not in result["cases"] or bool(result["cases"][case.name][precision]["passed"])
 
 
 def main() -> int:
@@ -277,8 +205,8 @@ def main() -> int:
     def keep() -> None:
         write_whole(options.output, json.dumps(result, indent=1, default=str).encode() + b"\n")
 
-    on_gpu = OnGpu()
-    with tempfile.TemporaryDirectory(prefix="optkit-cuda-") as name:
+    kernels: dict[str, Any] = {}
+    with OnGpu() as on_gpu, tempfile.TemporaryDirectory(prefix="optkit-cuda-") as name:
         folder = Path(name)
         result["builds"] = prepare(cases, options.precision, folder, options.workers)
         result["torch"], result["ceilings"] = on_gpu(peers.version), on_gpu(peers.ceilings)
@@ -291,12 +219,19 @@ def main() -> int:
             keep()
             state = {p: entry[p].get("why") or entry[p]["errors"] for p in options.precision}
             print(f"{case.name}: {state} {entry['race'].get('why', '')}", flush=True)
+            for precision in [p for p in options.precision if "why" not in entry[p]]:
+                path = folder / f"{case.name}.{precision}.optk"
+                kernels[f"{case.name}.{precision}"] = on_gpu(kernel_times, path, case.feed())
+            write_whole(options.output.with_suffix(".kernels.json"), json.dumps(kernels, indent=1).encode() + b"\n")
         steps = (transfers, failures, tuning) if options.tune else (transfers, failures)
         for step in steps:
+            on_gpu.limit = TUNING if step is tuning else LIMIT
             result[step.__name__] = on_gpu(step, cases[0], folder)
             keep()
             print(f"{step.__name__}: {str(result[step.__name__])[:1500]}", flush=True)
-        on_gpu.close()
+        failed = [(c, p) for c in cases for p in options.precision if not _passed(result, c, p)]
+        result["faults"] = faults(failed, folder, on_gpu, options.workers, options.fault_minutes)
+        keep()
     print(table(result))
     return int(not all(entry[p]["passed"] for entry in result["cases"].values() for p in options.precision))
 

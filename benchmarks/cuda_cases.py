@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 import optkit
+from benchmarks.on_gpu import one_line
 from benchmarks.zoo import ZOO, export_model
 from optkit.model import load_model, save_model
 from optkit.shapes import bind_shapes
@@ -49,20 +50,25 @@ class Case:
         return {name: rows[:count] for name, rows in samples.items()}
 
 
+def source_and_passes(case: Case, precision: str, folder: Path) -> tuple[Path, str]:
+    """What is compiled, and by which passes; in INT8 they start from the quantized model."""
+    if precision != "int8":
+        return folder / f"{case.name}.onnx", precision
+    return folder / f"{case.name}.int8.onnx", "fold,fuse,fold,fp16" if case.model in MIXED else "fold,fuse,fold"
+
+
 def build(case: Case, precision: str, folder: Path) -> dict[str, Any]:
     """Compile for the GPU, and what INT8 is compared with for the CPU; runs in a process of its own."""
     os.environ.setdefault("TVM_NUM_THREADS", "1")
-    stem, passes = f"{case.name}.{precision}", precision
-    source = bound = folder / f"{case.name}.onnx"
+    stem = f"{case.name}.{precision}"
+    source, passes = source_and_passes(case, precision, folder)
+    bound = folder / f"{stem}.few.onnx"
     if precision == "int8":
-        mixed = case.model in MIXED
-        recipe = "recognize,fold,fuse,fold,quantize{products=false}" if mixed else "int8"
+        recipe = "recognize,fold,fuse,fold,quantize{products=false}" if case.model in MIXED else "int8"
         data, model = ZOO[case.model].samples(CHECKED), folder / f"{case.name}.open.onnx"
         quantized = optkit.quantize(model, passes=recipe, calib_data=data)
-        source, bound = folder / f"{stem}.onnx", folder / f"{stem}.few.onnx"
         for path, count in ((source, case.batch), (bound, min(case.batch, CHECKED))):
             save_model(fixed(quantized.clone(), case.feed(count)) if case.batch > 1 else quantized, path)
-        passes = "fold,fuse,fold,fp16" if mixed else "fold,fuse,fold"
     began = time.perf_counter()
     made = optkit.compile(source, target="cuda", passes=passes, output=folder / f"{stem}.optk", verify=False)
     seconds = time.perf_counter() - began
@@ -106,11 +112,6 @@ def export(case: Case, folder: Path) -> None:
     save_model(fixed(model, case.feed()) if case.batch > 1 else model, folder / f"{case.name}.onnx")
 
 
-def one_line(error: BaseException) -> str:
-    """An error as one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
-
-
 def relative(found: np.ndarray, want: np.ndarray) -> float:
     """Norm of the difference over the norm of what is wanted; infinite for other shapes or what is no number."""
     if found.shape != want.shape or not np.isfinite(found.astype(np.float64)).all():
@@ -119,11 +120,11 @@ def relative(found: np.ndarray, want: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30))
 
 
-def check(case: Case, precision: str, folder: Path) -> dict[str, Any]:
-    """Answers on the GPU against the CPU's."""
+def check(case: Case, precision: str, folder: Path, path: Path | None = None) -> dict[str, Any]:
+    """Answers on the GPU against the CPU's; of another artifact of the case where `path` is given."""
     import onnxruntime as ort
 
-    with optkit.load(folder / f"{case.name}.{precision}.optk") as runner:
+    with optkit.load(path or folder / f"{case.name}.{precision}.optk") as runner:
         found = runner.run(case.feed())
         again = runner.run(case.feed())
     few = case.feed(CHECKED)
