@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
+from optkit.compiler.converters import device_recurrent
 from optkit.compiler.converters.matmul import matmul
 from optkit.compiler.converters.rows import reshape
 from optkit.compiler.lowering import Converter, Lowering, Node
@@ -23,10 +24,10 @@ op = relax.op
 
 def recurrent(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Value]:
     """RNN, LSTM or GRU in all its variants; refuses unknown sizes of the hidden state."""
-    return _Layer(low, node, inputs).convert()
+    return Layer(low, node, inputs).convert()
 
 
-class _Layer:
+class Layer:
     """One node while it is converted; everything is computed in float32, or in float64 where it comes so."""
 
     def __init__(self, low: Lowering, node: Node, inputs: list[Value | None]) -> None:
@@ -47,12 +48,14 @@ class _Layer:
 
     def convert(self) -> list[Value]:
         """Every output: all states (seq, directions, batch, hidden), and the last ones of each direction."""
-        low, x = self.low, self._real(self.x)
+        low, x = self.low, self.real(self.x)
         if self.batch_first:
             x = low.bind(op.permute_dims(x, [1, 0, 2]))
         directions = _DIRECTIONS.get(self.node.get("direction", "forward"))
         if directions is None:
             raise self._refusal(f"direction {self.node.get('direction')!r} is unknown", "use forward or bidirectional")
+        if low.target.device == "cuda" and (together := device_recurrent.convert(self, x, directions)) is not None:
+            return together
         found = [self._direction(x, d, reverse) for d, reverse in enumerate(directions)]
         results = []
         for number, states in enumerate(zip(*found, strict=True)):
@@ -69,7 +72,8 @@ class _Layer:
     def _refusal(self, why: str, what: str) -> UnsupportedError:
         return UnsupportedError(f"node {self.node.name!r} ({self.node.op_type}): {why}; {what}")
 
-    def _real(self, value: Value) -> Any:
+    def real(self, value: Value) -> Any:
+        """In the type that is computed in."""
         expr = value.plain()
         return expr if value.dtype == self.dtype else self.low.bind(op.astype(expr, self.dtype))
 
@@ -78,7 +82,7 @@ class _Layer:
         if value.const is not None:
             array = value.const[at].astype(self.dtype)
             return Value(self.low, array.shape, self.dtype, const=array)
-        expr = self.low.bind(op.squeeze(op.strided_slice(self._real(value), [0], [at], [at + 1]), [0]))
+        expr = self.low.bind(op.squeeze(op.strided_slice(self.real(value), [0], [at], [at + 1]), [0]))
         return self.low.wrap(expr)
 
     def _pad(self, value: Value, gates: int) -> Value:
@@ -91,7 +95,8 @@ class _Layer:
         expr = self.low.emit(define.padded_gates, value.plain(), gates, self.hidden, self.width, name="pad_gates")
         return self.low.wrap(expr)
 
-    def _cell(self, at: int, reverse: bool) -> define.Cell:
+    def cell(self, at: int, reverse: bool) -> define.Cell:
+        """What direction `at` computes."""
         node = self.node
         count = len(_FUNCTIONS[node.op_type])
         names = [str(n) for n in node.get("activations", [])][at * count : (at + 1) * count]
@@ -102,7 +107,7 @@ class _Layer:
             raise self._refusal(f"activations {names} are not {count} of {sorted(KNOWN)}", "export with known ones")
         # Parameters are listed for those functions that take some, in order; the others have none.
         functions = []
-        alphas, betas = self._parameters("activation_alpha"), self._parameters("activation_beta")
+        alphas, betas = self.parameters("activation_alpha"), self.parameters("activation_beta")
         every = [str(n) for n in node.get("activations", [])] or names * (at + 1)
         for i, name in enumerate(names):
             place = at * count + i
@@ -123,16 +128,17 @@ class _Layer:
             reset_after=bool(node.get("linear_before_reset", 0)),
         )
 
-    def _parameters(self, name: str) -> list[float]:
+    def parameters(self, name: str) -> list[float]:
+        """Numbers of an attribute."""
         return [float(v) for v in self.node.get(name, [])]
 
     def _direction(self, x: Any, at: int, reverse: bool) -> list[Any]:
         low, gates, width, hidden = self.low, self.gates, self.width, self.hidden
-        cell = self._cell(at, reverse)
+        cell = self.cell(at, reverse)
         seq, batch = dims(x.ty.shape.values[:2])
         weights = self._pad(self._part(self.w, at), gates)
         flat = low.blocked((seq * batch, self.inner), self.dtype, PLAIN, reshape(low, x, [seq * batch, self.inner]))
-        steps = reshape(low, self._product(flat, weights), [seq, batch, gates * width])
+        steps = reshape(low, self.product(flat, weights), [seq, batch, gates * width])
         late = None
         if self.b is not None:
             early, late = self._biases(self._part(self.b, at), cell.reset_after)
@@ -157,7 +163,8 @@ class _Layer:
         out = low.emit(kernel, steps, recurrence, *states, *extra, name=cell.kind.lower())
         return [low.bind(relax.TupleGetItem(out, i)) for i in range(1 + len(states))]
 
-    def _product(self, x: Value, weights: Value) -> Any:
+    def product(self, x: Value, weights: Value) -> Any:
+        """(rows, inner) by (columns, inner), transposed."""
         low = self.low
         if weights.const is not None:
             columns = Value(low, weights.shape[::-1], self.dtype, const=np.ascontiguousarray(weights.const.T))

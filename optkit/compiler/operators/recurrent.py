@@ -202,7 +202,8 @@ def _product(
             sums[panel * tile + u * lanes + v] = local[u * lanes + v]
 
 
-def _bounded(cell: Cell, value: Any) -> Any:
+def bounded(cell: Cell, value: Any) -> Any:
+    """The value within the cell's clip."""
     if cell.clip is None:
         return value
     return te.min(te.max(value, const(-cell.clip, cell.dtype)), const(cell.clip, cell.dtype))
@@ -211,7 +212,7 @@ def _bounded(cell: Cell, value: Any) -> Any:
 def _rnn(cell: Cell, steps: Any, weights: Any, t: Any, b: Any, h: Any, other: Any, sums: Any, *_: Any) -> None:
     """Ht = f(Xt*(Wi^T) + Ht-1*(Ri^T) + Wbi + Rbi)."""
     _product(cell, weights, h, 0, 1, sums, lambda j: steps[t, b, j])
-    _vectors(cell, lambda u: _store(h, u, cell.functions[0](_bounded(cell, sums[u]))))
+    _vectors(cell, lambda u: _store(h, u, cell.functions[0](bounded(cell, sums[u]))))
 
 
 def _lstm(
@@ -227,14 +228,14 @@ def _lstm(
 
     def cell_state(u: Any) -> None:
         enter = sums[u]
-        keep = one - enter if cell.coupled else f(_bounded(cell, looked(u, 2, c[u])))
-        c[u] = keep * c[u] + enter * g(_bounded(cell, sums[3 * width + u]))
+        keep = one - enter if cell.coupled else f(bounded(cell, looked(u, 2, c[u])))
+        c[u] = keep * c[u] + enter * g(bounded(cell, sums[3 * width + u]))
 
     _product(cell, weights, h, 0, 4, sums, lambda j: steps[t, b, j])
     # Stored, for it is read twice: an expression that stands twice would define its variables twice.
-    _vectors(cell, lambda u: _store(sums, u, f(_bounded(cell, looked(u, 0, c[u])))))
+    _vectors(cell, lambda u: _store(sums, u, f(bounded(cell, looked(u, 0, c[u])))))
     _vectors(cell, cell_state)
-    _vectors(cell, lambda u: _store(h, u, f(_bounded(cell, looked(u, 1, c[u]))) * last(c[u])))
+    _vectors(cell, lambda u: _store(h, u, f(bounded(cell, looked(u, 1, c[u]))) * last(c[u])))
 
 
 def _gru(
@@ -245,7 +246,7 @@ def _gru(
     width, one = cell.width, const(1, cell.dtype)
 
     def gate(u: Any, number: int) -> Any:
-        return f(_bounded(cell, sums[number * width + u]))
+        return f(bounded(cell, sums[number * width + u]))
 
     if cell.reset_after:
         _product(cell, weights, h, 0, 2, sums, lambda j: steps[t, b, j])
@@ -262,10 +263,10 @@ def _gru(
             return sums[2 * width + u]
 
     def update(u: Any) -> None:
-        h[u] = (one - sums[u]) * g(_bounded(cell, candidate(u))) + sums[u] * h[u]
+        h[u] = (one - sums[u]) * g(bounded(cell, candidate(u))) + sums[u] * h[u]
 
     _vectors(cell, lambda u: _store(sums, u, gate(u, 0)))
     _vectors(cell, update)
 
 
-__all__ = ["GATES", "Cell", "padded_gates", "panels", "recur"]
+__all__ = ["GATES", "Cell", "bounded", "padded_gates", "panels", "recur"]

@@ -30,6 +30,7 @@ _FILES = {
     "warpgroup.cuh": {"OptkitWideConv", "OptkitWideMatmul"},
     "cluster.cuh": {"OptkitCluster"},
     "attention.cuh": {"OptkitAttention"},
+    "recurrent.cuh": {"OptkitRecurrence"},
     "sort.cuh": {"optkit_top_k"},
     "suppression.cuh": {"optkit_suppress"},
 }
@@ -41,6 +42,7 @@ _BELOW = {
     "warpgroup.cuh": {"instructions.cuh", "wgmma.cuh", "tensor_core.cuh"},
     "cluster.cuh": {"instructions.cuh"},
     "attention.cuh": {"instructions.cuh", "tensor_core.cuh"},
+    "recurrent.cuh": {"instructions.cuh", "cluster.cuh"},
     "sort.cuh": {"instructions.cuh"},
     "suppression.cuh": {"instructions.cuh", "sort.cuh"},
 }
@@ -50,8 +52,9 @@ WARPGROUPS = {"sm_90": "sm_90a"}
 
 
 _KERNEL = re.compile(r'^(extern "C" __global__ void [^{;]*\) \{)$', re.MULTILINE)
-_CROWD = re.compile(r"__launch_bounds__\((512|1024)\)")
-"""Thread blocks that are so large because there are few of them."""
+_BOUNDS = re.compile(r"__launch_bounds__\((\d+)\)")
+_CROWD = 256
+"""Threads that most blocks have at most; those with more are large because there are few of them."""
 
 
 def with_device_code(source: str) -> str:
@@ -61,7 +64,7 @@ def with_device_code(source: str) -> str:
     ptxas keeps registers for a second and third large thread block on a multiprocessor, though it spills then.
     """
     whole = _KERNEL.sub(r"\1\n  optkit_follow();", source).replace("__activemask()", "optkit_row_mask()")
-    whole = _CROWD.sub(r"__launch_bounds__(\1, 1)", whole)
+    whole = _BOUNDS.sub(lambda m: f"__launch_bounds__({m[1]}, 1)" if int(m[1]) > _CROWD else m[0], whole)
     return "".join((DEVICE / name).read_text() for name in _needed(whole)) + whole
 
 

@@ -519,6 +519,10 @@ void optkit_read_peer(T* four, const T* place, int block) {
   if (reinterpret_cast<std::uintptr_t>(place) % 16) ++emulator::problems;
   std::memcpy(four, emulator::blocks[block]->shared + (reinterpret_cast<const char*>(place) - mine), 16);
 }
+OPTKIT_DEVICE void optkit_write_peer(float* place, int block, float value) {
+  const char* mine = emulator::block().shared;
+  std::memcpy(emulator::blocks[block]->shared + (reinterpret_cast<const char*>(place) - mine), &value, 4);
+}
 OPTKIT_DEVICE int optkit_dp4a_u8s8(unsigned a, int b, int c) {
   for (int i = 0; i < 4; ++i) c += emulator::Bytes::left(a, i) * emulator::Bytes::right(b, i);
   return c;

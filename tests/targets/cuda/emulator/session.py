@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from optkit.errors import OptkitError
 from optkit.model import to_proto
 from optkit.runtime import staging
 from optkit.tune.session import tune as tune_model
-from tests.targets.cuda import models, transformers
+from tests.targets.cuda import models, sequences, transformers
 
 
 def _count() -> tuple[int, int, int, int]:
@@ -39,7 +40,7 @@ def compile_models(folder: Path, *cases: str) -> None:
     for case in cases:
         name, pipeline, *arch = case.split(":")
         path = folder / f"{name}.onnx"
-        build = getattr(models, name, None) or getattr(transformers, name)
+        build = next(getattr(each, name) for each in (models, transformers, sequences) if hasattr(each, name))
         path.write_bytes(to_proto(build()).SerializeToString())
         out = folder / f"{case.replace(':', '.')}.optk"
         artifact = optkit.compile(path, target=":".join(["cuda", *arch]), passes=pipeline, output=out)
@@ -178,6 +179,33 @@ def open_batch(folder: Path, *pipelines: str) -> None:
         )
 
 
+def batchwise(folder: Path) -> None:
+    """An LSTM of examples first, which ONNX Runtime does not know, beside the same of steps first."""
+    answers = []
+    for layout in (0, 1):
+        path, out = folder / f"{layout}.onnx", folder / f"{layout}.optk"
+        path.write_bytes(to_proto(sequences.batchwise(layout)).SerializeToString())
+        optkit.compile(path, target="cuda", passes="default", output=out, verify=layout == 0)
+        with optkit.load(out) as runner:
+            if layout == 0:
+                feed = sample(runner)
+            else:
+                feed = {name: np.ascontiguousarray(array.swapaxes(0, 1)) for name, array in feed.items()}
+            answers.append(runner.run(feed))
+    steps, examples = answers
+    say(
+        equal=np.array_equal(examples["y"], steps["y"].transpose(2, 0, 1, 3))
+        and all(np.array_equal(examples[name], steps[name].swapaxes(0, 1)) for name in "hc"),
+        rules=sorted({kernel["rule"] for kernel in _kernels(out)}),
+    )
+
+
+def _kernels(path: Path) -> list[dict[str, Any]]:
+    with zipfile.ZipFile(path) as archive:
+        found: list[dict[str, Any]] = json.loads(archive.read("kernels.json"))
+    return found
+
+
 def tune(folder: Path) -> None:
     """Tune a model and compile it with the records."""
     path, records = folder / "product.onnx", folder / "tuning.db"
@@ -216,6 +244,7 @@ def say(**found: Any) -> None:
 if __name__ == "__main__":
     verb, first, *rest = sys.argv[1:]
     verbs = {
+        "batchwise": batchwise,
         "compile": compile_models,
         "keep": keep_on_device,
         "open": open_batch,

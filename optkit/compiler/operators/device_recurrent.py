@@ -1,0 +1,441 @@
+"""RNN, LSTM and GRU on GPUs: a cluster of thread blocks goes through time with a few examples of one direction.
+
+Every block computes some of the units, whose weights its threads keep in registers where they are few enough, and tells
+the others the new state through their shared memory (Diamos et al., "Persistent RNNs", ICML 2016). Both directions of a
+layer are one kernel. The formulas are those of `recurrent`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+from tvm.tirx import op
+
+from optkit.compiler.operators.common import const
+from optkit.compiler.operators.loops import T, cell, loops, when
+from optkit.compiler.operators.recurrent import GATES, Cell, bounded
+
+_THREADS = 512
+_HELD = 64
+"""Weights that a thread keeps in registers at most."""
+_PARTS = (1, 2, 4, 8)
+_EXAMPLES = (1, 2, 4, 8)
+_SOME = 4
+"""Examples of an open batch that go together."""
+_SHARED = 40 * 1024
+"""Bytes of shared memory, of the 48 KB that every GPU gives."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Who computes what.
+
+    Attributes:
+        directions: 1 or 2.
+        gates: of a unit.
+        parts: thread blocks that divide the units among themselves.
+        units: of one of them.
+        slices: threads that share a sum.
+        quads: fours of terms that one of these adds up.
+        examples: that go through time together.
+        threads: of a block.
+        holds: whether weights are kept in registers.
+    """
+
+    directions: int
+    gates: int
+    parts: int
+    units: int
+    slices: int
+    quads: int
+    examples: int
+    threads: int
+    holds: bool
+
+    @property
+    def columns(self) -> int:
+        """Sums of an example in one block."""
+        return self.gates * self.units
+
+    @property
+    def terms(self) -> int:
+        """Of a sum: the units, and zeros behind them."""
+        return 4 * self.slices * self.quads
+
+    @property
+    def column_turns(self) -> int:
+        """Sums that a thread takes its part of, one after the other."""
+        return -(-self.columns * self.slices // self.threads)
+
+    @property
+    def unit_turns(self) -> int:
+        """Units whose gates a thread computes."""
+        return -(-self.examples * self.units // self.threads)
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory: parts of sums, and three states."""
+        return 4 * self.examples * (self.slices * self.columns + 3 * self.terms)
+
+
+def find_layout(
+    hidden: int, gates: int, directions: int, batch: int | None, clusters: bool, multiprocessors: int
+) -> Layout | None:
+    """As few blocks as hold their weights in registers, else as many as there may be; None where nothing fits.
+
+    Args:
+        batch: None where it is open.
+        clusters: whether blocks can reach each other's shared memory.
+    """
+    found = [_divided(hidden, gates, directions, parts) for parts in (_PARTS if clusters else (1,))]
+    layout = next((each for each in found if each.holds), found[-1])
+    allowed = [n for n in _EXAMPLES if n <= (_SOME if batch is None else max(1, batch))]
+    fitting = [each for each in (replace(layout, examples=n) for n in allowed) if each.shared <= _SHARED]
+    if not fitting or batch is None:
+        return fitting[-1] if fitting else None
+    # One more example is one more sum a thread; one more wave of blocks is the whole time once more.
+    blocks = directions * layout.parts
+    return next((each for each in fitting if blocks * -(-batch // each.examples) <= multiprocessors), fitting[-1])
+
+
+def _divided(hidden: int, gates: int, directions: int, parts: int) -> Layout:
+    units = -(-hidden // parts)
+    columns, terms = gates * units, -(-hidden // 4)
+    slices = 1
+    while 2 * slices * columns <= _THREADS and 2 * slices <= terms:
+        slices *= 2
+    quads = -(-terms // slices)
+    threads = min(_THREADS, -(-slices * columns // 32) * 32)
+    made = Layout(directions, gates, parts, units, slices, quads, 1, threads, False)
+    return replace(made, holds=4 * quads * made.column_turns <= _HELD)
+
+
+def pack(weights: np.ndarray, layout: Layout) -> np.ndarray:
+    """(directions, gates * hidden, hidden) to (directions, parts, quads, columns, 4), with zeros in what is left."""
+    hidden = weights.shape[2]
+    split = weights.reshape(layout.directions, layout.gates, hidden, hidden)
+    whole = (0, layout.parts * layout.units - hidden), (0, layout.terms - hidden)
+    full = np.pad(split, [(0, 0), (0, 0), *whole])
+    parted = full.reshape(layout.directions, layout.gates, layout.parts, layout.units, layout.terms // 4, 4)
+    moved = parted.transpose(0, 2, 4, 1, 3, 5)
+    return np.ascontiguousarray(moved.reshape(*moved.shape[:3], layout.columns, 4))
+
+
+def recur(
+    made: Cell,
+    layout: Layout,
+    reverse: Sequence[bool],
+    steps: te.Tensor,
+    weights: te.Tensor,
+    initial: Sequence[te.Tensor],
+    lengths: te.Tensor | None,
+    peepholes: te.Tensor | None,
+    bias: te.Tensor | None,
+) -> list[te.Tensor]:
+    """All states (seq, directions, batch, hidden), and the last ones (directions, batch, hidden).
+
+    Args:
+        reverse: of each direction.
+        steps: (seq, batch, directions * gates * width): input products with all biases that are added to them.
+        weights: see `pack`.
+        initial: the hidden state, and the LSTM's cell state, (directions, batch, hidden) each.
+        lengths: valid steps of each example; the states beyond are zeros.
+        peepholes: (directions, 3, width), of input, output and forget gate.
+        bias: (directions, width), added to the GRU's product behind which the reset gate comes.
+    """
+    seq, batch = steps.shape[0], steps.shape[1]
+    extra = [t for t in (lengths, peepholes, bias) if t is not None]
+    states = len(initial)
+
+    def body(ins: list[Any], outs: list[Any]) -> None:
+        rest = iter(ins[2 + states :])
+        given = [None if t is None else next(rest) for t in (lengths, peepholes, bias)]
+        with contextlib.ExitStack() as threads:
+
+            def bind(extent: Any, tag: str) -> Any:
+                return threads.enter_context(T.thread_binding(tirx.const(0, "int32"), _int(extent), thread=tag))
+
+            if layout.parts > 1:
+                bind(layout.parts, "clusterCtaIdx.z")
+            block = bind(layout.directions * layout.parts, "blockIdx.z")
+            group = bind((batch + layout.examples - 1) // layout.examples, "blockIdx.x")
+            thread = bind(layout.threads, "threadIdx.x")
+            _Block(
+                made, layout, reverse, (block, group, thread), (ins[0], ins[1]), ins[2 : 2 + states], given, outs
+            ).run(seq, batch)
+
+    last = (layout.directions, batch, made.hidden)
+    shapes = [(seq, *last), *[last] * states]
+    tensors = [steps, weights, *initial, *extra]
+    found: list[te.Tensor] = loops(shapes, ["float32"] * len(shapes), tensors, body, made.kind.lower())
+    return found
+
+
+class _Block:
+    """What one thread does."""
+
+    def __init__(
+        self,
+        made: Cell,
+        layout: Layout,
+        reverse: Sequence[bool],
+        place: tuple[Any, Any, Any],
+        operands: tuple[Any, Any],
+        initial: Sequence[Any],
+        given: Sequence[Any],
+        outs: Sequence[Any],
+    ) -> None:
+        self.cell, self.layout, self.reverse, self.outs, self.initial = made, layout, reverse, outs, initial
+        (self.block, self.group, self.thread), (self.steps, self.weights) = place, operands
+        self.lengths, self.peepholes, self.bias = given
+        self.direction = _int(self.block) // layout.parts
+        self.part = _int(self.block) % layout.parts
+        numbers = layout.columns, layout.terms, layout.slices, layout.threads, layout.examples, int(layout.holds)
+        self.code = f"OptkitRecurrence<{', '.join(map(str, numbers))}>"
+        self.mixes = made.kind == "GRU" and not made.reset_after
+        held = 4 * layout.quads * layout.column_turns if layout.holds else 1
+        self.held = _memory(held, "local")
+        self.sums = _memory(layout.slices * layout.examples * layout.columns, "shared")
+        self.state = _memory(2 * layout.examples * layout.terms, "shared")
+        # Of the GRU, behind the reset gate.
+        self.mixed = _memory(layout.examples * layout.terms, "shared") if self.mixes else None
+        # The thread's own units: hidden and cell state, products with the input, and how many steps are valid.
+        self.own = _memory(layout.unit_turns, "local")
+        self.inner = _memory(layout.unit_turns, "local") if made.kind == "LSTM" else None
+        self.entering = _memory(layout.unit_turns * layout.gates, "local")
+        self.valid = [cell("int32", 0) for _ in range(layout.unit_turns)]
+
+    def run(self, seq: Any, batch: Any) -> None:
+        """All steps."""
+        layout = self.layout
+        self.seq, self.batch = _int(seq), _int(batch)
+        whole = self.weights[_int(self.direction), self.part, 0, 0, 0]
+        if layout.holds:
+            _call(f"{self.code}::load", op.address_of(self.held[0]), op.address_of(whole))
+        self._begin()
+        with T.serial(0, self.seq) as i:
+            self._enter(i)
+            now, then = i % 2 * (layout.examples * layout.terms), (i + 1) % 2 * (layout.examples * layout.terms)
+            {"RNN": self._rnn, "LSTM": self._lstm, "GRU": self._gru}[self.cell.kind](i, now, then, whole)
+            self._meet()
+        self._end()
+
+    def _begin(self) -> None:
+        """The first state, and zeros where nobody writes."""
+        layout = self.layout
+        size = layout.examples * layout.terms
+        for memory, count in ((self.state, 2 * size), (self.mixed, size)):
+            if memory is None:
+                continue
+            with T.serial(0, -(-count // layout.threads)) as turn:
+                at = turn * layout.threads + _int(self.thread)
+
+                def clear(at: Any = at, memory: Any = memory) -> None:
+                    e, unit = at // layout.terms, at % layout.terms
+                    memory[at] = const(0, "float32")
+                    b = self._example(e)
+                    if memory is self.state:
+                        first = tirx.all(at < size, unit < self.cell.hidden, b < self.batch)
+                        when(first, lambda: _store(memory, at, self.initial[0][self.direction, b, unit]))
+
+                when(at < count, clear)
+        for turn in range(layout.unit_turns):
+            _, b, unit, active = self._place(turn)
+            self.own[turn] = const(0, "float32")
+            self.valid[turn][0] = self.seq
+            if self.inner is not None:
+                self.inner[turn] = const(0, "float32")
+
+            def begin(turn: int = turn, b: Any = b, unit: Any = unit) -> None:
+                self.own[turn] = self.initial[0][self.direction, b, unit]
+                if self.inner is not None:
+                    self.inner[turn] = self.initial[1][self.direction, b, unit]
+                if self.lengths is not None:
+                    self.valid[turn][0] = tirx.min(_int(self.lengths[b]), self.seq)
+
+            when(active, begin)
+        self._meet()
+
+    def _end(self) -> None:
+        for turn in range(self.layout.unit_turns):
+            _, b, unit, active = self._place(turn)
+
+            def end(turn: int = turn, b: Any = b, unit: Any = unit) -> None:
+                self.outs[1][self.direction, b, unit] = self.own[turn]
+                if self.inner is not None:
+                    self.outs[2][self.direction, b, unit] = self.inner[turn]
+
+            when(active, end)
+
+    def _example(self, e: Any) -> Any:
+        return _int(self.group) * self.layout.examples + e
+
+    def _place(self, turn: int) -> tuple[Any, Any, Any, Any]:
+        """Example of the block, example, unit, and whether there is such a one."""
+        layout = self.layout
+        item = _int(self.thread) + turn * layout.threads
+        e, unit = item // layout.units, self.part * layout.units + item % layout.units
+        b = self._example(e)
+        return e, b, unit, tirx.all(item < layout.examples * layout.units, unit < self.cell.hidden, b < self.batch)
+
+    def _time(self, turn: int, i: Any) -> Any:
+        """The step in the order of time; of one that is not valid its own number."""
+        valid = self.valid[turn][0]
+        back = tirx.Select(i < valid, valid - 1 - i, i)
+        if len(self.reverse) == 1 or self.reverse[0] == self.reverse[1]:
+            return back if self.reverse[0] else i
+        return tirx.Select(tirx.any(*(self.direction == d for d, r in enumerate(self.reverse) if r)), back, i)
+
+    def _enter(self, i: Any) -> None:
+        """Read the input products, which arrive while sums are made."""
+        gates, width = self.layout.gates, self.cell.width
+        for turn in range(self.layout.unit_turns):
+            _, b, unit, active = self._place(turn)
+
+            def read(turn: int = turn, b: Any = b, unit: Any = unit) -> None:
+                for gate in range(gates):
+                    at = (self.direction * gates + gate) * width + unit
+                    self.entering[turn * gates + gate] = self.steps[self._time(turn, i), b, at]
+
+            when(active, read)
+
+    def _multiply(self, state: Any, weights: Any, first: int, last: int) -> None:
+        units = self.layout.units
+        places = (op.address_of(each) for each in (self.sums[0], state, self.held[0], weights))
+        _call(f"{self.code}::sums", *places, tirx.const(first * units, "int32"), tirx.const(last * units, "int32"))
+
+    def _sum(self, turn: int, gate: int) -> Any:
+        layout = self.layout
+        item = _int(self.thread) + turn * layout.threads
+        e, column = item // layout.units, gate * layout.units + item % layout.units
+        total = cell("float32", self.sums[e * layout.columns + column])
+        for s in range(1, layout.slices):
+            total[0] = total[0] + self.sums[(s * layout.examples + e) * layout.columns + column]
+        return total[0]
+
+    def _gate(self, turn: int, gate: int) -> Any:
+        """What the gate's function is given: both products."""
+        return self._sum(turn, gate) + self.entering[turn * self.layout.gates + gate]
+
+    def _tell(self, memory: Any, at: Any, value: Any) -> None:
+        _call(f"optkit_tell<{self.layout.parts}>", op.address_of(memory[at]), value)
+
+    def _meet(self) -> None:
+        _call(f"optkit_meet<{self.layout.parts}>")
+
+    def _update(self, i: Any, then: Any, value: Any) -> None:
+        """Every unit's new state, `value(turn, unit)`, where the step is valid; zeros leave where it is not."""
+        zero = const(0, "float32")
+        for turn in range(self.layout.unit_turns):
+            e, b, unit, active = self._place(turn)
+
+            def update(turn: int = turn, e: Any = e, b: Any = b, unit: Any = unit) -> None:
+                self.own[turn] = value(turn, unit)
+                self._tell(self.state, then + e * self.layout.terms + unit, self.own[turn])
+                self.outs[0][self._time(turn, i), self.direction, b, unit] = self.own[turn]
+
+            def leave(b: Any = b, unit: Any = unit) -> None:
+                self.outs[0][i, self.direction, b, unit] = zero
+
+            if self.lengths is None:
+                when(active, update)
+                continue
+
+            def either(turn: int = turn, update: Any = update, leave: Any = leave) -> None:
+                when(i < self.valid[turn][0], update, leave)
+
+            when(active, either)
+
+    def _rnn(self, i: Any, now: Any, then: Any, weights: Any) -> None:
+        self._multiply(self.state[now], weights, 0, 1)
+        (f,) = self.cell.functions
+        self._update(i, then, lambda turn, _: f(bounded(self.cell, self._gate(turn, 0))))
+
+    def _lstm(self, i: Any, now: Any, then: Any, weights: Any) -> None:
+        made, one = self.cell, const(1, "float32")
+        f, g, last = made.functions
+        inner = self.inner
+        assert inner is not None
+        self._multiply(self.state[now], weights, 0, 4)
+
+        def looked(turn: int, gate: int, unit: Any) -> Any:
+            value = self._gate(turn, gate)
+            if self.peepholes is not None:
+                value = value + self.peepholes[self.direction, gate, unit] * inner[turn]
+            return cell("float32", bounded(made, value))[0]
+
+        def state(turn: int, unit: Any) -> Any:
+            enter = cell("float32", f(looked(turn, 0, unit)))[0]
+            keep = cell("float32", one - enter if made.coupled else f(looked(turn, 2, unit)))[0]
+            candidate = cell("float32", bounded(made, self._gate(turn, 3)))[0]
+            inner[turn] = keep * inner[turn] + enter * g(candidate)
+            leave = cell("float32", f(looked(turn, 1, unit)))[0]
+            return leave * last(inner[turn])
+
+        self._update(i, then, state)
+
+    def _gru(self, i: Any, now: Any, then: Any, weights: Any) -> None:
+        made, one = self.cell, const(1, "float32")
+        f, g = made.functions
+
+        def gate(turn: int, number: int) -> Any:
+            return cell("float32", f(cell("float32", bounded(made, self._gate(turn, number)))[0]))[0]
+
+        if self.mixes:
+            self._multiply(self.state[now], weights, 0, 2)
+            self._mix(gate)
+            self._multiply(self.mixed[0], weights, 2, 3)
+        else:
+            self._multiply(self.state[now], weights, 0, 3)
+
+        def state(turn: int, unit: Any) -> Any:
+            update = gate(turn, 0)
+            if self.mixes:
+                value = self._gate(turn, 2)
+            else:
+                product = self._sum(turn, 2)
+                product = product if self.bias is None else product + self.bias[self.direction, unit]
+                value = self.entering[turn * 3 + 2] + gate(turn, 1) * product
+            candidate = cell("float32", bounded(made, value))[0]
+            return (one - update) * g(candidate) + update * self.own[turn]
+
+        self._update(i, then, state)
+
+    def _mix(self, gate: Any) -> None:
+        """The state behind the reset gate, told to all."""
+        for turn in range(self.layout.unit_turns):
+            e, _, unit, active = self._place(turn)
+
+            def mix(turn: int = turn, e: Any = e, unit: Any = unit) -> None:
+                self._tell(self.mixed, e * self.layout.terms + unit, gate(turn, 1) * self.own[turn])
+
+            when(active, mix)
+        self._meet()
+
+
+def _int(value: Any) -> Any:
+    known = isinstance(value, (int, tirx.IntImm))
+    return tirx.const(int(value), "int32") if known else tirx.Cast("int32", value)
+
+
+def _call(name: str, *arguments: Any) -> None:
+    T.evaluate(op.call_extern("int32", name, *arguments))
+
+
+def _memory(count: int, scope: str) -> Any:
+    """Memory for device code too: TVM gives no more than it sees used, so the last number is written."""
+    memory = T.buffer_proxy(T.decl_buffer([count], "float32", scope=scope, align=16))
+    memory[count - 1] = const(0, "float32")
+    return memory
+
+
+def _store(buffer: Any, at: Any, value: Any) -> None:
+    buffer[at] = value
+
+
+__all__ = ["GATES", "Layout", "find_layout", "pack", "recur"]
