@@ -20,7 +20,9 @@ def cumulate(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     flat = low.bind(relax.op.reshape(data, (-1,)))
     flags = [node.op_type == "CumProd", bool(node.get("exclusive", 0)), bool(node.get("reverse", 0))]
     shape = list(data.ty.shape.values)
-    out = low.emit(define.cumulate, flat, vector(low, axis, "int64"), *flags, *shape, name=node.op_type.lower())
+    known = None if axis.const is None else int(axis.const.reshape(-1)[0]) % len(shape)
+    along = vector(low, axis, "int64")
+    out = low.emit(define.cumulate, flat, along, known, *flags, *shape, name=node.op_type.lower())
     return low.wrap(relax.op.reshape(out, shape))
 
 

@@ -9,6 +9,7 @@ from tvm import relax
 
 from optkit.compiler.converters.rows import reshape
 from optkit.compiler.operators import device_recurrent as define
+from optkit.compiler.operators.recurrent_layout import find_layout, pack
 from optkit.compiler.values import PLAIN, Value, dims
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def convert(layer: Layer, x: Any, directions: tuple[bool, ...]) -> list[Value] |
     cell = layer.cell(0, directions[0])
     seq, batch = dims(x.ty.shape.values[:2])
     known, clusters = batch if isinstance(batch, int) else None, low.target.has("cluster")
-    layout = define.find_layout(layer.hidden, layer.gates, len(directions), known, clusters, low.target.cores)
+    layout = find_layout(layer.hidden, layer.gates, len(directions), known, clusters, low.target.cores)
     if layout is None:
         return None
     array = _padded(layer, layer.w, layer.gates)
@@ -65,7 +66,7 @@ def convert(layer: Layer, x: Any, directions: tuple[bool, ...]) -> list[Value] |
         return define.recur(cell, layout, directions, steps_, weights, initial, *optional)
 
     assert layer.r.const is not None
-    packed = relax.const(define.pack(layer.r.const.astype("float32"), layout))
+    packed = relax.const(pack(layer.r.const.astype("float32"), layout))
     out = low.emit(kernel, steps, packed, *states, *extra, name=cell.kind.lower())
     outputs = [low.bind(relax.TupleGetItem(out, i)) for i in range(1 + count)]
     if layer.batch_first:

@@ -128,6 +128,7 @@ def roi_align(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
         int(node.get("sampling_ratio", 0)),
         node.get("mode", "avg") == "max",
         half,
+        low.target.device == "cuda",
     )
     made = low.emit(regions.roi_align, data, rois.plain(), batch.plain(), *options, name="roi_align", kind=OPAQUE)
     return _region_pool(low, x, made)
@@ -140,7 +141,8 @@ def max_roi_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value
     height, width = node.get("pooled_shape")
     size, scale = (int(height), int(width)), float(node.get("spatial_scale", 1.0))
     data = low.bind(relax.op.permute_dims(x.plain(), [0, 2, 3, 1]))
-    made = low.emit(regions.max_roi_pool, data, rois.plain(), size, scale, name="max_roi_pool", kind=OPAQUE)
+    options = size, scale, low.target.device == "cuda"
+    made = low.emit(regions.max_roi_pool, data, rois.plain(), *options, name="max_roi_pool", kind=OPAQUE)
     return _region_pool(low, x, made)
 
 

@@ -11,6 +11,7 @@ from optkit.compiler.converters import gathers, indicators
 from optkit.compiler.converters.dynamic import as_declared, complete, runtime_extents
 from optkit.compiler.converters.extents import refuse, tensor
 from optkit.compiler.lowering import Converter, Lowering, Node
+from optkit.compiler.operators import device_sorting
 from optkit.compiler.operators import selection as define
 from optkit.compiler.operators.common import const
 from optkit.compiler.values import INJECTIVE, Value
@@ -23,7 +24,8 @@ def _is_set(value: Any) -> Any:
 
 def _chosen(low: Lowering, flags: Any) -> tuple[Any, Any]:
     """Positions of what is set in a flat tensor, and how many there are as an extent."""
-    found = low.emit(lambda data: define.chosen(data, _is_set), flags, name="chosen")
+    made = device_sorting.chosen if low.target.device == "cuda" else define.chosen
+    found = low.emit(lambda data: made(data, _is_set), flags, name="chosen")
     positions, count = (low.bind(relax.TupleGetItem(found, i)) for i in (0, 1))
     return positions, runtime_extents(low, count, 1, low.node)[0]
 

@@ -14,10 +14,13 @@ from optkit.compiler.operators.scalars import select
 INT = "int64"
 
 
-def cumulate(data: te.Tensor, axis: te.Tensor, product: bool, exclusive: bool, back: bool, *shape: Any) -> Any:
+def cumulate(
+    data: te.Tensor, axis: te.Tensor, known: int | None, product: bool, exclusive: bool, back: bool, *shape: Any
+) -> Any:
     """Running sums or products of a flat tensor of `shape` along an axis that a tensor of one element names.
 
-    float16 is summed in float32. An exclusive sum leaves its own element out; `back` starts at the end.
+    Where the axis is known, lines along it run in parallel. float16 is summed in float32. An exclusive sum leaves its
+    own element out; `back` starts at the end.
     """
     rank, dtype = len(shape), str(data.dtype)
     wide = "float32" if dtype == "float16" else dtype
@@ -25,8 +28,26 @@ def cumulate(data: te.Tensor, axis: te.Tensor, product: bool, exclusive: bool, b
     total = math.prod(extents[1:], start=extents[0])
     one = const(1, INT)
 
+    def along(x: Any, y: Any, line: Any, length: Any, stride: Any) -> None:
+        start = tirx.truncdiv(line, stride) * (length * stride) + tirx.truncmod(line, stride)
+        sum_ = cell(wide, const(1 if product else 0, wide))
+        with T.serial(0, length) as k:
+            at = start + (length - one - k if back else k) * stride
+            value = cell(wide, x[at].astype(wide))
+            if exclusive:
+                y[at] = sum_[0].astype(dtype)
+            sum_[0] = sum_[0] * value[0] if product else sum_[0] + value[0]
+            if not exclusive:
+                y[at] = sum_[0].astype(dtype)
+
     def body(inputs: list[Any], outputs: list[Any]) -> None:
         x, y = inputs[0], outputs[0]
+        if known is not None:
+            extent, apart = extents[known], math.prod(extents[known + 1 :], start=one)
+            others = math.prod([e for d, e in enumerate(extents) if d != known], start=one)
+            with T.parallel(0, others) as line:
+                along(x, y, line, extent, apart)
+            return
         given = inputs[1][0].astype(INT)
         chosen = cell(INT, select(given < const(0, INT), given + const(rank, INT), given))
         length, stride = cell(INT, extents[-1]), cell(INT, 1)
@@ -35,16 +56,7 @@ def cumulate(data: te.Tensor, axis: te.Tensor, product: bool, exclusive: bool, b
             stride[0] = stride[0] * select(chosen[0] < const(d, INT), extents[d], one)
         lines = cell(INT, tirx.truncdiv(total, tirx.max(length[0], one)))
         with T.serial(0, lines[0]) as line:
-            start = tirx.truncdiv(line, stride[0]) * (length[0] * stride[0]) + tirx.truncmod(line, stride[0])
-            sum_ = cell(wide, const(1 if product else 0, wide))
-            with T.serial(0, length[0]) as k:
-                at = start + (length[0] - one - k if back else k) * stride[0]
-                value = cell(wide, x[at].astype(wide))
-                if exclusive:
-                    y[at] = sum_[0].astype(dtype)
-                sum_[0] = sum_[0] * value[0] if product else sum_[0] + value[0]
-                if not exclusive:
-                    y[at] = sum_[0].astype(dtype)
+            along(x, y, line, length[0], stride[0])
 
     return loops([tuple(data.shape)], [dtype], [data, axis], body, "cumulate")
 

@@ -9,121 +9,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from tvm import te, tirx
 from tvm.tirx import op
 
 from optkit.compiler.operators.common import const
 from optkit.compiler.operators.loops import T, cell, loops, when
-from optkit.compiler.operators.recurrent import GATES, Cell, bounded
-
-_THREADS = 512
-_HELD = 64
-"""Weights that a thread keeps in registers at most."""
-_PARTS = (1, 2, 4, 8)
-_EXAMPLES = (1, 2, 4, 8)
-_SOME = 4
-"""Examples of an open batch that go together."""
-_SHARED = 40 * 1024
-"""Bytes of shared memory, of the 48 KB that every GPU gives."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Who computes what.
-
-    Attributes:
-        directions: 1 or 2.
-        gates: of a unit.
-        parts: thread blocks that divide the units among themselves.
-        units: of one of them.
-        slices: threads that share a sum.
-        quads: fours of terms that one of these adds up.
-        examples: that go through time together.
-        threads: of a block.
-        holds: whether weights are kept in registers.
-    """
-
-    directions: int
-    gates: int
-    parts: int
-    units: int
-    slices: int
-    quads: int
-    examples: int
-    threads: int
-    holds: bool
-
-    @property
-    def columns(self) -> int:
-        """Sums of an example in one block."""
-        return self.gates * self.units
-
-    @property
-    def terms(self) -> int:
-        """Of a sum: the units, and zeros behind them."""
-        return 4 * self.slices * self.quads
-
-    @property
-    def column_turns(self) -> int:
-        """Sums that a thread takes its part of, one after the other."""
-        return -(-self.columns * self.slices // self.threads)
-
-    @property
-    def unit_turns(self) -> int:
-        """Units whose gates a thread computes."""
-        return -(-self.examples * self.units // self.threads)
-
-    @property
-    def shared(self) -> int:
-        """Bytes of shared memory: parts of sums, and three states."""
-        return 4 * self.examples * (self.slices * self.columns + 3 * self.terms)
-
-
-def find_layout(
-    hidden: int, gates: int, directions: int, batch: int | None, clusters: bool, multiprocessors: int
-) -> Layout | None:
-    """As few blocks as hold their weights in registers, else as many as there may be; None where nothing fits.
-
-    Args:
-        batch: None where it is open.
-        clusters: whether blocks can reach each other's shared memory.
-    """
-    found = [_divided(hidden, gates, directions, parts) for parts in (_PARTS if clusters else (1,))]
-    layout = next((each for each in found if each.holds), found[-1])
-    allowed = [n for n in _EXAMPLES if n <= (_SOME if batch is None else max(1, batch))]
-    fitting = [each for each in (replace(layout, examples=n) for n in allowed) if each.shared <= _SHARED]
-    if not fitting or batch is None:
-        return fitting[-1] if fitting else None
-    # One more example is one more sum a thread; one more wave of blocks is the whole time once more.
-    blocks = directions * layout.parts
-    return next((each for each in fitting if blocks * -(-batch // each.examples) <= multiprocessors), fitting[-1])
-
-
-def _divided(hidden: int, gates: int, directions: int, parts: int) -> Layout:
-    units = -(-hidden // parts)
-    columns, terms = gates * units, -(-hidden // 4)
-    slices = 1
-    while 2 * slices * columns <= _THREADS and 2 * slices <= terms:
-        slices *= 2
-    quads = -(-terms // slices)
-    threads = min(_THREADS, -(-slices * columns // 32) * 32)
-    made = Layout(directions, gates, parts, units, slices, quads, 1, threads, False)
-    return replace(made, holds=4 * quads * made.column_turns <= _HELD)
-
-
-def pack(weights: np.ndarray, layout: Layout) -> np.ndarray:
-    """(directions, gates * hidden, hidden) to (directions, parts, quads, columns, 4), with zeros in what is left."""
-    hidden = weights.shape[2]
-    split = weights.reshape(layout.directions, layout.gates, hidden, hidden)
-    whole = (0, layout.parts * layout.units - hidden), (0, layout.terms - hidden)
-    full = np.pad(split, [(0, 0), (0, 0), *whole])
-    parted = full.reshape(layout.directions, layout.gates, layout.parts, layout.units, layout.terms // 4, 4)
-    moved = parted.transpose(0, 2, 4, 1, 3, 5)
-    return np.ascontiguousarray(moved.reshape(*moved.shape[:3], layout.columns, 4))
+from optkit.compiler.operators.recurrent import Cell, bounded
+from optkit.compiler.operators.recurrent_layout import Layout
 
 
 def recur(
@@ -142,7 +36,7 @@ def recur(
     Args:
         reverse: of each direction.
         steps: (seq, batch, directions * gates * width): input products with all biases that are added to them.
-        weights: see `pack`.
+        weights: see `recurrent_layout.pack`.
         initial: the hidden state, and the LSTM's cell state, (directions, batch, hidden) each.
         lengths: valid steps of each example; the states beyond are zeros.
         peepholes: (directions, 3, width), of input, output and forget gate.
@@ -197,13 +91,13 @@ class _Block:
         self.part = _int(self.block) % layout.parts
         numbers = layout.columns, layout.terms, layout.slices, layout.threads, layout.examples, int(layout.holds)
         self.code = f"OptkitRecurrence<{', '.join(map(str, numbers))}>"
-        self.mixes = made.kind == "GRU" and not made.reset_after
         held = 4 * layout.quads * layout.column_turns if layout.holds else 1
         self.held = _memory(held, "local")
         self.sums = _memory(layout.slices * layout.examples * layout.columns, "shared")
         self.state = _memory(2 * layout.examples * layout.terms, "shared")
         # Of the GRU, behind the reset gate.
-        self.mixed = _memory(layout.examples * layout.terms, "shared") if self.mixes else None
+        mixes = made.kind == "GRU" and not made.reset_after
+        self.mixed = _memory(layout.examples * layout.terms, "shared") if mixes else None
         # The thread's own units: hidden and cell state, products with the input, and how many steps are valid.
         self.own = _memory(layout.unit_turns, "local")
         self.inner = _memory(layout.unit_turns, "local") if made.kind == "LSTM" else None
@@ -386,16 +280,16 @@ class _Block:
         def gate(turn: int, number: int) -> Any:
             return cell("float32", f(cell("float32", bounded(made, self._gate(turn, number)))[0]))[0]
 
-        if self.mixes:
+        if self.mixed is not None:
             self._multiply(self.state[now], weights, 0, 2)
-            self._mix(gate)
+            self._mix(self.mixed, gate)
             self._multiply(self.mixed[0], weights, 2, 3)
         else:
             self._multiply(self.state[now], weights, 0, 3)
 
         def state(turn: int, unit: Any) -> Any:
             update = gate(turn, 0)
-            if self.mixes:
+            if self.mixed is not None:
                 value = self._gate(turn, 2)
             else:
                 product = self._sum(turn, 2)
@@ -406,13 +300,13 @@ class _Block:
 
         self._update(i, then, state)
 
-    def _mix(self, gate: Any) -> None:
+    def _mix(self, memory: Any, gate: Any) -> None:
         """The state behind the reset gate, told to all."""
         for turn in range(self.layout.unit_turns):
             e, _, unit, active = self._place(turn)
 
             def mix(turn: int = turn, e: Any = e, unit: Any = unit) -> None:
-                self._tell(self.mixed, e * self.layout.terms + unit, gate(turn, 1) * self.own[turn])
+                self._tell(memory, e * self.layout.terms + unit, gate(turn, 1) * self.own[turn])
 
             when(active, mix)
         self._meet()
@@ -438,4 +332,4 @@ def _store(buffer: Any, at: Any, value: Any) -> None:
     buffer[at] = value
 
 
-__all__ = ["GATES", "Layout", "find_layout", "pack", "recur"]
+__all__ = ["recur"]

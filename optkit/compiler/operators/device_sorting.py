@@ -1,11 +1,12 @@
-"""TopK and NonMaxSuppression on GPUs: a thread block sorts a row, by device code.
+"""TopK, NonMaxSuppression and NonZero on GPUs: a thread block goes through a row, by device code.
 
-The same results as `sorting` and `suppression` have, which one thread would compute there. Device functions are the
-target's (`device/sort.cuh`, `device/suppression.cuh`).
+The same results as `sorting`, `suppression` and `selection` have, which one thread would compute there. Device
+functions are the target's (`device/sort.cuh`, `device/suppression.cuh`, `device/choose.cuh`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm import te, tirx
@@ -18,6 +19,7 @@ from optkit.compiler.operators.suppression import Limits
 THREADS = 1024
 """Of the device code."""
 _GATHERING = 128
+_WARPS = THREADS // 32
 
 
 def _call(name: str, *arguments: Any) -> None:
@@ -107,4 +109,39 @@ def gather_boxes(kept: te.Tensor, counts: te.Tensor, classes: Any, found: Any) -
     return loops([(found, 3)], ["int64"], [kept, counts], body, "gather_boxes")
 
 
-__all__ = ["gather_boxes", "select_boxes", "top_k"]
+def chosen(flags: te.Tensor, is_set: Callable[[Any], Any]) -> list[te.Tensor]:
+    """As `selection.chosen`, a thread block for all."""
+    size = static(flags.shape)[0]
+
+    def body(inputs: list[Any], outputs: list[Any]) -> None:
+        (data,), (places, number) = inputs, outputs
+        with T.thread_binding(0, 1, thread="blockIdx.x"), T.thread_binding(0, THREADS, thread="threadIdx.x") as thread:
+            totals = T.buffer_proxy(T.decl_buffer([_WARPS], "int32", scope="shared"))
+            totals[_WARPS - 1] = tirx.const(0, "int32")  # TVM gives no more than it sees used
+            count, flag = cell("int32", 0), cell("int32", 0)
+            with T.serial(0, (size + (THREADS - 1)) // THREADS) as turn:
+                at = turn * THREADS + thread
+                flag[0] = tirx.const(0, "int32")
+
+                def look(at: Any = at) -> None:
+                    when(is_set(data[at]), lambda: flag.__setitem__(0, tirx.const(1, "int32")))
+
+                when(at < size, look)
+                pointers = op.address_of(totals[0]), op.address_of(count[0])
+                place = cell("int32", op.call_extern("int32", "optkit_rank", flag[0], *pointers))
+
+                def keep(at: Any = at, place: Any = place) -> None:
+                    places[place[0]] = tirx.Cast("int64", at)
+
+                when(flag[0] == 1, keep)
+
+            def finish() -> None:
+                number[0] = tirx.Cast("int64", count[0])
+
+            when(thread == 0, finish)
+
+    found: list[te.Tensor] = loops([(size,), (1,)], ["int64", "int64"], [flags], body, "chosen")
+    return found
+
+
+__all__ = ["chosen", "gather_boxes", "select_boxes", "top_k"]

@@ -8,7 +8,8 @@
 
     count = loops([(1,)], ["int32"], [data], body, "count")
 
-Such a kernel carries its schedule itself (`T.parallel`, `T.vectorized`); the kernel rules leave it alone.
+Such a kernel carries its schedule itself (`T.parallel`, `T.vectorized`); the kernel rules leave it alone. On GPUs the
+iterations of a parallel loop, and of `independent` ones right in it, are threads.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T  # noqa: N812  the name TVM's scripts give it
 
 Body = Callable[[list[Any], list[Any]], None]
+
+
+INDEPENDENT = "optkit.independent"
+"""Annotation of loops whose iterations could run at once."""
+
+
+def independent(extent: Any) -> Any:
+    """A loop right inside of a parallel one, or of another of this kind, with nothing beside it."""
+    return T.serial(0, extent, annotations={INDEPENDENT: True})
 
 
 def loops(
@@ -56,4 +66,4 @@ def when(condition: Any, then: Callable[[], None], otherwise: Callable[[], None]
                 otherwise()
 
 
-__all__ = ["Body", "T", "cell", "loops", "when"]
+__all__ = ["INDEPENDENT", "Body", "T", "cell", "independent", "loops", "when"]

@@ -14,7 +14,7 @@ from tvm import te, tirx
 
 from optkit.compiler.operators.common import const, static
 from optkit.compiler.operators.interpolation import Mode, Tir, tap
-from optkit.compiler.operators.loops import T, cell, loops
+from optkit.compiler.operators.loops import T, cell, independent, loops
 
 _WRITTEN = 8
 """Taps written out as a sum; more are a reduction."""
@@ -80,7 +80,7 @@ def grid_taps(data: te.Tensor, grid: te.Tensor, mode: str, padding: str, align: 
 
     def body(inputs: list[Any], outputs: list[Any]) -> None:
         (_, points_in), (pixels, weights) = inputs, outputs
-        with T.parallel(0, batches) as n, T.serial(0, points) as p:
+        with T.parallel(0, batches) as n, independent(points) as p:
             places = [place(points_in[n, p, rank - 1 - d].astype("float32"), size[d]) for d in range(rank)]
             choices: list[list[tuple[Any, Any]]] = []
             for (x, low, high), extent in zip(places, size, strict=True):
@@ -167,7 +167,7 @@ def deformed_taps(
 
     def body(inputs: list[Any], outputs: list[Any]) -> None:
         (_, shift, *modulation), (pixels, weights) = inputs, outputs
-        with T.parallel(0, n * groups) as ng, T.serial(0, taps) as k, T.serial(0, oh) as y, T.serial(0, ow) as x:
+        with T.parallel(0, n * groups) as ng, independent(taps) as k, independent(oh) as y, independent(ow) as x:
             i, g = ng // groups, ng % groups
             bases, parts = [], []
             for d, (out, step) in enumerate(((y, k // kernel[1]), (x, k % kernel[1]))):

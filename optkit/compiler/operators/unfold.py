@@ -8,7 +8,7 @@ from typing import Any
 from tvm import te, tirx
 
 from optkit.compiler.operators.common import const, static
-from optkit.compiler.operators.loops import T, cell, loops, when
+from optkit.compiler.operators.loops import T, cell, independent, loops, when
 
 
 def col2im(
@@ -78,7 +78,7 @@ def max_unpool(data: te.Tensor, indices: te.Tensor, plane: Sequence[Any], out: S
                 if len(index) == len(shape):
                     do(index)
                     return
-                with T.serial(0, shape[len(index)]) as i:
+                with T.parallel(0, shape[0]) if not index else independent(shape[len(index)]) as i:
                     step((*index, i))
 
             step(())

@@ -32,6 +32,7 @@ _FILES = {
     "attention.cuh": {"OptkitAttention"},
     "recurrent.cuh": {"OptkitRecurrence"},
     "sort.cuh": {"optkit_top_k"},
+    "choose.cuh": {"optkit_rank"},
     "suppression.cuh": {"optkit_suppress"},
 }
 """Device code by file, in the order that it stands in, and what kernels call in it."""
@@ -44,6 +45,7 @@ _BELOW = {
     "attention.cuh": {"instructions.cuh", "tensor_core.cuh"},
     "recurrent.cuh": {"instructions.cuh", "cluster.cuh"},
     "sort.cuh": {"instructions.cuh"},
+    "choose.cuh": {"instructions.cuh"},
     "suppression.cuh": {"instructions.cuh", "sort.cuh"},
 }
 """What files are built of."""

@@ -12,25 +12,25 @@ def states() -> ir.Model:
     """An LSTM whose weights lie in two thread blocks, three examples of different lengths, twice in a row."""
     return build(
         """
-        a, ah, ac = LSTM<hidden_size=96, direction="bidirectional">(x, w, r, b, n, h, c, p)
+        a, ah, ac = LSTM<hidden_size=120, direction="bidirectional">(x, w, r, b, n, h, c, p)
         m = Transpose<perm=[0, 2, 1, 3]>(a)
         flat = Reshape(m, shape)
         d, dh, dc = LSTM<hidden_size=20, direction="reverse", input_forget=1, clip=0.8>(flat, v, s)
         """,
-        inputs="float[7,3,10] x, float[2,3,96] h, float[2,3,96] c",
-        outputs="float[7,2,3,96] a, float[2,3,96] ah, float[2,3,96] ac, float[7,1,3,20] d, float[1,3,20] dh,"
+        inputs="float[7,3,10] x, float[2,3,120] h, float[2,3,120] c",
+        outputs="float[7,2,3,120] a, float[2,3,120] ah, float[2,3,120] ac, float[7,1,3,20] d, float[1,3,20] dh,"
         " float[1,3,20] dc",
         **{name: weights(*shape, seed=i, scale=0.2) for i, (name, shape) in enumerate(_LSTM.items())},
         n=np.array([7, 1, 4], np.int32),
-        shape=np.array([7, 3, 192], np.int64),
+        shape=np.array([7, 3, 240], np.int64),
     )
 
 
-_LSTM = {"w": (2, 384, 10), "r": (2, 384, 96), "b": (2, 768), "p": (2, 288), "v": (1, 80, 192), "s": (1, 80, 20)}
+_LSTM = {"w": (2, 480, 10), "r": (2, 480, 120), "b": (2, 960), "p": (2, 360), "v": (1, 80, 240), "s": (1, 80, 20)}
 
 
 def gates(batch: str = "5") -> ir.Model:
-    """GRUs with the reset gate before and behind the product, of four and one thread blocks, and a plain network."""
+    """GRUs with the reset gate before and behind the product, of four and two thread blocks, and a plain network."""
     return build(
         """
         a, ah = GRU<hidden_size=190, direction="bidirectional", linear_before_reset=1>(x, w, r, b)

@@ -18,7 +18,8 @@ from optkit.compiler.build import Built, build
 from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import cnn, deep, narrow, others, projection, tokens, wide
+from tests.targets.cuda.models import cnn, deep, narrow, others, projection, regions, tokens, wide
+from tests.targets.cuda.sequences import gates, states
 from tests.targets.cuda.transformers import attention, encoder, head_sizes, heads
 
 CASES = [
@@ -31,6 +32,8 @@ CASES = [
     *((head_sizes, name) for name in ("fp16", "bf16")),
     *((narrow, name) for name in ("default", "fp16")),
     (others, "default"),
+    (regions, "default"),
+    (gates, "default"),
 ]
 SHARED = 48 * 1024
 """Bytes of shared memory that a block has on every GPU without asking for more."""
@@ -167,6 +170,28 @@ def test_large_thread_blocks_keep_their_sums_in_registers(pipeline: str, tmp_pat
     command = [nvcc.find_nvcc(), *nvcc.FLAGS, "-cubin", "-arch=sm_90a", "-Xptxas=-v", "-o", "k.cubin", "k.cu"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert set(re.findall(r"(\d+) bytes spill", done.stderr)) == {"0"}
+
+
+@pytest.mark.needs_nvcc
+@pytest.mark.parametrize("model", [states, gates])
+def test_recurrent_layers_hold_their_weights(model: Callable[[], ir.Model], tmp_path: Path) -> None:
+    source = built(model, "default", "cuda:sm_90").executable.whole_source()
+    calls = re.findall(r"OptkitRecurrence<([^>]*)>::sums", source)
+    assert calls
+    assert {call.split(", ")[-1] for call in calls} == {"1"}
+    (tmp_path / "k.cu").write_text(source)
+    base = [nvcc.find_nvcc(), "-arch=sm_90a", *nvcc.FLAGS]
+    command = [*base, "-cubin", "-Xptxas=-v", "-o", "k.cubin", "k.cu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert set(re.findall(r"(\d+) bytes spill", done.stderr)) == {"0"}
+    subprocess.run([*base, "-ptx", "-o", "k.ptx", "k.cu"], cwd=tmp_path, check=True)
+    assert "st.shared::cluster.f32" in (tmp_path / "k.ptx").read_text()
+
+
+def test_regions_and_points_are_threads_of_their_own() -> None:
+    source = built(regions, "default", "cuda:sm_90").executable.source()
+    assert "roi_align_kernel" in source
+    assert "__launch_bounds__(1)" not in source
 
 
 @pytest.mark.needs_nvcc

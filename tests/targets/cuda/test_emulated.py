@@ -26,13 +26,14 @@ ROUNDED = dict.fromkeys(("deep:bf16", "heads:bf16", "encoder:bf16"), 2**-9) | di
 """What is multiplied in bfloat16 or TF32 alone, with half the distance of two such numbers next to 1."""
 SHARED = ("summed:fp16", "summed:int8", "summed:tf32", "summed:fp16:sm_80", "summed:int8:sm_80")
 """Where thread blocks share tiles: as clusters, and in two kernels."""
-OPEN = ("open_tokens:fp16", "open_tokens:int8")
+OPEN = ("open_tokens:fp16", "open_tokens:int8", "open_gates:default")
 """What is of open extents is not captured."""
 DETECTION, BY_HAND, REDUCED = "boxes:default", "regions:default", "reductions:default"
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
     *("mixed:int8", "encoder:fp16", "encoder:int8-fp16", "memory:fp16", "memory:int8-fp16", "wide:fp16", "wide:int8"),
     *("lengths:default", "lengths:fp16", "twice:int8-fp16"),
+    *("states:default", "gates:default", "gates:default:sm_80"),
     *ROUNDED,
     *SHARED,
     *OPEN,
@@ -104,9 +105,18 @@ def test_thread_blocks_sort_and_suppress_as_the_reference_does(compiled: tuple[P
     assert found["verification"]["status"] == "passed"
     assert found["repeats"]
     assert {output["name"]: output["to_original"]["mismatches"] for output in found["outputs"]} == dict.fromkeys(
-        ("kept", "all", "v", "i", "w", "j"), 0
+        ("kept", "all", "v", "i", "w", "j", "o", "t"), 0
     )
     assert "cuda.own_threads" in found["rules"]
+
+
+def test_recurrent_layers_of_examples_first_are_those_of_steps_first(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (found,) = session(environment, "batchwise", tmp_path)
+    assert found["equal"]
+    assert "cuda.own_threads" in found["rules"]
+    assert "cuda.fallback" not in found["rules"]
 
 
 def test_parallel_loops_are_spread_over_threads(compiled: tuple[Path, dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,14 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir import ScheduleError, dlight
 
+from optkit.compiler.operators.loops import INDEPENDENT
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cuda.kernels.device_code import around, bound
 from optkit_targets.cuda.kernels.tools import WARP
+
+_THREADS, _MANY = 128, 16384
+"""Of a thread block, for at least so many iterations."""
 
 
 class OwnThreadsRule:
@@ -40,7 +45,7 @@ class FallbackRule:
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(function, machine)
 
-        return [Choice(self.name, "generic", 2, {}, {}, apply)]
+        return [Choice(self.name, "generic", 3, {}, {}, apply)]
 
 
 def schedule(func: Any, machine: Any) -> Any:
@@ -90,7 +95,10 @@ def _without_vectors(loop: Any) -> Any:
 
 
 def _spread(node: Any) -> Any:
-    """The statement with its outermost loops over threads; None where it does anything outside of parallel ones."""
+    """The statement with its outermost loops over threads; None where it does anything outside of parallel ones.
+
+    Few iterations, which are long ones, go to blocks of one warp: to as many multiprocessors as there are.
+    """
     if isinstance(node, s_tir.SBlockRealize):
         inner = None if node.block.iter_vars else _spread(node.block.body)
         return None if inner is None else around(node, inner)
@@ -99,13 +107,26 @@ def _spread(node: Any) -> Any:
         return None if any(part is None for part in parts) else tirx.SeqStmt(parts)
     if not isinstance(node, tirx.For) or node.kind != tirx.ForKind.PARALLEL:
         return None
-    wide = node.loop_var.ty.dtype
+    nest = [node]
+    while isinstance(nest[-1].body, tirx.For) and INDEPENDENT in nest[-1].body.annotations:
+        nest.append(nest[-1].body)
+    wide = "int64" if any(str(loop.loop_var.ty.dtype) == "int64" for loop in nest) else "int32"
     block, thread = (tirx.Var(name, wide) for name in ("block", "thread"))
-    count = tirx.const(WARP, wide)
-    at = block * count + thread
-    body = tvm_ffi.structural_map(node.body, (tirx.Var, lambda v: node.min + at if v.same_as(node.loop_var) else v))
-    inside = tirx.IfThenElse(at < node.extent, body, None)
-    return bound("blockIdx.x", block, (node.extent + (count - 1)) // count, bound("threadIdx.x", thread, WARP, inside))
+    extents = [tirx.Cast(wide, loop.extent) for loop in nest]
+    total = math.prod(extents[1:], start=extents[0])
+    few = isinstance(total, tirx.IntImm) and int(total) < _MANY
+    count = tirx.const(WARP if few else _THREADS, wide)
+    rest = at = block * count + thread
+    places = []
+    for loop, extent in zip(reversed(nest), reversed(extents), strict=True):
+        index = rest if loop is node else tirx.floormod(rest, extent)
+        places.append((loop.loop_var, loop.min + tirx.Cast(str(loop.loop_var.ty.dtype), index)))
+        rest = tirx.floordiv(rest, extent)
+    body = tvm_ffi.structural_map(
+        nest[-1].body, (tirx.Var, lambda v: next((place for variable, place in places if v.same_as(variable)), v))
+    )
+    threads = bound("threadIdx.x", thread, int(count), tirx.IfThenElse(at < total, body, None))
+    return bound("blockIdx.x", block, tirx.floordiv(total + (count - 1), count), threads)
 
 
 def _single_thread(body: Any) -> Any:

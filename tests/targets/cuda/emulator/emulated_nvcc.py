@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([\d, ]+\) )?(\w+)\(([^)]*)\) \{')
 _RANK = re.compile(r"__forceinline__ __device__ unsigned int (tvm_builtin_cluster_ctaid_z)\(\) \{.*?\n\}\n", re.DOTALL)
-_WAITS = re.compile(r"__syncthreads|__shfl|emulator::|optkit_(?:sync|meet|top_k|suppress)|Optkit\w+<")
+_WAITS = re.compile(r"__syncthreads|__shfl|emulator::|optkit_(?:sync|meet|rank|top_k|suppress)|Optkit\w+<")
 
 
 def translate(source: str) -> str:
