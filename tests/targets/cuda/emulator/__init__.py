@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from optkit_targets.cuda import nvcc
+
+from tests.targets.cuda.emulator.emulated_nvcc import COMPILING
 
 HERE = Path(__file__).parent
 
@@ -41,6 +44,10 @@ def environment(folder: Path) -> dict[str, str]:
     ):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+    # What every kernel begins with is most of what g++ would read.
+    shutil.copy(HERE / "device.h", folder)
+    header = ["g++", *COMPILING, f"-I{include}", "-x", "c++-header", "device.h"]
+    subprocess.run(header, cwd=folder, check=True)
     tools = folder / "bin"
     tools.mkdir()
     (tools / "nvcc").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{HERE / "emulated_nvcc.py"}" "$@"\n')
@@ -48,6 +55,7 @@ def environment(folder: Path) -> dict[str, str]:
     libraries = [str(folder), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     return {
         **os.environ,
+        "EMULATED_FOLDER": str(folder),
         "EMULATED_INCLUDE": include,
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",

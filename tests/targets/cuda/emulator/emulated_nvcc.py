@@ -1,7 +1,7 @@
 """Stands for nvcc: CUDA C++ to a shared library for this machine, in the clothes of a fat binary.
 
-EMULATED_INCLUDE names the folder of the toolkit's headers. Kernels whose threads never wait for each other are marked,
-so that they need no fibers.
+EMULATED_INCLUDE names the folder of the toolkit's headers, EMULATED_FOLDER that of device.h, compiled already. Kernels
+whose threads never wait for each other are marked, so that they need no fibers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
+COMPILING = (
+    "-std=c++17",
+    "-O1",
+    "-ffp-contract=off",
+    "-fsanitize=alignment",  # what vectors are read and written where they may not lie
+    "-fsanitize-undefined-trap-on-error",
+    "-w",
+    "-fPIC",
+)
+"""How kernels are compiled, and the header before them."""
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([\d, ]+\) )?(\w+)\(([^)]*)\) \{')
 _RANK = re.compile(r"__forceinline__ __device__ unsigned int (tvm_builtin_cluster_ctaid_z)\(\) \{.*?\n\}\n", re.DOTALL)
 _WAITS = re.compile(r"__syncthreads|__shfl|emulator::|optkit_(?:sync|meet|rank|top_k|suppress)|Optkit\w+<")
@@ -50,19 +59,8 @@ def main() -> int:
         made = Path(folder) / "kernels.cpp"
         made.write_text(translate(source.read_text()))
         library = Path(folder) / "kernels.so"
-        command = [
-            "g++",
-            "-std=c++17",
-            "-O1",
-            "-ffp-contract=off",
-            "-fsanitize=alignment",  # what vectors are read and written where they may not lie
-            "-fsanitize-undefined-trap-on-error",
-            "-w",
-            "-shared",
-            "-fPIC",
-            f"-I{HERE}",
-            f"-I{os.environ['EMULATED_INCLUDE']}",
-        ]
+        folders = [f"-I{os.environ[name]}" for name in ("EMULATED_FOLDER", "EMULATED_INCLUDE")]
+        command = ["g++", *COMPILING, "-shared", *folders]
         done = subprocess.run([*command, str(made), "-o", str(library)], check=False, capture_output=True, text=True)
         if done.returncode:
             sys.stderr.write(done.stderr)
