@@ -21,6 +21,7 @@ from optkit.compiler.operators.open_conv import output_size
 from optkit.compiler.operators.volume import stack_depths as define_stack
 from optkit.compiler.operators.volume import unstack_depths as define_unstack
 from optkit.compiler.values import (
+    INJECTIVE,
     OPAQUE,
     OUT_FUSABLE,
     PLAIN,
@@ -92,7 +93,9 @@ def _conv3d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
     b = low.target.lanes
     block = x.block if x.block >= b else b if channels >= b else PLAIN
     room = packing.round_up(channels, block) if block else channels
-    stacked = low.emit(define_stack, x.form(block), geometry, out[0], block, name="stack_depths", kind=OPAQUE)
+    # A GPU computes what is between two such copies once more a tap rather than wait for memory once more.
+    kind = INJECTIVE if low.target.device == "cuda" else OPAQUE
+    stacked = low.emit(define_stack, x.form(block), geometry, out[0], block, name="stack_depths", kind=kind)
     flat_x = low.blocked((n * out[0], taps * room, *x.shape[3:]), x.dtype, block, stacked)
     wide = packing.pad_axis(weight.const, 1, room).transpose(0, 2, 1, 3, 4).reshape(filters, taps * room, kh, kw)
     flat_w = Value(low, wide.shape, weight.dtype, const=np.ascontiguousarray(wide))
@@ -103,7 +106,7 @@ def _conv3d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
         (*geometry.begins[1:], *geometry.ends[1:]),
     )
     made = images(low, node, flat_x, flat_w, bias, window2)
-    apart = low.emit(define_unstack, made.form(made.block), n, out[0], name="unstack_depths", kind=OPAQUE)
+    apart = low.emit(define_unstack, made.form(made.block), n, out[0], name="unstack_depths", kind=kind)
     return low.blocked((n, filters, *out), x.dtype, made.block, apart)
 
 

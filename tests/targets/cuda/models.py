@@ -296,6 +296,29 @@ def regions() -> ir.Model:
     )
 
 
+def volumes() -> ir.Model:
+    """Convolutions of three dimensions one after the other, a strided one, pooling and up-sampling."""
+    return build(
+        """
+        a = Conv<pads=[1, 1, 1, 1, 1, 1]>(x, w0, b0)
+        r = Relu(a)
+        c = Conv<pads=[1, 1, 1, 1, 1, 1]>(r, w1)
+        s = Relu(c)
+        p = MaxPool<kernel_shape=[2, 2, 2], strides=[2, 2, 2]>(s)
+        d = Conv<pads=[1, 0, 1, 1, 1, 0], strides=[2, 1, 1], dilations=[1, 2, 1]>(p, w2)
+        u = ConvTranspose<kernel_shape=[2, 2, 2], strides=[2, 2, 2]>(p, w3)
+        y = Concat<axis=1>(u, s)
+        """,
+        inputs="float[2,3,6,8,10] x",
+        outputs="float[2,36,6,8,10] y, float[2,9,2,1,4] d",
+        w0=weights(20, 3, 3, 3, 3, seed=0, scale=0.2),
+        b0=weights(20, seed=1),
+        w1=weights(20, 20, 3, 3, 3, seed=2, scale=0.1),
+        w2=weights(9, 20, 3, 3, 3, seed=3, scale=0.1),
+        w3=weights(20, 16, 2, 2, 2, seed=4, scale=0.2),
+    )
+
+
 def lengths(batch: str = "3") -> ir.Model:
     """Rows from one element to more than a thread block keeps in registers: maxima, sums, and both with vectors."""
     return build(
