@@ -29,7 +29,7 @@ def states() -> ir.Model:
 _LSTM = {"w": (2, 480, 10), "r": (2, 480, 120), "b": (2, 960), "p": (2, 360), "v": (1, 80, 240), "s": (1, 80, 20)}
 
 
-def gates(batch: str = "5") -> ir.Model:
+def gates(batch: str = "5", steps: str = "6") -> ir.Model:
     """GRUs with the reset gate before and behind the product, of four and two thread blocks, and a plain network."""
     return build(
         """
@@ -37,9 +37,9 @@ def gates(batch: str = "5") -> ir.Model:
         e, eh = GRU<hidden_size=130, direction="bidirectional">(y, u, q, k)
         f, fh = RNN<hidden_size=33, activations=["Relu"]>(x, t, s)
         """,
-        inputs=f"float[6,{batch},12] x, float[4,{batch},7] y",
-        outputs=f"float[6,2,{batch},190] a, float[2,{batch},190] ah, float[4,2,{batch},130] e, float[2,{batch},130] eh,"
-        f" float[6,1,{batch},33] f, float[1,{batch},33] fh",
+        inputs=f"float[{steps},{batch},12] x, float[4,{batch},7] y",
+        outputs=f"float[{steps},2,{batch},190] a, float[2,{batch},190] ah, float[4,2,{batch},130] e,"
+        f" float[2,{batch},130] eh, float[{steps},1,{batch},33] f, float[1,{batch},33] fh",
         **{name: weights(*shape, seed=i, scale=0.1) for i, (name, shape) in enumerate(_GRU.items())},
     )
 
@@ -57,8 +57,8 @@ _GRU = {
 
 
 def open_gates() -> ir.Model:
-    """The same of any batch."""
-    return gates("n")
+    """The same of any batch and length."""
+    return gates("n", "t")
 
 
 def batchwise(layout: int) -> ir.Model:
