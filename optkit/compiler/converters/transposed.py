@@ -22,10 +22,10 @@ from optkit.compiler.converters.geometry import static_shape
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.conv import Window
-from optkit.compiler.operators.volume import interleave_phases
+from optkit.compiler.operators.volume import interleave_phases, interleave_volumes
 from optkit.compiler.operators.windows import Windows
 from optkit.compiler.packing import pad_axis, round_up
-from optkit.compiler.values import INJECTIVE, OUT_FUSABLE, Accumulated, QuantizedWeight, Value
+from optkit.compiler.values import INJECTIVE, OUT_FUSABLE, PLAIN, Accumulated, QuantizedWeight, Value
 
 
 def conv_transpose(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
@@ -39,6 +39,8 @@ def conv_transpose(low: Lowering, node: Node, inputs: list[Value | None]) -> Val
     plain_taps = all(d == 1 or k == 1 for d, k in zip(window.dilations, window.kernel, strict=True))
     if known and images and plain_taps and groups == 1 and all(b >= 0 for b in window.begins):
         return _by_phases(low, node, x, weight, bias, window, out)
+    if known and groups == 1 and _apart(x, weight, window, out):
+        return _volume(low, node, x, weight, bias, window.strides)
     if not all(isinstance(b, int) for b in window.begins):
         raise refuse(node, "its padding depends on a symbolic extent; fix it with --input-shape")
     filters = weight.shape[1] * groups
@@ -133,6 +135,41 @@ def _by_phases(
         own = room // b
         return Accumulated(low, shape, acc, b, np.zeros_like(made.bias[:own]), made.scale[:own])
     return low.blocked(shape, x.dtype, b, interleave(made.form(b)))
+
+
+def _apart(x: Value, weight: Value, window: Windows, out: Sequence[Any]) -> bool:
+    """Whether it is of volumes, and every input is multiplied into outputs of its own."""
+    if len(x.shape) != 5 or not static_shape(x, 1, 2, 3, 4) or x.dtype not in ("float32", "float16"):
+        return False
+    whole = [extent * step for extent, step in zip(x.shape[2:], window.strides, strict=True)]
+    own = tuple(weight.shape[2:]) == tuple(window.strides) and not any((*window.begins, *window.ends))
+    return own and list(out) == whole
+
+
+def _volume(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None, strides: Sequence[int]) -> Value:
+    """Of volumes whose steps do not overlap: a pointwise convolution of images, depths below each other."""
+    assert weight.const is not None
+    n, channels, depth, height, width = x.shape
+    filters, lanes = weight.shape[1], low.target.lanes
+    phases, room = math.prod(strides), round_up(filters, lanes)
+    block = x.block if x.block >= lanes else lanes if channels >= lanes else PLAIN
+    form = x.form(block)
+    extents = form.ty.shape.values
+    inner = [depth * height, width, *([block] if block else [])]
+    images = low.blocked(
+        (n, channels, depth * height, width), x.dtype, block, low.bind(relax.op.reshape(form, [*extents[:2], *inner]))
+    )
+    packed = pad_axis(weight.const, 1, room).transpose(2, 3, 4, 1, 0).reshape(phases * room, channels, 1, 1)
+    wide = Value(low, packed.shape, weight.dtype, const=np.ascontiguousarray(packed))
+    offset = None
+    if bias is not None and bias.const is not None:
+        column = np.tile(pad_axis(bias.const, 0, room), phases)
+        offset = Value(low, column.shape, bias.dtype, const=column)
+    made = convolution.images(low, node, images, wide, offset, Window((1, 1), (1, 1), (1, 1), (0, 0, 0, 0)), room)
+    out = [extent * step for extent, step in zip((depth, height, width), strides, strict=True)]
+    args = made.form(made.block), strides, out
+    apart = low.emit(interleave_volumes, *args, name="interleave_volumes", kind=INJECTIVE)
+    return low.blocked((n, filters, *out), x.dtype, made.block, apart)
 
 
 CONVERTERS: dict[str, Converter] = {"ConvTranspose": conv_transpose}

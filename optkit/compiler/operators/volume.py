@@ -47,4 +47,17 @@ def interleave_phases(data: te.Tensor, strides: Sequence[int], begins: Sequence[
     return te.compute((n, own, *out, b), element, name="interleave_phases")
 
 
-__all__ = ["interleave_phases", "stack_depths", "unstack_depths"]
+def interleave_volumes(data: te.Tensor, strides: Sequence[int], out: Sequence[int]) -> te.Tensor:
+    """(N, phases * O/b, D * H, W, b), phase by phase -> (N, O/b, OD, OH, OW, b), one voxel of every phase in turn."""
+    n, blocks, _, _, b = static(data.shape)
+    sz, sy, sx = strides
+    own, height = blocks // (sz * sy * sx), out[1] // sy
+
+    def element(i: Any, c: Any, z: Any, y: Any, x: Any, v: Any) -> Any:
+        phase = (z % sz * sy + y % sy) * sx + x % sx
+        return data[i, phase * own + c, z // sz * height + y // sy, x // sx, v]
+
+    return te.compute((n, own, *out, b), element, name="interleave_volumes")
+
+
+__all__ = ["interleave_phases", "interleave_volumes", "stack_depths", "unstack_depths"]
