@@ -25,6 +25,7 @@ from optkit.compiler.values import (
     OPAQUE,
     OUT_FUSABLE,
     PLAIN,
+    Accumulated,
     Dequantized,
     QuantizedWeight,
     Value,
@@ -83,7 +84,8 @@ def _conv3d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
     """Three dimensions as two: depths join the batch, and the kernel's depth taps join the channels.
 
     y[n, o, d] = sum over k of conv2d(x[n, :, d * stride + k * dilation - begin], w[:, :, k]), which is one conv2d
-    of (N * OD, KD * C, H, W). The copy costs a read and a write a product over O * KH * KW of them.
+    of (N * OD, KD * C, H, W). The copy costs a read and a write a product over O * KH * KW of them. Integers are
+    stacked as they are, with their zero point where depths are padded.
     """
     assert weight.const is not None
     geometry = windows(node, weight.shape[2:]).fit(x.shape[2:])
@@ -91,14 +93,29 @@ def _conv3d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
     filters, _, taps, kh, kw = weight.shape
     out = geometry.output(x.shape[2:])
     b = low.target.lanes
-    block = x.block if x.block >= b else b if channels >= b else PLAIN
+    affine = x.affine if isinstance(x, Dequantized) and not integer_reason(x, weight, bias, True) else None
+    source, fill = (x, 0) if affine is None else (affine.q, affine.zero)
+    block = source.block if source.block >= b else b if channels >= b else PLAIN
     room = packing.round_up(channels, block) if block else channels
-    # A GPU computes what is between two such copies once more a tap rather than wait for memory once more.
-    kind = INJECTIVE if low.target.device == "cuda" else OPAQUE
-    stacked = low.emit(define_stack, x.form(block), geometry, out[0], block, name="stack_depths", kind=kind)
-    flat_x = low.blocked((n * out[0], taps * room, *x.shape[3:]), x.dtype, block, stacked)
-    wide = packing.pad_axis(weight.const, 1, room).transpose(0, 2, 1, 3, 4).reshape(filters, taps * room, kh, kw)
-    flat_w = Value(low, wide.shape, weight.dtype, const=np.ascontiguousarray(wide))
+    if room != channels and isinstance(weight, QuantizedWeight) and weight.zero is not None:
+        affine, source, fill = None, x, 0  # zero points of weights would count what fills the blocks
+    # A GPU computes what is between two such copies once more a tap rather than wait for memory once more, and sums
+    # become bytes on the way.
+    kind = INJECTIVE if low.target.device == "cuda" or affine is not None else OPAQUE
+    stacked = low.emit(define_stack, source.form(block), geometry, out[0], block, fill, name="stack_depths", kind=kind)
+    flat_x = low.blocked((n * out[0], taps * room, *x.shape[3:]), source.dtype, block, stacked)
+
+    def flat(array: np.ndarray) -> np.ndarray:
+        """(O, C, KD, KH, KW) -> (O, KD * room, KH, KW)."""
+        moved = packing.pad_axis(array, 1, room).transpose(0, 2, 1, 3, 4)
+        return np.ascontiguousarray(moved.reshape(filters, taps * room, kh, kw))
+
+    wide = flat(weight.const)
+    flat_w = Value(low, wide.shape, weight.dtype, const=wide)
+    if affine is not None:
+        assert isinstance(weight, QuantizedWeight)
+        flat_x = Dequantized(low, replace(affine, q=flat_x))
+        flat_w = QuantizedWeight(low, flat(weight.q), weight.scale, weight.axis, wide, weight.zero)
     window2 = Window(
         (kh, kw),
         (geometry.strides[1], geometry.strides[2]),
@@ -106,8 +123,14 @@ def _conv3d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
         (*geometry.begins[1:], *geometry.ends[1:]),
     )
     made = images(low, node, flat_x, flat_w, bias, window2)
-    apart = low.emit(define_unstack, made.form(made.block), n, out[0], name="unstack_depths", kind=kind)
-    return low.blocked((n, filters, *out), x.dtype, made.block, apart)
+
+    def apart(expr: Any) -> Any:
+        return low.emit(define_unstack, expr, n, out[0], name="unstack_depths", kind=kind)
+
+    shape = (n, filters, *out)
+    if isinstance(made, Accumulated):
+        return Accumulated(low, shape, apart(made.acc), made.block, made.bias, made.scale)
+    return low.blocked(shape, x.dtype, made.block, apart(made.form(made.block)))
 
 
 def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None) -> Value:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from optkit.compiler.operators.conv import Window
 from optkit.compiler.operators.volume import interleave_phases, interleave_volumes
 from optkit.compiler.operators.windows import Windows
 from optkit.compiler.packing import pad_axis, round_up
-from optkit.compiler.values import INJECTIVE, OUT_FUSABLE, PLAIN, Accumulated, QuantizedWeight, Value
+from optkit.compiler.values import INJECTIVE, OUT_FUSABLE, PLAIN, Accumulated, Dequantized, QuantizedWeight, Value
 
 
 def conv_transpose(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
@@ -129,11 +130,7 @@ def _by_phases(
         return low.emit(interleave_phases, expr, strides, begins, out, name="interleave_phases", kind=INJECTIVE)
 
     if isinstance(made, Accumulated):
-        # What a zero point adds differs from phase to phase with the taps; scales do not.
-        corrections = relax.const(made.bias.reshape(1, -1, 1, 1, b))
-        acc = interleave(low.bind(relax.op.add(made.acc, corrections)))
-        own = room // b
-        return Accumulated(low, shape, acc, b, np.zeros_like(made.bias[:own]), made.scale[:own])
+        return _uncorrected(low, made, shape, room, interleave)
     return low.blocked(shape, x.dtype, b, interleave(made.form(b)))
 
 
@@ -152,24 +149,54 @@ def _volume(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
     n, channels, depth, height, width = x.shape
     filters, lanes = weight.shape[1], low.target.lanes
     phases, room = math.prod(strides), round_up(filters, lanes)
-    block = x.block if x.block >= lanes else lanes if channels >= lanes else PLAIN
-    form = x.form(block)
-    extents = form.ty.shape.values
-    inner = [depth * height, width, *([block] if block else [])]
+    quantized = isinstance(weight, QuantizedWeight) and weight.zero is None and weight.axis == 1
+    source = x.affine.q if isinstance(x, Dequantized) and quantized else x
+    block = source.block if source.block >= lanes else lanes if channels >= lanes else PLAIN
+    form = source.form(block)
+    inner = [*form.ty.shape.values[:2], depth * height, width, *([block] if block else [])]
     images = low.blocked(
-        (n, channels, depth * height, width), x.dtype, block, low.bind(relax.op.reshape(form, [*extents[:2], *inner]))
+        (n, channels, depth * height, width), source.dtype, block, low.bind(relax.op.reshape(form, inner))
     )
-    packed = pad_axis(weight.const, 1, room).transpose(2, 3, 4, 1, 0).reshape(phases * room, channels, 1, 1)
-    wide = Value(low, packed.shape, weight.dtype, const=np.ascontiguousarray(packed))
+
+    def by_phase(array: np.ndarray) -> np.ndarray:
+        """(C, O, KD, KH, KW) -> (phases * room, C, 1, 1)."""
+        moved = pad_axis(array, 1, room).transpose(2, 3, 4, 1, 0)
+        return np.ascontiguousarray(moved.reshape(phases * room, channels, 1, 1))
+
+    def column(values: np.ndarray, fill: float = 0.0) -> np.ndarray:
+        """A number a filter, for every phase."""
+        return np.tile(pad_axis(values, 0, room, fill), phases)
+
+    packed = by_phase(weight.const)
+    wide = Value(low, packed.shape, weight.dtype, const=packed)
+    if source is not x:
+        assert isinstance(x, Dequantized) and isinstance(weight, QuantizedWeight)
+        images = Dequantized(low, replace(x.affine, q=images))
+        scale = weight.scale if weight.scale.size == 1 else column(weight.scale, 1.0)
+        wide = QuantizedWeight(low, by_phase(weight.q), scale, 0, packed)
     offset = None
     if bias is not None and bias.const is not None:
-        column = np.tile(pad_axis(bias.const, 0, room), phases)
-        offset = Value(low, column.shape, bias.dtype, const=column)
+        offset = Value(low, (phases * room,), bias.dtype, const=column(bias.const))
     made = convolution.images(low, node, images, wide, offset, Window((1, 1), (1, 1), (1, 1), (0, 0, 0, 0)), room)
     out = [extent * step for extent, step in zip((depth, height, width), strides, strict=True)]
-    args = made.form(made.block), strides, out
-    apart = low.emit(interleave_volumes, *args, name="interleave_volumes", kind=INJECTIVE)
-    return low.blocked((n, filters, *out), x.dtype, made.block, apart)
+    shape, b = (n, filters, *out), made.block
+
+    def interleave(expr: Any) -> Any:
+        return low.emit(interleave_volumes, expr, strides, out, name="interleave_volumes", kind=INJECTIVE)
+
+    if isinstance(made, Accumulated):
+        return _uncorrected(low, made, shape, room, interleave)
+    return low.blocked(shape, x.dtype, b, interleave(made.form(b)))
+
+
+def _uncorrected(
+    low: Lowering, made: Accumulated, shape: tuple[Any, ...], room: int, interleave: Callable[[Any], Any]
+) -> Accumulated:
+    """Sums of all phases as one channel each: what a zero point adds differs with the taps; scales do not."""
+    b = made.block
+    corrections = relax.const(made.bias.reshape(1, -1, 1, 1, b))
+    acc, own = interleave(low.bind(relax.op.add(made.acc, corrections))), room // b
+    return Accumulated(low, shape, acc, b, np.zeros_like(made.bias[:own]), made.scale[:own])
 
 
 CONVERTERS: dict[str, Converter] = {"ConvTranspose": conv_transpose}

@@ -11,8 +11,11 @@ from optkit.compiler.operators.common import const, static
 from optkit.compiler.operators.windows import Windows
 
 
-def stack_depths(data: te.Tensor, window: Windows, depths: Any, block: int) -> te.Tensor:
-    """(N, C[/b], D, H, W[, b]) -> (N * OD, KD * C[/b], H, W[, b]): every output depth with the depths it reads."""
+def stack_depths(data: te.Tensor, window: Windows, depths: Any, block: int, fill: float = 0) -> te.Tensor:
+    """(N, C[/b], D, H, W[, b]) -> (N * OD, KD * C[/b], H, W[, b]): every output depth with the depths it reads.
+
+    Outside of the volume there is `fill`.
+    """
     shape = static(data.shape)
     n, channels, d, h, w = shape[:5]
     taps, stride, dilation, begin = window.kernel[0], window.strides[0], window.dilations[0], window.begins[0]
@@ -20,7 +23,7 @@ def stack_depths(data: te.Tensor, window: Windows, depths: Any, block: int) -> t
     def element(i: Any, c: Any, y: Any, x: Any, *v: Any) -> Any:
         at = i % depths * stride + c // channels * dilation - begin
         read = data(i // depths, c % channels, at, y, x, *v)
-        return te.if_then_else(tirx.all(at >= 0, at < d), read, const(0, str(data.dtype)))
+        return te.if_then_else(tirx.all(at >= 0, at < d), read, const(fill, str(data.dtype)))
 
     lanes = [block] if block else []
     return te.compute((n * depths, taps * channels, h, w, *lanes), element, name="stack_depths")
