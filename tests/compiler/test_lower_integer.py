@@ -110,6 +110,31 @@ def test_convolutions(target: str, kind: Type) -> None:
     assert len(re.findall(rf"\b{word}\b", built.assembly())) > 100
 
 
+@pytest.mark.parametrize(("target", "kind"), WHERE)
+def test_volumes(target: str, kind: Type) -> None:
+    """Depths outside of the volume read as the zero point too; phases of a transposed convolution differ in sums."""
+    b = Bundle()
+    volumes: list[tuple[str, int, int, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+        ("odd channels, padded", 19, 21, (4, 5, 3), (3, 3, 3), {"pads": [1, 1, 1, 1, 1, 1]}),
+        ("few channels", 3, 18, (5, 6, 7), (2, 3, 2), {"pads": [1, 0, 2, 0, 1, 0]}),
+        ("strided and dilated", 16, 18, (7, 9, 8), (3, 2, 3), {"strides": [2, 1, 2], "dilations": [2, 3, 1]}),
+        ("one by one", 32, 17, (3, 4, 5), (1, 1, 1), {}),
+        ("SAME", 8, 6, (5, 6, 7), (3, 4, 2), {"auto_pad": "SAME_UPPER", "strides": [2, 2, 2]}),
+    ]
+    for i, (label, channels, out, size, kernel, attributes) in enumerate(volumes):
+        x = pair(b, b.input(2, channels, *size), 0.03, kind)
+        y = conv(b, x, channels, out, kernel, per_channel=i % 3 != 0, with_bias=i % 2 != 0, **attributes)
+        b.case(quantize(b, b.op("Relu", y) if i % 2 else y, 0.04, kind), label)
+    for channels, out, step, per_channel in ((32, 20, (2, 2, 2), True), (7, 9, (1, 2, 3), False)):
+        x = pair(b, b.input(2, channels, 3, 4, 2), 0.03, kind)
+        w, scales = weight(b, (channels, out, *step), 1, per_channel, channels)
+        added = bias(b, out, scales * np.float32(uneven(0.03)))
+        y = b.op("ConvTranspose", x, w, added, strides=list(step), kernel_shape=list(step))
+        b.case(quantize(b, y, 0.04, kind), f"up by {step}")
+    built = b.check_steps(target)
+    assert [r.compute for r in built.nodes] == ["int8"] * (len(volumes) + 2), built.nodes
+
+
 TRANSPOSED: list[tuple[str, int, int, tuple[int, int], tuple[int, int], dict[str, Any]]] = [
     ("U-Net's", 32, 24, (5, 7), (2, 2), {"strides": [2, 2]}),
     ("FCN's", 5, 5, (6, 6), (4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),

@@ -40,6 +40,18 @@ def test_convolutions(target: str, kind: Type) -> None:
 
 
 @pytest.mark.parametrize(("target", "kind"), WHERE)
+def test_volumes(target: str, kind: Type) -> None:
+    """Where channels do not fill blocks, what fills them would count; there it is computed in real numbers."""
+    b = Bundle()
+    for channels, pads in ((32, [1, 0, 1, 0, 2, 1]), (19, [0] * 6)):
+        x = pair(b, b.input(2, channels, 4, 5, 6), 0.03, kind)
+        w = weight(b, (20, channels, 3, 3, 3), 0, True, channels * 27)
+        b.case(quantize(b, b.op("Conv", x, w, b.const(b.normal(20)), pads=pads), 0.06, kind), f"{channels} channels")
+    built = b.check_steps(target)
+    assert [r.compute for r in built.nodes] == ["int8", "float32"], built.nodes
+
+
+@pytest.mark.parametrize(("target", "kind"), WHERE)
 def test_matrix_products(target: str, kind: Type) -> None:
     b = Bundle()
     for shape, n, per_channel in [((1, 64), 10, True), ((2, 7, 30), 48, True), ((2, 3, 5, 19), 7, False)]:

@@ -149,7 +149,9 @@ def _volume(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
     n, channels, depth, height, width = x.shape
     filters, lanes = weight.shape[1], low.target.lanes
     phases, room = math.prod(strides), round_up(filters, lanes)
-    quantized = isinstance(weight, QuantizedWeight) and weight.zero is None and weight.axis == 1
+    quantized = (
+        isinstance(weight, QuantizedWeight) and weight.zero is None and (weight.scale.size == 1 or weight.axis == 1)
+    )
     source = x.affine.q if isinstance(x, Dequantized) and quantized else x
     block = source.block if source.block >= lanes else lanes if channels >= lanes else PLAIN
     form = source.form(block)
