@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -16,12 +15,14 @@ from typing import Any
 
 import optkit
 from benchmarks.cuda_cases import Case, check, source_and_passes
-from benchmarks.on_gpu import OnGpu, one_line
+from benchmarks.on_gpu import OnGpu, one_line, said
 from optkit import registry
 
 FEATURES = ("early_launch", "cluster", "warpgroup", "row_threads", "half_attention", "tensor_fours")
 """What kernels use of newer GPUs and can do without, each by itself."""
 ALL = "+".join(FEATURES)
+_CHECK = 60.0
+"""Seconds that a check may take."""
 _RUN = "import sys,numpy as np,optkit\nwith optkit.load(sys.argv[1]) as r: r.run(dict(np.load(sys.argv[2])))"
 _ACCESS = re.compile(r"=========\s+((?:Invalid|Misaligned|Program hit|.*\bat\b .*_kernel).*)")
 
@@ -43,18 +44,22 @@ def search(case: Case, precision: str, folder: Path, on_gpu: OnGpu, workers: int
         seconds: at most, about; bisection takes what the others leave.
     """
     deadline = time.monotonic() + seconds
+    on_gpu.limit, on_gpu.until = _CHECK, deadline
     found: dict[str, Any] = {"without": {}}
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        builds = {name: pool.submit(compile_without, case, precision, name, folder) for name in (*FEATURES, ALL)}
-        for name, build in builds.items():
-            try:
-                path = build.result(max(1.0, deadline - time.monotonic()))
-            except Exception as error:
-                found["without"][name] = {"why": one_line(error)}
-                continue
-            found["without"][name] = on_gpu(check, case, precision, folder, path)
-    found["sanitizer"] = sanitized(case, precision, folder, max(1.0, deadline - time.monotonic()))
-    found["bisection"] = bisected(case, precision, folder, max(1.0, deadline - time.monotonic()))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    builds = {name: pool.submit(compile_without, case, precision, name, folder) for name in (*FEATURES, ALL)}
+    for name, build in builds.items():
+        if time.monotonic() > deadline:
+            break
+        try:
+            path = build.result(max(1.0, deadline - time.monotonic()))
+        except Exception as error:
+            found["without"][name] = {"why": one_line(error)}
+            continue
+        found["without"][name] = on_gpu(check, case, precision, folder, path)
+    pool.shutdown(wait=False, cancel_futures=True)
+    found["sanitizer"] = sanitized(case, precision, folder, deadline - time.monotonic())
+    found["bisection"] = bisected(case, precision, folder, deadline - time.monotonic())
     return found
 
 
@@ -68,8 +73,8 @@ def sanitized(case: Case, precision: str, folder: Path, seconds: float) -> list[
     inputs = folder / f"{case.name}.npz"
     np.savez(inputs, **case.feed())
     command = [program, "--tool", "memcheck", "--print-limit", "5", sys.executable, "-c", _RUN]
-    said = _said([*command, str(folder / f"{case.name}.{precision}.optk"), str(inputs)], seconds)
-    return _ACCESS.findall(said)[:30] or said.splitlines()[-3:]
+    text = said([*command, str(folder / f"{case.name}.{precision}.optk"), str(inputs)], seconds)
+    return _ACCESS.findall(text)[:30] or text.splitlines()[-3:]
 
 
 def bisected(case: Case, precision: str, folder: Path, seconds: float) -> Any:
@@ -77,16 +82,8 @@ def bisected(case: Case, precision: str, folder: Path, seconds: float) -> Any:
     source, passes = source_and_passes(case, precision, folder)
     program = "import sys; from optkit.cli import main; sys.exit(main())"
     verb = ["debug", "bisect", str(source), "--target", "cuda", "--passes", passes, "--samples", "1", "--json"]
-    said = _said([sys.executable, "-c", program, *verb], seconds)
+    text = said([sys.executable, "-c", program, *verb], seconds)
     try:
-        return json.loads(said[said.index("{") :])
+        return json.loads(text[text.index("{") :])
     except ValueError:
-        return said.splitlines()[-3:]
-
-
-def _said(command: list[str], seconds: float) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return f"not done within {seconds:.0f} s"
-    return done.stdout or done.stderr
+        return text.splitlines()[-3:]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -11,6 +14,7 @@ from typing import Any
 
 LIMIT = 180.0
 """Seconds that a step may take; a kernel that waits for what never comes would wait forever."""
+_LEAST = 10.0
 
 
 def one_line(error: BaseException) -> str:
@@ -18,7 +22,21 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
+def said(command: list[str], seconds: float) -> str:
+    """What a program prints; it is ended, with all that it started, where it takes longer."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as started:
+        try:
+            out, error = started.communicate(timeout=max(1.0, seconds))
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+            return f"not done within {seconds:.0f} s"
+    return out or error
+
+
 def _serve(requests: Connection) -> None:
+    os.setsid()  # what a step starts ends with it
     with contextlib.suppress(EOFError):
         while True:
             step, arguments = requests.recv()
@@ -30,10 +48,15 @@ def _serve(requests: Connection) -> None:
 
 
 class OnGpu:
-    """A process that works on the GPU; another one takes its place when it fails, which may have cost it the GPU."""
+    """A process that works on the GPU; another one takes its place when it fails, which may have cost it the GPU.
 
-    def __init__(self, limit: float = LIMIT) -> None:
-        self.limit = limit
+    Attributes:
+        limit: seconds that a step may take.
+        until: on `time.monotonic`'s clock, when the last one has to be done; each gets a few seconds all the same.
+    """
+
+    def __init__(self) -> None:
+        self.limit, self.until = LIMIT, float("inf")
         self._start()
 
     def _start(self) -> None:
@@ -45,12 +68,11 @@ class OnGpu:
 
     def __call__(self, step: Callable[..., Any], *arguments: Any) -> Any:
         """What the step returns, or {"why": ...}."""
+        seconds = min(self.limit, max(_LEAST, self.until - time.monotonic()))
         try:
             self._pipe.send((step, arguments))
-            if self._pipe.poll(self.limit):
-                found = self._pipe.recv()
-            else:
-                found = {"why": f"it did not end within {self.limit:.0f} s"}
+            late = {"why": f"it did not end within {seconds:.0f} s"}
+            found = self._pipe.recv() if self._pipe.poll(seconds) else late
         except (EOFError, OSError):
             self._process.join(10)
             found = {"why": f"the process ended with {self._process.exitcode}"}
@@ -62,6 +84,8 @@ class OnGpu:
     def close(self) -> None:
         """End the process, whatever it does."""
         self._pipe.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.join(10)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.on_gpu import OnGpu
+from benchmarks.on_gpu import OnGpu, said
 
 
 def double(x: int) -> dict[str, int]:
@@ -48,6 +48,20 @@ def test_what_fails_costs_no_other_step(on_gpu: OnGpu, step: object, argument: i
     after = on_gpu(double, 5)
     assert after["double"] == 10
     assert after["process"] != before
+
+
+def test_steps_end_when_all_have_to(on_gpu: OnGpu) -> None:
+    on_gpu.limit, on_gpu.until = 60, time.monotonic() - 1
+    assert on_gpu(time.sleep, 60) == {"why": "it did not end within 10 s"}
+    on_gpu.until = float("inf")
+    assert on_gpu(double, 6)["double"] == 12
+
+
+def test_programs_are_ended_with_what_they_started() -> None:
+    assert said(["echo", "yes"], 10) == "yes\n"
+    began = time.monotonic()
+    assert said(["sh", "-c", "sleep 30 & wait"], 1) == "not done within 1 s"
+    assert time.monotonic() - began < 20
 
 
 def test_time_that_two_kernels_overlap_counts_once() -> None:

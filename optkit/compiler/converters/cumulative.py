@@ -16,6 +16,8 @@ def cumulate(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     assert x is not None and axis is not None
     if not x.shape:
         raise refuse(node, "a scalar has no axis to run along; remove the node")
+    if 0 in x.shape:
+        return x
     data = tensor(low, x)
     flat = low.bind(relax.op.reshape(data, (-1,)))
     flags = [node.op_type == "CumProd", bool(node.get("exclusive", 0)), bool(node.get("reverse", 0))]

@@ -118,6 +118,7 @@ def chosen(flags: te.Tensor, is_set: Callable[[Any], Any]) -> list[te.Tensor]:
         with T.thread_binding(0, 1, thread="blockIdx.x"), T.thread_binding(0, THREADS, thread="threadIdx.x") as thread:
             totals = T.buffer_proxy(T.decl_buffer([_WARPS], "int32", scope="shared"))
             totals[_WARPS - 1] = tirx.const(0, "int32")  # TVM gives no more than it sees used
+            T.evaluate(op.call_extern("int32", "optkit_sync"))
             count, flag = cell("int32", 0), cell("int32", 0)
             with T.serial(0, (size + (THREADS - 1)) // THREADS) as turn:
                 at = turn * THREADS + thread

@@ -73,12 +73,16 @@ def max_unpool(data: te.Tensor, indices: te.Tensor, plane: Sequence[Any], out: S
     def body(inputs: list[Any], outputs: list[Any]) -> None:
         (x, where), (y,) = inputs, outputs
 
-        def each(shape: Sequence[Any], do: Callable[[tuple[Any, ...]], None]) -> None:
+        def each(shape: Sequence[Any], apart: int, do: Callable[[tuple[Any, ...]], None]) -> None:
+            """In order, but for the first axes, `apart` of them."""
+
             def step(index: tuple[Any, ...]) -> None:
                 if len(index) == len(shape):
                     do(index)
                     return
-                with T.parallel(0, shape[0]) if not index else independent(shape[len(index)]) as i:
+                extent = shape[len(index)]
+                loop = T.parallel(0, extent) if not index else independent(extent)
+                with loop if len(index) < apart else T.serial(0, extent) as i:
                     step((*index, i))
 
             step(())
@@ -101,8 +105,9 @@ def max_unpool(data: te.Tensor, indices: te.Tensor, plane: Sequence[Any], out: S
 
             when(tirx.all(flat[0] >= tirx.const(0, "int64"), *inside), store)
 
-        each(out, clear)
-        each(static(data.shape), put)
+        each(out, len(out), clear)
+        # Of several values for one position the last stays.
+        each(static(data.shape), 2, put)
 
     return loops([tuple(out)], [dtype], [data, indices], body, "max_unpool")
 

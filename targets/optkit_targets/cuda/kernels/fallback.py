@@ -114,6 +114,8 @@ def _spread(node: Any) -> Any:
     block, thread = (tirx.Var(name, wide) for name in ("block", "thread"))
     extents = [tirx.Cast(wide, loop.extent) for loop in nest]
     total = math.prod(extents[1:], start=extents[0])
+    if isinstance(total, tirx.IntImm) and int(total) == 0:
+        return tirx.Evaluate(0)
     few = isinstance(total, tirx.IntImm) and int(total) < _MANY
     count = tirx.const(WARP if few else _THREADS, wide)
     rest = at = block * count + thread
