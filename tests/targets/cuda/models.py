@@ -248,54 +248,6 @@ def others() -> ir.Model:
     )
 
 
-def boxes() -> ir.Model:
-    """Suppression over 3 classes of 700 boxes, of which some are above a score; sorting, with ties, along two axes."""
-    return build(
-        """
-        scores = Sigmoid(s)
-        kept = NonMaxSuppression(b, scores, most, overlap, least)
-        all = NonMaxSuppression<center_point_box=1>(b, scores, few, overlap)
-        r = Round(s)
-        v, i = TopK<axis=2>(r, hundred)
-        o = NonZero(r)
-        t = CumSum(s, two)
-        w, j = TopK<axis=1, largest=0>(q, two)
-        """,
-        inputs="float[2,700,4] b, float[2,3,700] s, int64[2,37,5] q",
-        outputs="int64[n,3] kept, int64[m,3] all, float[2,3,100] v, int64[2,3,100] i, int64[2,2,5] w, int64[2,2,5] j,"
-        " int64[3,k] o, float[2,3,700] t",
-        most=np.array([40], np.int64),
-        few=np.array([25], np.int64),
-        overlap=np.array([0.3], np.float32),
-        least=np.array([0.6], np.float32),
-        hundred=np.array([100], np.int64),
-        two=np.array([2], np.int64),
-    )
-
-
-def regions() -> ir.Model:
-    """Loops written by hand that are threads side by side: features of regions, sampled images, maxima put back."""
-    return build(
-        """
-        y = RoiAlign<output_height=3, output_width=3, sampling_ratio=2>(f, b, of)
-        z = RoiAlign<output_height=2, output_width=5, mode="max">(g, b, of)
-        p = MaxRoiPool<pooled_shape=[2, 3], spatial_scale=0.5>(f, c)
-        s = GridSample<mode="bicubic", padding_mode="reflection">(f, grid)
-        v, i = MaxPool<kernel_shape=[2, 2], strides=[2, 2]>(f)
-        u = MaxUnpool<kernel_shape=[2, 2], strides=[2, 2]>(v, i)
-        d = DeformConv<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>(f, k, shift)
-        """,
-        inputs="float[2,4,12,10] f, float[2,3,12,10] g, float[2,6,5,2] grid, float[2,18,12,10] shift",
-        outputs="float[37,4,3,3] y, float[37,3,2,5] z, float[9,4,2,3] p, float[2,4,6,5] s, float[2,4,12,10] u,"
-        " float[2,5,12,10] d",
-        of=np.arange(37, dtype=np.int64) % 2,
-        b=np.cumsum(np.abs(weights(37, 2, 2, seed=1, scale=4)), 1).reshape(37, 4),
-        c=np.concatenate([np.arange(9)[:, None] % 2, weights(9, 4, seed=2, scale=9) + 4], 1).astype(np.float32),
-        k=weights(5, 4, 3, 3, seed=0, scale=0.3),
-        opset=19,
-    )
-
-
 def volumes() -> ir.Model:
     """Convolutions of three dimensions one after the other, a strided one, pooling and up-sampling."""
     return build(

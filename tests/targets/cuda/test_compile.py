@@ -18,7 +18,8 @@ from optkit.compiler.build import Built, build
 from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.models import cnn, deep, narrow, others, projection, regions, tokens, wide
+from tests.targets.cuda.detection import regions
+from tests.targets.cuda.models import cnn, deep, narrow, others, projection, tokens, wide
 from tests.targets.cuda.sequences import gates, states
 from tests.targets.cuda.transformers import attention, encoder, head_sizes, heads
 
