@@ -9,6 +9,7 @@ from tvm import relax
 
 from optkit.compiler.converters.rows import reshape
 from optkit.compiler.operators import device_recurrent as define
+from optkit.compiler.operators.recurrent import Others
 from optkit.compiler.operators.recurrent_layout import find_layout, pack
 from optkit.compiler.values import PLAIN, Value, dims
 
@@ -63,7 +64,7 @@ def convert(layer: Layer, x: Any, directions: tuple[bool, ...]) -> list[Value] |
         found = iter(rest)
         initial = [next(found) for _ in states]
         optional = [next(found) if e is not None else None for e in (lengths, peepholes, late)]
-        return define.recur(cell, layout, directions, steps_, weights, initial, *optional)
+        return define.recur(cell, layout, directions, steps_, weights, initial, Others(*optional))
 
     assert layer.r.const is not None
     packed = relax.const(pack(layer.r.const.astype("float32"), layout))

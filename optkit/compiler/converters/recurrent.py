@@ -157,7 +157,7 @@ class Layer:
             given = iter(rest)
             initial = [next(given) for _ in states]
             optional = [next(given) if e is not None else None for e in (lengths, peepholes, late)]
-            return define.recur(cell, steps_, weights_, initial, *optional)
+            return define.recur(cell, steps_, weights_, initial, define.Others(*optional))
 
         extra = [e for e in (lengths, peepholes, late) if e is not None]
         out = low.emit(kernel, steps, recurrence, *states, *extra, name=cell.kind.lower())

@@ -16,7 +16,7 @@ from tvm.tirx import op
 
 from optkit.compiler.operators.common import const
 from optkit.compiler.operators.loops import T, cell, loops, when
-from optkit.compiler.operators.recurrent import Cell, bounded
+from optkit.compiler.operators.recurrent import Cell, Others, bounded
 from optkit.compiler.operators.recurrent_layout import Layout
 
 
@@ -27,9 +27,7 @@ def recur(
     steps: te.Tensor,
     weights: te.Tensor,
     initial: Sequence[te.Tensor],
-    lengths: te.Tensor | None,
-    peepholes: te.Tensor | None,
-    bias: te.Tensor | None,
+    others: Others,
 ) -> list[te.Tensor]:
     """All states (seq, directions, batch, hidden), and the last ones (directions, batch, hidden).
 
@@ -38,17 +36,13 @@ def recur(
         steps: (seq, batch, directions * gates * width): input products with all biases that are added to them.
         weights: see `recurrent_layout.pack`.
         initial: the hidden state, and the LSTM's cell state, (directions, batch, hidden) each.
-        lengths: valid steps of each example; the states beyond are zeros.
-        peepholes: (directions, 3, width), of input, output and forget gate.
-        bias: (directions, width), added to the GRU's product behind which the reset gate comes.
+        others: as for `recurrent.recur`, but peepholes and bias have an axis of directions before the rest.
     """
     seq, batch = steps.shape[0], steps.shape[1]
-    extra = [t for t in (lengths, peepholes, bias) if t is not None]
     states = len(initial)
 
     def body(ins: list[Any], outs: list[Any]) -> None:
-        rest = iter(ins[2 + states :])
-        given = [None if t is None else next(rest) for t in (lengths, peepholes, bias)]
+        given = others.of(ins[2 + states :])
         with contextlib.ExitStack() as threads:
 
             def bind(extent: Any, tag: str) -> Any:
@@ -65,7 +59,7 @@ def recur(
 
     last = (layout.directions, batch, made.hidden)
     shapes = [(seq, *last), *[last] * states]
-    tensors = [steps, weights, *initial, *extra]
+    tensors = [steps, weights, *initial, *others.tensors]
     found: list[te.Tensor] = loops(shapes, ["float32"] * len(shapes), tensors, body, made.kind.lower())
     return found
 

@@ -54,14 +54,37 @@ class Cell:
         return self.lanes * next(n for n in (MOST_COLUMNS, 4, 2, 1) if vectors % n == 0)
 
 
+@dataclass(frozen=True)
+class Others:
+    """Operands that a layer may have.
+
+    Attributes:
+        lengths: valid steps of each example; the states beyond are zeros.
+        peepholes: (3, width), of input, output and forget gate.
+        bias: (width), added to the GRU's product behind which the reset gate comes.
+    """
+
+    lengths: te.Tensor | None
+    peepholes: te.Tensor | None
+    bias: te.Tensor | None
+
+    @property
+    def tensors(self) -> list[te.Tensor]:
+        """Those that there are."""
+        return [t for t in (self.lengths, self.peepholes, self.bias) if t is not None]
+
+    def of(self, buffers: Sequence[Any]) -> list[Any]:
+        """The buffers of all three, from those of `tensors`."""
+        rest = iter(buffers)
+        return [None if t is None else next(rest) for t in (self.lengths, self.peepholes, self.bias)]
+
+
 def recur(
     cell: Cell,
     steps: te.Tensor,
     weights: te.Tensor,
     initial: Sequence[te.Tensor],
-    lengths: te.Tensor | None,
-    peepholes: te.Tensor | None,
-    bias: te.Tensor | None,
+    others: Others,
 ) -> list[te.Tensor]:
     """All states of one direction (seq, batch, hidden), and the last ones.
 
@@ -69,23 +92,18 @@ def recur(
         steps: (seq, batch, gates * width): input products with all biases that are added to them.
         weights: (panels, hidden, tile), see `Cell.tile`.
         initial: the hidden state, and the LSTM's cell state, (batch, hidden) each.
-        lengths: valid steps of each example; the states beyond are zeros.
-        peepholes: (3, width), of input, output and forget gate.
-        bias: (width), added to the GRU's product behind which the reset gate comes.
     """
     seq, batch = steps.shape[0], steps.shape[1]
-    extra = [t for t in (lengths, peepholes, bias) if t is not None]
     states = len(initial)
 
     def body(ins: list[Any], outs: list[Any]) -> None:
-        rest = iter(ins[2 + states :])
-        given = [None if t is None else next(rest) for t in (lengths, peepholes, bias)]
+        given = others.of(ins[2 + states :])
         with T.parallel(0, batch) as b:
             _example(cell, b, seq, ins[0], ins[1], ins[2 : 2 + states], given, outs)
 
     # The last tensor is scratch memory. Allocated inside the parallel loop, it would be one for all threads.
     shapes = [(seq, batch, cell.hidden), *[(batch, cell.hidden)] * states, (batch, 2 + GATES[cell.kind], cell.width)]
-    tensors = [steps, weights, *initial, *extra]
+    tensors = [steps, weights, *initial, *others.tensors]
     return list(loops(shapes, [cell.dtype] * len(shapes), tensors, body, cell.kind.lower()))
 
 
@@ -269,4 +287,4 @@ def _gru(
     _vectors(cell, update)
 
 
-__all__ = ["GATES", "Cell", "bounded", "padded_gates", "panels", "recur"]
+__all__ = ["GATES", "Cell", "Others", "bounded", "padded_gates", "panels", "recur"]
