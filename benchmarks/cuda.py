@@ -1,14 +1,14 @@
 """`python -m benchmarks.cuda`: optkit and torch side by side on an NVIDIA GPU, checked and timed within minutes.
 
 Needs torch with CUDA, nvcc and TVM. Without a network, optkit is installed there from its folder by
-`pip install --no-deps --no-build-isolation --no-index .`. Models are exported and compiled by several processes first.
-Then, model by model: answers against ONNX Runtime on the CPU (float16: the norm of the error over the output's) or, in
-INT8, which has float16 between the layers of transformers, against optkit's own CPU artifact of the same model; and
+`pip install --no-deps --no-build-isolation --no-index .`. Models are exported and compiled by several processes, by
+torch.compile too. Model by model, as they are: answers against ONNX Runtime on the CPU (float16: the norm of the error
+over the output's) or, in INT8, which has float16 between the layers of transformers, against optkit's own CPU artifact
+of the same model; and, in a second file beside --output, every kernel's time inside the run. Then, the processors idle,
 times by CUDA events, contestants in rotation: optkit as it is called and replayed as one graph, torch eager and
-replayed, torch.compile; and, in a second file beside --output, every kernel's time inside the run. What does not finish
-within --minutes is left out and named. At the end: what failures look like, that nothing passes through the host, with
---tune what tuning takes and gains, and of the first cases that failed which feature of their kernels, which access and
-which layer is at fault, as far as --fault-minutes go.
+replayed, torch.compile. What does not finish within --minutes is left out and named. At the end: what failures look
+like, that nothing passes through the host, with --tune what tuning takes and gains, and of the first cases that failed
+which feature of their kernels, which access and which layer is at fault, as far as --fault-minutes go.
 
 Each step is a process's own, and ended where it hangs. Everything is written to --output after every case; a short
 table comes last.
@@ -42,8 +42,8 @@ from optkit.files import write_whole
 from optkit.measure.environment import environment
 from optkit.tune.session import tune
 
-TUNING, _LATE = 480.0, 60.0
-"""Seconds that tuning may take, and the last case behind the deadline."""
+TUNING, CHECK, _LATE = 480.0, 60.0, 60.0
+"""Seconds that tuning may take, and a check beside builds, and the last case behind the deadline."""
 
 
 def ours(path: Path, feed: Mapping[str, np.ndarray]) -> tuple[Any, peers.Call]:
@@ -144,15 +144,24 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def results(case: Case, precisions: list[str], modes: list[str], folder: Path, on_gpu: OnGpu) -> dict[str, Any]:
-    """Answers and times of a case."""
+def answers(case: Case, precisions: list[str], folder: Path, on_gpu: OnGpu) -> dict[str, Any]:
+    """What a case answers, by precision."""
     entry: dict[str, Any] = {}
     for precision in precisions:
         found = on_gpu(check, case, precision, folder)
         entry[precision] = {"errors": {"": float("inf")}, "passed": False, **found} if "why" in found else found
-    sound = [precision for precision in precisions if "why" not in entry[precision]]
-    entry["race"] = {"seconds": {}, **on_gpu(race, case, sound, modes, folder)}
     return entry
+
+
+def sound(entry: Mapping[str, Any], precisions: list[str]) -> list[str]:
+    """The precisions of a case that ran."""
+    return [precision for precision in precisions if "why" not in entry[precision]]
+
+
+def shown(entry: Mapping[str, Any]) -> str:
+    """Microseconds by contestant, and who is missing."""
+    times = {who: round(float(np.median(t)) * 1e6, 1) for who, t in entry["race"]["seconds"].items()}
+    return f"{times} {entry['race'].get('missing') or entry['race'].get('why') or ''}"
 
 
 def faults(failed: list[tuple[Case, str]], folder: Path, on_gpu: OnGpu, workers: int, minutes: float) -> dict[str, Any]:
@@ -189,7 +198,8 @@ def _passed(result: Mapping[str, Any], case: Case, precision: str) -> bool:
 
 def main() -> int:
     options = parse()
-    deadline = time.monotonic() + 60 * options.minutes
+    began = time.monotonic()
+    deadline = began + 60 * options.minutes
     cases = [
         Case(model, batch)
         for batch in options.batch
@@ -208,22 +218,31 @@ def main() -> int:
     kernels: dict[str, Any] = {}
     with OnGpu() as on_gpu, tempfile.TemporaryDirectory(prefix="optkit-cuda-") as name:
         folder = Path(name)
-        result["builds"] = prepare(cases, options.precision, folder, options.workers)
-        result["torch"], result["ceilings"] = on_gpu(peers.version), on_gpu(peers.ceilings)
-        keep()
-        on_gpu.until = deadline + _LATE
-        for case in cases:
+        builds = result["builds"] = {}
+        on_gpu.limit, on_gpu.until = CHECK, deadline + _LATE
+        # Answers while others are built; times when the processors are idle.
+        for case in prepare(cases, options.precision, options.modes, folder, options.workers, builds):
             if time.monotonic() > deadline:
-                result.setdefault("left_out", []).append(case.name)
                 continue
-            entry = result["cases"][case.name] = results(case, options.precision, options.modes, folder, on_gpu)
+            entry = result["cases"][case.name] = answers(case, options.precision, folder, on_gpu)
             keep()
             state = {p: entry[p].get("why") or entry[p]["errors"] for p in options.precision}
-            print(f"{case.name}: {state} {entry['race'].get('why', '')}", flush=True)
-            for precision in [p for p in options.precision if "why" not in entry[p]]:
+            print(f"{time.monotonic() - began:.0f} s: {case.name}: {state}", flush=True)
+            for precision in sound(entry, options.precision):
                 path = folder / f"{case.name}.{precision}.optk"
                 kernels[f"{case.name}.{precision}"] = on_gpu(kernel_times, path, case.feed())
             write_whole(options.output.with_suffix(".kernels.json"), json.dumps(kernels, indent=1).encode() + b"\n")
+        on_gpu.limit = LIMIT
+        result["torch"], result["ceilings"] = on_gpu(peers.version), on_gpu(peers.ceilings)
+        for case in cases:
+            if time.monotonic() > deadline or case.name not in result["cases"]:
+                result.setdefault("left_out", []).append(case.name)
+                continue
+            entry = result["cases"][case.name]
+            found = on_gpu(race, case, sound(entry, options.precision), options.modes, folder)
+            entry["race"] = {"seconds": {}, **found}
+            keep()
+            print(f"{time.monotonic() - began:.0f} s: {case.name}: {shown(entry)}", flush=True)
         steps = (transfers, failures, tuning) if options.tune else (transfers, failures)
         for step in steps:
             on_gpu.limit, on_gpu.until = (TUNING, float("inf")) if step is tuning else (LIMIT, deadline + 2 * _LATE)

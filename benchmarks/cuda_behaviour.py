@@ -74,10 +74,8 @@ def failures(case: Case, folder: Path) -> dict[str, list[str]]:
             timeout=120,
         )
         found[name] = [*done.stdout.strip().splitlines(), *done.stderr.strip().splitlines()[-1:]]
-    foreign = folder / f"{case.name}.sm_120.optk"
-    optkit.compile(folder / f"{case.name}.onnx", target="cuda:sm_120", passes="fp16", output=foreign, verify=False)
     try:
-        optkit.load(foreign)
+        optkit.load(folder / f"{case.name}.foreign.optk")
         found["wrong architecture"] = ["it was loaded"]
     except OptkitError as error:
         found["wrong architecture"] = [str(error)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 import optkit
+from benchmarks import cuda_peers as peers
 from benchmarks.on_gpu import one_line
 from benchmarks.zoo import ZOO, export_model
 from optkit.model import load_model, save_model
@@ -82,27 +83,69 @@ def fixed(model: ir.Model, feed: Mapping[str, np.ndarray]) -> ir.Model:
     return bind_shapes(model, {name: list(array.shape) for name, array in feed.items()})
 
 
-def prepare(cases: list[Case], precisions: list[str], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
-    """Every model exported and compiled, as many at a time as there are workers; what failed says why."""
-    found: dict[str, dict[str, Any]] = {}
+def prepare(
+    cases: list[Case], precisions: list[str], modes: list[str], folder: Path, workers: int, found: dict[str, Any]
+) -> Iterator[Case]:
+    """Every model exported and compiled, as many at a time as there are workers; one case after the other when it is.
+
+    Args:
+        modes: that torch.compile compiles in too, so that its caches have it.
+        found: gets what each build says, or why it failed.
+    """
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        exports = {case: pool.submit(export, case, folder) for case in cases}
-        builds = {}
-        for case, exported in exports.items():
-            try:
-                exported.result()
-            except Exception as error:
-                found[case.name] = {"error": one_line(error)}
-                continue
-            for precision in precisions:
-                builds[f"{case.name}.{precision}"] = pool.submit(build, case, precision, folder)
-        for name, future in builds.items():
-            try:
-                found[name] = future.result()
-            except Exception as error:
-                found[name] = {"error": one_line(error)}
-            print(f"built {name}: {found[name]}", flush=True)
-    return found
+        # Detectors take longest.
+        queue = sorted(cases, key=lambda case: case.model not in ONE_BATCH)
+        steps: dict[Future[Any], tuple[Case, str]] = {pool.submit(export, case, folder): (case, "") for case in queue}
+        pending, left = set(steps), {case: len(precisions) for case in cases}
+
+        def follow(case: Case) -> None:
+            for step, name in (*((build, p) for p in precisions), *((warm, mode) for mode in modes)):
+                steps[future := pool.submit(step, case, name, folder)] = case, name
+                pending.add(future)
+            if case is cases[0]:
+                steps[future := pool.submit(build_foreign, case, folder)] = case, "foreign"
+                pending.add(future)
+
+        while pending:
+            done, rest = wait(pending, return_when=FIRST_COMPLETED)
+            pending = set(rest)
+            for future in done:
+                case, name = steps.pop(future)
+                stem = f"{case.name}.{name}".rstrip(".")
+                try:
+                    outcome = future.result()
+                except Exception as error:
+                    outcome = {"error": one_line(error)}
+                if not name:
+                    if outcome is None:
+                        follow(case)
+                        continue
+                    left[case] = 1
+                print(f"built {stem}: {outcome}", flush=True)
+                if name in ("", *precisions):
+                    found[stem] = outcome
+                    left[case] -= 1
+                    if not left[case]:
+                        yield case
+
+
+def build_foreign(case: Case, folder: Path) -> None:
+    """The case for a GPU that is not this one."""
+    source, path = folder / f"{case.name}.onnx", folder / f"{case.name}.foreign.optk"
+    optkit.compile(source, target="cuda:sm_120", passes="fp16", output=path, verify=False)
+
+
+def warm(case: Case, mode: str, _folder: Path) -> float:
+    """Compile by torch what a race will have; returns seconds."""
+    import torch
+
+    began = time.perf_counter()
+    call = peers.compiled(case.model, case.feed(), mode)
+    call()
+    call()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return time.perf_counter() - began
 
 
 def export(case: Case, folder: Path) -> None:
