@@ -17,6 +17,7 @@ from tvm import tirx
 from tvm.tirx import compilation_pipeline
 
 from optkit.compiler import rounding
+from optkit.compiler.launches import skip_empty
 
 PIPELINE = "optkit"
 STACK_BYTES = 4096
@@ -93,11 +94,11 @@ def keep_on_stack(func: Any, _module: Any, _context: Any) -> Any:
 
 @functools.cache
 def pipeline() -> str:
-    """The name of TVM's pipeline with that pass in it, registered once."""
+    """The name of TVM's pipeline with passes of our own in it, registered once."""
 
     def make() -> tuple[Any, Any, Any]:
         lower, host, device = compilation_pipeline.get_tir_pipeline("s_tir")
-        return lower, lambda: tvm.transform.Sequential([keep_on_stack, host()]), device
+        return lower, lambda: tvm.transform.Sequential([keep_on_stack, skip_empty, host()]), device
 
     compilation_pipeline.register_tir_pipeline(PIPELINE, make)
     return PIPELINE

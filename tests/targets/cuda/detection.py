@@ -54,3 +54,45 @@ def regions() -> ir.Model:
         k=weights(5, 4, 3, 3, seed=0, scale=0.3),
         opset=19,
     )
+
+
+def nothing() -> ir.Model:
+    """What follows where nothing is found: rows, products and regions of none."""
+    return build(
+        """
+        far = Greater(x, most)
+        o = NonZero(far)
+        at = Transpose(o)
+        v = GatherND(x, at)
+        c = Unsqueeze(v, one)
+        wide = Mul(c, row)
+        m = MatMul(wide, w)
+        n = LayerNormalization(m, scale)
+        p = Softmax(n)
+        q = ReduceMax<keepdims=0>(p, one)
+        s = ReduceSum<keepdims=0>(p, none)
+        b = Slice(p, none, four, one)
+        zeros = CastLike(v, at)
+        of = Mul(zeros, none)
+        r = RoiAlign<output_height=7, output_width=7>(f, b, of)
+        flat = Flatten(r)
+        d = Gemm(flat, k)
+        h = Relu(d)
+        kept = NonMaxSuppression(boxes, scores, twenty, overlap, never)
+        """,
+        inputs="float[9,7] x, float[1,16,12,10] f, float[1,40,4] boxes, float[1,2,40] scores",
+        outputs="int64[2,a] o, float[a,64] p, float[a] q, float[64] s, float[a,16,7,7] r, float[a,32] h,"
+        " int64[g,3] kept",
+        most=np.array(1e6, np.float32),
+        never=np.array([1e6], np.float32),
+        overlap=np.array([0.3], np.float32),
+        twenty=np.array([20], np.int64),
+        one=np.array([1], np.int64),
+        none=np.array([0], np.int64),
+        four=np.array([4], np.int64),
+        row=weights(1, 256, seed=0),
+        w=weights(256, 64, seed=1, scale=0.1),
+        k=weights(784, 32, seed=2, scale=0.1),
+        scale=np.ones(64, np.float32),
+        opset=18,
+    )

@@ -31,6 +31,7 @@ OPEN = ("open_tokens:fp16", "open_tokens:int8", "open_gates:default")
 SEVERAL = ("states:", "gates:", "volumes:")
 """Where outputs are written on the way, with a graph before and one behind."""
 DETECTION, BY_HAND, REDUCED = "boxes:default", "regions:default", "reductions:default"
+EMPTY = "nothing:default", "nothing:fp16"
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
     *("mixed:int8", "encoder:fp16", "encoder:int8-fp16", "memory:fp16", "memory:int8-fp16", "wide:fp16", "wide:int8"),
@@ -61,7 +62,8 @@ def compiled(environment: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     """All cases, compiled and run; by case."""
     folder = tmp_path_factory.mktemp("compiled")
     return folder, {
-        found["case"]: found for found in session(environment, "compile", folder, *CASES, DETECTION, BY_HAND, REDUCED)
+        found["case"]: found
+        for found in session(environment, "compile", folder, *CASES, DETECTION, BY_HAND, REDUCED, *EMPTY)
     }
 
 
@@ -127,6 +129,18 @@ def test_parallel_loops_are_spread_over_threads(compiled: tuple[Path, dict[str, 
     assert found["verification"]["status"] == "passed"
     assert found["repeats"]
     assert "cuda.fallback" in found["rules"]
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_where_nothing_is_found_nothing_is_launched(case: str, compiled: tuple[Path, dict[str, Any]]) -> None:
+    """A grid of no thread blocks would have one in TVM, which writes past the end of nothing."""
+    found = compiled[1][case]
+    assert found["verification"]["status"] == "passed"
+    assert {output["name"]: output["to_original"]["elements"] for output in found["outputs"]} == {
+        **dict.fromkeys(("o", "p", "q", "r", "h", "kept"), 0),
+        "s": 3 * 64,
+    }
+    assert found["launched"] < found["calls"]
 
 
 def test_warps_reduce_as_the_reference_does(compiled: tuple[Path, dict[str, Any]]) -> None:
