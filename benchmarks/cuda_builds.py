@@ -26,7 +26,7 @@ from optkit_targets.cuda import nvcc
 
 import optkit
 from benchmarks.zoo import export_model
-from optkit.errors import VerificationError
+from optkit.errors import OptkitError
 from optkit.files import write_whole
 from optkit.measure.environment import environment
 
@@ -54,7 +54,6 @@ class Build:
         macs_on_tensor_cores: share of multiply-accumulates, counted by call, in kernels with known extents.
         registers, shared: the largest of any kernel; shared memory in bytes, but for what is asked for at the launch.
         problems: what was found wrong.
-        unverified: why it is compiled without verification; then the attempt before counts in `seconds` too.
     """
 
     model: str
@@ -66,7 +65,6 @@ class Build:
     registers: int
     shared: int
     problems: list[str] = field(default_factory=list)
-    unverified: str = ""
 
 
 def examine(source: Path, arch: str, kernels: list[dict[str, Any]]) -> tuple[int, int, list[str]]:
@@ -126,24 +124,17 @@ def _share(kernels: list[dict[str, Any]]) -> float:
 def compile_for(model: str, source: Path, precision: str, arch: str, folder: Path) -> Build:
     """Compile and examine one model."""
     began = time.perf_counter()
-    output, unverified = folder / f"{source.stem}.{precision}.{arch}.optk", ""
-
-    def compiled(verify: bool) -> optkit.Artifact:
-        return optkit.compile(
-            source, target=f"cuda:{arch}", passes=precision, output=output, emit=["cuda"], verify=verify
-        )
-
+    output = folder / f"{source.stem}.{precision}.{arch}.optk"
     try:
-        made = compiled(True)
-    except VerificationError as error:
-        # Of detectors with random weights: a box whose score is at the threshold.
-        unverified, made = str(error), compiled(False)
+        made = optkit.compile(source, target=f"cuda:{arch}", passes=precision, output=output, emit=["cuda"])
+    except OptkitError as error:
+        return Build(model, precision, arch, time.perf_counter() - began, {}, 0.0, 0, 0, [str(error)])
     seconds = time.perf_counter() - began
     with zipfile.ZipFile(made.path) as archive:
         kernels = json.loads(archive.read("kernels.json"))
     rules = dict(sorted(Counter(kernel["rule"] for kernel in kernels).items()))
     registers, shared, problems = examine(made.emitted["cuda"], arch, kernels)
-    return Build(model, precision, arch, seconds, rules, _share(kernels), registers, shared, problems, unverified)
+    return Build(model, precision, arch, seconds, rules, _share(kernels), registers, shared, problems)
 
 
 def main() -> int:
@@ -162,7 +153,7 @@ def main() -> int:
                 for arch in options.arch:
                     build = compile_for(model, source, precision, arch, Path(folder))
                     builds.append(build)
-                    state = "; ".join([*build.problems, *filter(None, [build.unverified])]) or "ok"
+                    state = "; ".join(build.problems) or "ok"
                     print(
                         f"{model:14} {precision} {arch} {build.seconds:6.1f} s, {build.macs_on_tensor_cores:6.1%} on "
                         f"tensor cores, {build.registers} registers: {state}",

@@ -155,4 +155,6 @@ def _summary(outcome: Verification, reason: str | None) -> str:
     where = "verified" if reason is None else "verified on the host's CPU"
     if outcome.precision == "int8":
         return f"{where}, SQNR {min((o.figures.sqnr_db for o in outcome.outputs), default=0.0):.1f} dB"
-    return f"{where}, relative error {max((o.figures.relative for o in outcome.outputs), default=0.0):.1e}"
+    alone = max((o.rows_alone or 0 for o in outcome.outputs), default=0)
+    rest = f", {alone} rows that only one side has" if alone else ""
+    return f"{where}, relative error {max((o.figures.relative for o in outcome.outputs), default=0.0):.1e}{rest}"

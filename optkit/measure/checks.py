@@ -43,6 +43,8 @@ class OutputCheck:
             decide it lie from the original's, by name; the other figures are of the samples with equal numbers.
         reference: with what it was compared; see referee.py.
         onnxruntime: where that was another than ONNX Runtime as it is, how far ONNX Runtime itself lies from it.
+        rows_alone: where rows were matched in any order, how many have no counterpart; see rows.py. The figures are
+            of the others.
     """
 
     name: str
@@ -55,6 +57,7 @@ class OutputCheck:
     deciders: Mapping[str, Figures] = field(default_factory=dict)
     reference: str = "ONNX Runtime"
     onnxruntime: Figures | None = None
+    rows_alone: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -70,6 +73,7 @@ class OutputCheck:
             "deciders": {name: figures.as_dict() for name, figures in self.deciders.items()},
             "reference": self.reference,
             "onnxruntime_to_reference": self.onnxruntime.as_dict() if self.onnxruntime else None,
+            "rows_alone": self.rows_alone,
         }
 
 

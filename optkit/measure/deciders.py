@@ -31,7 +31,7 @@ def distance(
     """
     original = source if isinstance(source, ir.Model) else load_model(source)
     kept = {value.name for value in _values(emitted)}
-    names = [name for name in _deciding(original, output) if name in kept]
+    names = [name for name in deciding(original, output) if name in kept]
     comparisons = {name: Comparison() for name in names}
     if names:
         first, second = (_watch(model, names) for model in (original, emitted))
@@ -42,7 +42,7 @@ def distance(
     return {name: comparison.figures() for name, comparison in comparisons.items()}
 
 
-def _deciding(model: ir.Model, output: str) -> list[str]:
+def deciding(model: ir.Model, output: str) -> list[str]:
     """Names of the floats that the first counting operators before an output look at, in graph order."""
     ancestors = _ancestors(value for value in model.graph.outputs if value.name == output)
     counted: set[ir.Value] = set()

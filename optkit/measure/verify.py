@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnx_ir as ir
 
 from optkit.artifact.spec import TensorSpec
 from optkit.errors import UsageError, nearest
+from optkit.measure import referee, rows
 from optkit.measure.checks import (
     INT8_SQNR_FLOOR,
     RELATIVE_LIMITS,
@@ -27,7 +29,6 @@ from optkit.measure.compare import Comparison, Figures
 from optkit.measure.deciders import distance
 from optkit.measure.exactness import inexact_steps
 from optkit.measure.inputs import random_samples
-from optkit.measure.referee import appeal
 from optkit.measure.reference import ModelSource, Reference
 from optkit.measure.steps import quantized_levels, quantized_step
 from optkit.precision import holds_halves, holds_integers
@@ -93,7 +94,8 @@ def verify(
 
     An INT8 output with as many rows as the emitted model's but not as the original's (boxes that a detector finds)
     passes where the values that decide the number are near the original's; see deciders.py. A float output that
-    fails may appeal to a more precise reference; see referee.py.
+    fails may appeal to a more precise reference; see referee.py. Rows that values choose are compared in any order in
+    other precisions, where they do not agree as they are; see rows.py.
 
     Args:
         emitted: the ONNX model that the passes left; needed for int8, whose reference it is.
@@ -117,10 +119,13 @@ def verify(
     problems: dict[str, str] = {}
     integers: set[str] = set()
     uneven: set[str] = set()
+    open_ended = _open_ended(original)
+    listed: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = []
     for sample in chosen:
         expected = original.run(sample)
         between = quantized.run(sample) if quantized else {}
         found = runner.run(sample)
+        listed.append(({n: expected[n] for n in open_ended}, {n: found[n] for n in open_ended if n in found}))
         for name, reference in expected.items():
             if name not in found:
                 problems[name] = f"output {name!r} is missing from the compiled model"
@@ -142,14 +147,23 @@ def verify(
     checks = []
     given = quantized is not None and holds_integers(source)
     inexact = tuple(inexact_steps(emitted)) if quantized and emitted is not None else ()
+
+    def judge(name: str, figures: Figures) -> OutputCheck:
+        if name in integers:
+            against = to_emitted[name].figures() if quantized else None
+            return check_integers(name, figures, against, precision)
+        if precision == "int8":
+            limits = {"sqnr_db": INT8_SQNR_FLOOR}
+        else:
+            limits = {"relative": RELATIVE_LIMITS[precision] if rtol is None else rtol}
+        check = OutputCheck(name, figures, limits, reason=float_reason(name, figures, limits))
+        return check_overrides(check, atol, rtol if precision == "int8" else None)
+
     for name in original.outputs:
         figures = to_original[name].figures()
         if name in problems:
             checks.append(OutputCheck(name, figures, {}, reason=problems[name]))
-        elif name in integers:
-            against = to_emitted[name].figures() if quantized else None
-            checks.append(check_integers(name, figures, against, precision))
-        elif quantized and emitted is not None:
+        elif quantized and emitted is not None and name not in integers:
             check = check_int8(
                 name,
                 figures,
@@ -163,23 +177,22 @@ def verify(
             )
             checks.append(check_overrides(check, atol, rtol))
         else:
-            limits = (
-                {"sqnr_db": INT8_SQNR_FLOOR}
-                if precision == "int8"
-                else {"relative": RELATIVE_LIMITS[precision] if rtol is None else rtol}
-            )
-
-            def judge(found: Figures, name: str = name, limits: dict[str, float] = limits) -> OutputCheck:
-                check = OutputCheck(name, found, limits, reason=float_reason(name, found, limits))
-                return check_overrides(check, atol, rtol if precision == "int8" else None)
-
-            check = judge(figures)
-            if check.reason and precision != "int8" and not figures.nonfinite:
-                check = appeal(check, judge, source, runner, chosen, threads)
+            check = judge(name, figures)
+            if check.reason and precision != "int8" and name not in integers and not figures.nonfinite:
+                check = referee.appeal(check, partial(judge, name), source, runner, chosen, threads)
             checks.append(check)
         if name in uneven and emitted is not None:
             checks[-1] = check_deciders(checks[-1], distance(source, emitted, name, chosen))
+    if precision != "int8":
+        checks = rows.appeal(checks, judge, source, listed)
     return Verification(precision, len(chosen), tuple(checks), inexact)
+
+
+def _open_ended(original: Reference) -> list[str]:
+    """Outputs whose first extent is open, and that of no input."""
+    known = {extent for spec in original.inputs for extent in spec.shape}
+    firsts = ((spec.name, spec.shape[0]) for spec in original.output_specs if spec.shape)
+    return [name for name, first in firsts if isinstance(first, str) and first not in known]
 
 
 def _samples(
