@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long a machine with other work takes says nothing.
+settings.register_profile("optkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("optkit")
 
 
 @pytest.fixture(scope="session")

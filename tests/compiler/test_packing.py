@@ -11,7 +11,7 @@ from optkit.compiler.operators.conv import Window, first_input_block, input_bloc
 from optkit.compiler.tiling import choose_tile
 from optkit.compiler.values import block_array
 
-FEW = settings(max_examples=40, deadline=None, derandomize=True)
+FEW = settings(max_examples=40, derandomize=True)
 
 
 @FEW
@@ -77,7 +77,7 @@ def test_blocked_constants(channels: int, b: int) -> None:
 
 
 @given(extent=st.integers(1, 4000), blocks=st.integers(1, 130), registers=st.sampled_from([16, 32]))
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 def test_tiles_fit_the_registers(extent: int, blocks: int, registers: int) -> None:
     tile = choose_tile(extent, blocks, registers)
     assert 1 <= tile.rows <= extent and 1 <= tile.blocks <= blocks

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from optkit_passes.quantize.auto import candidates, choose, quantization_error
@@ -77,7 +77,6 @@ floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 arrays = hnp.arrays(np.float32, st.integers(1, 40), elements=floats)
 
 
-@settings(deadline=None)
 @given(st.lists(arrays, min_size=1, max_size=5), st.randoms())
 def test_counts_are_those_of_exact_division_in_any_order_and_merged(parts: list[np.ndarray], random: object) -> None:
     histogram = counted(*parts)

@@ -38,7 +38,7 @@ def convolutions(draw: st.DrawFn) -> tuple[ir.Model, np.ndarray]:
     return model, weights(*shape, seed=2)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(convolutions())
 def test_columns_times_rows_is_the_convolution(case: tuple[ir.Model, np.ndarray]) -> None:
     model, x = case
@@ -63,7 +63,7 @@ def test_a_matrix_product_of_any_rank() -> None:
     np.testing.assert_array_equal(from_rows(split, weight.shape, node, 1), weight)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(convolutions(), st.integers(0, 3), st.integers(1, 4))
 def test_sums_and_some_of_the_columns(case: tuple[ir.Model, np.ndarray], start: int, stride: int) -> None:
     model, x = case

@@ -20,7 +20,7 @@ def problem(seed: int, depth: int, outputs: int = 4, groups: int = 2, samples: i
     return w, np.full((groups, outputs, 1), 0.7), gram, w @ gram
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from([1, 3, 7, 127]))
 def test_descent_never_loses_and_ends_where_no_single_step_helps(seed: int, depth: int, top: int) -> None:
     w, scale, gram, target = problem(seed, depth)

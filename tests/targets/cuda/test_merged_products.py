@@ -132,7 +132,7 @@ def test_it_computes_what_they_do(options: dict[str, Any], pipeline: str, monkey
     assert any(" + " in name for name in product_names(made))
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 @given(st.data())
 def test_any_shape(data: st.DataObject) -> None:
     draw = data.draw
