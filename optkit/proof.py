@@ -154,7 +154,10 @@ class Prover:
 def _summary(outcome: Verification, reason: str | None) -> str:
     where = "verified" if reason is None else "verified on the host's CPU"
     if outcome.precision == "int8":
-        return f"{where}, SQNR {min((o.figures.sqnr_db for o in outcome.outputs), default=0.0):.1f} dB"
+        # Where no sample has as many rows as the original, what decides the number is all that can be compared.
+        compared = [o.figures for o in outcome.outputs if o.figures.elements or not o.deciders]
+        compared += [figures for o in outcome.outputs for figures in o.deciders.values()]
+        return f"{where}, SQNR {min((figures.sqnr_db for figures in compared), default=0.0):.1f} dB"
     alone = max((o.rows_alone or 0 for o in outcome.outputs), default=0)
     rest = f", {alone} rows that only one side has" if alone else ""
     return f"{where}, relative error {max((o.figures.relative for o in outcome.outputs), default=0.0):.1e}{rest}"

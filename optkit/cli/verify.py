@@ -83,5 +83,5 @@ def _print(outcome: Verification) -> None:
 def _row(check: Any) -> list[str]:
     f = check.figures
     limits = ", ".join(f"{name} {value:.3g}" for name, value in check.limits.items())
-    verdict = "failed" if check.reason else "ok"
+    verdict = "failed" if check.reason else f"ok, {check.rows_alone} rows alone" if check.rows_alone else "ok"
     return [check.name, f"{f.max_abs:.3e}", f"{f.relative:.3e}", f"{f.cosine:.6f}", f"{f.sqnr_db:.1f}", limits, verdict]
