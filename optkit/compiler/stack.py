@@ -17,6 +17,7 @@ from tvm import tirx
 from tvm.tirx import compilation_pipeline
 
 from optkit.compiler import rounding
+from optkit.compiler.conditions import ask_once
 from optkit.compiler.launches import skip_empty
 
 PIPELINE = "optkit"
@@ -98,7 +99,8 @@ def pipeline() -> str:
 
     def make() -> tuple[Any, Any, Any]:
         lower, host, device = compilation_pipeline.get_tir_pipeline("s_tir")
-        return lower, lambda: tvm.transform.Sequential([keep_on_stack, skip_empty, host()]), device
+        together = tvm.transform.Sequential
+        return lower, lambda: together([keep_on_stack, skip_empty, host()]), lambda: together([ask_once, device()])
 
     compilation_pipeline.register_tir_pipeline(PIPELINE, make)
     return PIPELINE

@@ -96,3 +96,21 @@ def nothing() -> ir.Model:
         scale=np.ones(64, np.float32),
         opset=18,
     )
+
+
+def levels() -> ir.Model:
+    """Rows that one of several maps has, as a number of each says: one condition for whole vectors."""
+    return build(
+        """
+        level = Floor(s)
+        first = Equal(level, zero)
+        second = Equal(level, one)
+        d = Mul(b, b)
+        r = Where(second, b, d)
+        y = Where(first, a, r)
+        """,
+        inputs="float[37,1] s, float[37,24] a, float[37,24] b",
+        outputs="float[37,24] y",
+        zero=np.array([0], np.float32),
+        one=np.array([-1], np.float32),
+    )
