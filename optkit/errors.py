@@ -54,6 +54,10 @@ class ArtifactError(OptkitError):
     """An artifact cannot be read: damaged, edited, of an unknown schema, or for another machine."""
 
 
+class DeviceError(OptkitError):
+    """A device failed or was lost: this process cannot use it any more."""
+
+
 class IndeterminateError(OptkitError):
     """A gate that cannot tell: too much noise, or nothing to compare with."""
 

@@ -173,6 +173,7 @@ def make_payload(
         device=target.device,
         kernels=[kernel.as_dict() for kernel in built.kernels],
         target=describe_target(target),
+        reads_values=built.reads_values,
         entry_weights=built.entry_weights,
         variants=variants,
         ranges=ranges.limits if ranges else {},

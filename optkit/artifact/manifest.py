@@ -59,6 +59,8 @@ class Manifest:
     Attributes:
         inputs, outputs: in call order.
         weights: of all entries.
+        reads_values: whether the virtual machine looks at values of tensors between kernels, such as extents that are
+            found at run time; a GPU's stream for that is the default one.
         entry_weights: so many of them, from the first, are passed to the entry function after the inputs.
         variants: entries that take over at certain shapes.
         ranges: smallest and largest extent (None: any) of open axes, by name.
@@ -85,6 +87,7 @@ class Manifest:
     verification: Mapping[str, Any] = field(default_factory=lambda: {"status": "skipped"})
     kernels: tuple[str, ...] = ()
     runtime: tuple[str, ...] = ()
+    reads_values: bool = False
     entry_weights: int | None = None
     variants: tuple[Variant, ...] = ()
     ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
@@ -130,6 +133,7 @@ class Manifest:
             manifest = cls(**values)
             for name in ("device", "flavour", "entry", "pipeline", "source_sha256"):
                 _need(isinstance(getattr(manifest, name), str), name)
+            _need(isinstance(manifest.reads_values, bool), "reads_values")
             count = manifest.entry_weights
             _need(count is None or (isinstance(count, int) and 0 <= count <= len(manifest.weights)), "entry_weights")
             for name in ("target", "options", "versions", "verification"):

@@ -37,6 +37,7 @@ class Payload:
         device: "cpu" or "cuda".
         kernels: one mapping a kernel: name, rule, template, params, compute, macs, nodes.
         target: as `describe_target` makes it.
+        reads_values: whether the virtual machine looks at values of tensors between kernels.
         entry_weights: how many of the weights, from the first, the entry takes; None: all.
         variants: entries for certain shapes.
         ranges: smallest and largest extent (None: any) of open axes, by name.
@@ -52,6 +53,7 @@ class Payload:
     kernels: Sequence[Mapping[str, Any]] = ()
     target: Mapping[str, Any] = field(default_factory=dict)
     entry: str = "main"
+    reads_values: bool = False
     entry_weights: int | None = None
     variants: Sequence[Variant] = ()
     ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)

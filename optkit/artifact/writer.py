@@ -73,6 +73,7 @@ def write_artifact(
         verification=_json_only(info.verification, "verification"),
         kernels=tuple(str(k["name"]) for k in payload.kernels),
         runtime=tuple(RUNTIME_FOLDER + name for name in libraries),
+        reads_values=payload.reads_values,
         entry_weights=payload.entry_weights,
         variants=tuple(payload.variants),
         ranges=dict(payload.ranges),

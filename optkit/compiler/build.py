@@ -87,6 +87,21 @@ class Built:
         return planned + [scheduled[operator] for operator in sorted(scheduled)]
 
     @property
+    def reads_values(self) -> bool:
+        """Whether values of tensors are looked at between kernels: extents found at run time, and conditions."""
+        found = False
+
+        def look(expr: Any) -> None:
+            nonlocal found
+            extern = isinstance(expr, relax.ExternFunc) and expr.global_symbol == "vm.builtin.tensor_to_shape"
+            found = found or extern or isinstance(expr, relax.If)
+
+        for function in self.module.functions.values():
+            if isinstance(function, relax.Function):
+                relax.analysis.post_order_visit(function, look)
+        return found
+
+    @property
     def relax_text(self) -> str:
         """The Relax functions after fusion."""
         functions = {v: f for v, f in self.module.functions.items() if isinstance(f, relax.Function)}

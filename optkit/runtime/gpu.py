@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -80,6 +81,12 @@ def free_memory() -> tuple[int, int] | None:
     if driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)):
         return None
     return free.value, total.value
+
+
+def clear_last_error() -> None:
+    """Forget CUDA's last error, which was told: others in this process ask for theirs."""
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(CUDART, os.RTLD_NOLOAD).cudaGetLastError()
 
 
 def needed_capability(isa: Iterable[str]) -> tuple[int, int]:

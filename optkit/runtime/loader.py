@@ -12,11 +12,12 @@ from optkit.artifact.palette import PLAIN_BITS, unpack
 from optkit.artifact.reader import ArtifactFile
 from optkit.artifact.spec import numpy_dtype
 from optkit.artifact.writer import WEIGHTS
-from optkit.errors import ArtifactError
-from optkit.runtime.failures import explained
+from optkit.errors import ArtifactError, DeviceError
+from optkit.runtime.failures import abandon, explained
 from optkit.runtime.gpu import check_gpu
 from optkit.runtime.isa import check_isa
 from optkit.runtime.native import import_tvm_ffi, load_executable
+from optkit.runtime.order import alone
 from optkit.runtime.parts import Parts, open_sessions
 from optkit.runtime.runner import Runner
 from optkit.runtime.tensors import TensorBridge, aligned_empty
@@ -56,10 +57,16 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
     if manifest.device != "cpu":
         # Shape functions run on the CPU, which the virtual machine wants last.
         allocators += [ffi.device("cpu", 0).dlpack_device_type(), 0, _POOLED]
-    with explained("it cannot be loaded", where):
+    weights: list[Any] = []
+    with explained("it cannot be loaded", where), alone():
         vm["vm_initialization"](*allocators)
         bridge = TensorBridge(ffi, device)
-        weights = [bridge.to_device(bridge.from_array(_array(memory, entry, where))) for entry in manifest.weights]
+        arrays = (bridge.from_array(_array(memory, entry, where)) for entry in manifest.weights)
+        try:
+            weights.extend(map(bridge.to_device, arrays))
+        except DeviceError:
+            abandon(vm, weights)
+            raise
     parts = Parts(manifest, ffi, vm, bridge, weights, sessions) if manifest.partitions else None
     return Runner(manifest, ffi, vm, bridge, weights, threads, parts)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -12,9 +13,9 @@ import numpy as np
 
 from optkit.artifact.manifest import WITHOUT_GRAPH, Manifest
 from optkit.artifact.spec import TensorSpec
-from optkit.errors import UsageError
+from optkit.errors import DeviceError, OptkitError, UsageError
 from optkit.runtime.binding import bind_names, check_shapes
-from optkit.runtime.failures import failure
+from optkit.runtime.failures import abandon, failure
 from optkit.runtime.tensors import TensorBridge
 from optkit.runtime.threads import checked, configure, default_threads
 
@@ -108,13 +109,14 @@ class Runner:
 
         Raises:
             DataError, OptkitError: as for `run`; what the GPU meets later is raised by whoever waits for it.
+            UsageError: the stream is being captured as a CUDA graph.
         """
         bridge, values = self._bridge, bind_names(self.inputs, (), feed)
         address = bridge.stream_of(feed.values(), stream)
         if bridge.on_cpu:
             results = self._owned(*self._on_cpu(values))
         else:
-            with self._lock, bridge.using(address):
+            with self._lock, self._on_device(address):
                 tensors = self._placed(values)
                 results = self._owned(tensors, self._call(tensors))
         return {spec.name: bridge.as_type(t, spec) for spec, t in zip(self.outputs, results, strict=True)}
@@ -125,7 +127,8 @@ class Runner:
         Raises:
             OptkitError: it failed.
         """
-        self._bridge.synchronize()
+        with self._surviving():
+            self._bridge.synchronize()
 
     def instrument(self, note: Callable[..., int] | None) -> None:
         """Call `note(function, name, before, result, *arguments)` before and after every call of a run; None: stop.
@@ -157,9 +160,11 @@ class Runner:
     def _run(self, positional: Sequence[Any], named: Mapping[str, Any]) -> dict[str, np.ndarray]:
         values, bridge = bind_names(self.inputs, positional, named), self._bridge
         if not bridge.on_cpu:
-            with self._lock, bridge.using(None):
-                results = self._call(self._placed(values))
-                arrays = bridge.to_arrays(self.outputs, results, self._output_types)
+            with self._lock:
+                with self._on_device(None):
+                    results = self._call(self._placed(values))
+                with self._surviving():
+                    arrays = bridge.to_arrays(self.outputs, results, self._output_types)
             return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
         tensors, results = self._on_cpu(values)
         # What a model passes through is the caller's memory or the weights': the caller gets a copy.
@@ -171,6 +176,21 @@ class Runner:
             outputs[spec.name] = array.copy() if address in shared else array
             shared.add(address)
         return outputs
+
+    @contextlib.contextmanager
+    def _on_device(self, stream: int | None) -> Iterator[None]:
+        """Queue the block's work on a stream of the GPU."""
+        with self._surviving(), self._bridge.using(stream, self.manifest.reads_values):
+            yield
+
+    @contextlib.contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """What the block says of a lost GPU is raised; what lies there is left there."""
+        try:
+            yield
+        except DeviceError:
+            abandon(self._vm, self._entry, self._main, self._variants, self._weights, self._bridge)
+            raise
 
     def _on_cpu(self, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The inputs and the outputs of a run as tensors."""
@@ -225,10 +245,11 @@ class Runner:
     def close(self) -> None:
         """Release the weights and the virtual machine; outputs stay valid. Closing twice is fine."""
         with self._lock:
+            with contextlib.suppress(OptkitError), self._surviving():  # whoever runs the model was told
+                self._bridge.release()
             self._vm = self._entry = self._parts = None
             self._main, self._variants = (None, ()), {}
             self._weights = self._arguments = ()
-            self._bridge.release()
             if self._own_thread is not None:
                 self._own_thread.shutdown()
                 self._own_thread = None

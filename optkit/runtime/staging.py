@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from optkit.runtime.gpu import CUDART
+from optkit.runtime.order import alone
 
 LIMIT = 256 << 20
 """Bytes that a loaded model keeps page-locked at most."""
@@ -35,8 +36,14 @@ class Staging:
         self._cuda = ctypes.CDLL(CUDART)
         self._cuda.cudaGetErrorString.restype = ctypes.c_char_p
         pointer = ctypes.c_void_p
+        self._cuda.cudaStreamIsCapturing.argtypes = (pointer, ctypes.POINTER(ctypes.c_int))
         self._cuda.cudaMemcpyAsync.argtypes = (pointer, pointer, ctypes.c_size_t, ctypes.c_int, pointer)
         self.release()
+
+    def capturing(self, stream: int) -> bool:
+        """Whether what is queued on a stream becomes part of a CUDA graph."""
+        status = ctypes.c_int()
+        return bool(not self._cuda.cudaStreamIsCapturing(stream, ctypes.byref(status)) and status.value)
 
     def release(self) -> None:
         """Give all memory back; nothing may be queued that uses it."""
@@ -77,15 +84,16 @@ class Staging:
     ) -> list[np.ndarray]:
         """The outputs' values in arrays of their own; `wait` for the stream is called once."""
         arrays, passed = [], []
-        for name, tensor, dtype in zip(names, tensors, dtypes, strict=True):
-            array, size = np.empty(tensor.shape, dtype), bytes_of(tensor)
-            if array.nbytes != size:
-                raise RuntimeError(f"{name!r} has {size} bytes as {tensor.dtype}, as {dtype} {array.nbytes}")
-            arrays.append(array)
-            place, locked = array.ctypes.data, self._locked(self._results, name, size)
-            if locked is not None:
-                passed.append((place, locked, size))
-            self.queue(place if locked is None else locked, tensor.data_ptr(), size, stream)
+        with alone():
+            for name, tensor, dtype in zip(names, tensors, dtypes, strict=True):
+                array, size = np.empty(tensor.shape, dtype), bytes_of(tensor)
+                if array.nbytes != size:
+                    raise RuntimeError(f"{name!r} has {size} bytes as {tensor.dtype}, as {dtype} {array.nbytes}")
+                arrays.append(array)
+                place, locked = array.ctypes.data, self._locked(self._results, name, size)
+                if locked is not None:
+                    passed.append((place, locked, size))
+                self.queue(place if locked is None else locked, tensor.data_ptr(), size, stream)
         wait()
         self._unread.clear()
         for place, locked, size in passed:

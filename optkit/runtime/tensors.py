@@ -12,11 +12,14 @@ import numpy as np
 
 from optkit.artifact.manifest import ALIGNMENT
 from optkit.artifact.spec import TensorSpec, numpy_dtype, numpy_has, storage
-from optkit.errors import DataError, OptkitError, UsageError
-from optkit.runtime.failures import explained
+from optkit.errors import DataError, UsageError
+from optkit.runtime.failures import abandon, explained
+from optkit.runtime.order import in_order
 from optkit.runtime.staging import Staging, bytes_of
 
 _CPU = 1  # kDLCPU
+GPU_ALIGNMENT = 16
+"""Bytes; the widest load of a thread."""
 _BYTE, _TWO_BYTES = np.dtype(np.uint8), np.dtype(np.uint16)
 
 
@@ -89,10 +92,13 @@ class TensorBridge:
         return self._as(tensor, spec.dtype)
 
     def release(self) -> None:
-        """Give back the memory kept for inputs and outputs."""
+        """Give back the memory kept for inputs and outputs.
+
+        Raises:
+            DeviceError: the device was lost, and the memory with it.
+        """
         if self._staging is not None:
-            with contextlib.suppress(OptkitError):  # whoever runs the model was told
-                self.synchronize()
+            self.synchronize()
             self._staging.release()
 
     def stream_of(self, values: Iterable[Any], stream: Any) -> int | None:
@@ -101,25 +107,41 @@ class TensorBridge:
             address = next((getattr(stream, a) for a in ("cuda_stream", "ptr") if hasattr(stream, a)), stream)
             if not isinstance(address, int):
                 raise UsageError(f"{type(stream).__name__} is no CUDA stream")
-            return address
+            return self._not_captured(address)
         torch = sys.modules.get("torch")
         if torch is None or self.on_cpu:
             return None
         on_gpu = any(isinstance(value, torch.Tensor) and value.is_cuda for value in values)
-        return int(torch.cuda.current_stream().cuda_stream) if on_gpu else None
+        return self._not_captured(int(torch.cuda.current_stream().cuda_stream)) if on_gpu else None
+
+    def _not_captured(self, stream: int) -> int:
+        if stream and self._staging is not None and self._staging.capturing(stream):
+            raise UsageError("a CUDA graph is being captured, which a model cannot be part of; run it outside")
+        return stream
 
     @contextlib.contextmanager
-    def using(self, stream: int | None) -> Iterator[None]:
-        """Queue the block's work on a stream, after what this bridge queued before, which shares memory with it."""
-        address = stream or 0
+    def using(self, stream: int | None, reads: bool = False) -> Iterator[None]:
+        """Queue the block's work on a stream, after what this process queued before, which shares memory with it.
+
+        Args:
+            reads: the virtual machine looks at what is computed. It does so on the default stream, which other streams
+                need not wait for: the work is queued there, between what was and what will be queued on `stream`.
+        """
         if self.on_cpu:
             yield
             return
-        if address != self._last:
-            self._follow(self.device, self._last, address)
-            self._last = address
-        with self._ffi.use_raw_stream(self.device, address):
+        asked = stream or 0
+        address = self._last = 0 if reads else asked
+
+        def follow(before: int, after: int) -> None:
+            self._follow(self.device, before, after)
+
+        with in_order(self.device.index, address, follow), self._ffi.use_raw_stream(self.device, address):
+            if asked != address:
+                follow(asked, address)
             yield
+            if asked != address:
+                follow(address, asked)
 
     def synchronize(self) -> None:
         """Wait for the work on the stream used last.
@@ -137,7 +159,7 @@ class TensorBridge:
         if self._staging is None:
             self._copy(tensor, copy)
         else:
-            with explained("copying on the GPU failed"):
+            with explained("copying on the GPU failed"), _kept_where_it_fails(copy):
                 self._staging.queue(copy.data_ptr(), tensor.data_ptr(), bytes_of(tensor), self._last)
         return copy
 
@@ -149,7 +171,8 @@ class TensorBridge:
             if self._staging is not None and name is not None:
                 return self._staging.upload(name, tensor, self._last)
             copy = self._allocate(self._ffi.Shape(tensor.shape), tensor.dtype, self.device, None)
-            self._copy(tensor, copy)
+            with _kept_where_it_fails(copy):
+                self._copy(tensor, copy)
             return copy
 
     def from_input(self, spec: TensorSpec, value: Any, dtype: np.dtype | None = None, *, staged: bool = False) -> Any:
@@ -206,10 +229,23 @@ class TensorBridge:
         return self.to_device(self._as(aligned, storage(spec.dtype)), name)
 
     def _aligned(self, tensor: Any, array: np.ndarray | None) -> Any:
-        """Kernels use aligned vector loads: a tensor that they read on the CPU is copied if it is not aligned."""
-        if not self.on_cpu or tensor.data_ptr() % ALIGNMENT == 0:
+        """Kernels use aligned vector loads: a tensor that they read where it lies is copied if it is not aligned."""
+        if not self.on_cpu:
+            here = tensor.device == self.device
+            return self.copy(tensor) if here and tensor.data_ptr() % GPU_ALIGNMENT else tensor
+        if tensor.data_ptr() % ALIGNMENT == 0:
             return tensor
         return self.from_array(_aligned_copy(self.to_array(tensor) if array is None else array))
+
+
+@contextlib.contextmanager
+def _kept_where_it_fails(tensor: Any) -> Iterator[None]:
+    """Where a copy to a tensor fails the device may be lost, and the tensor's memory cannot be given back."""
+    try:
+        yield
+    except Exception:
+        abandon(tensor)
+        raise
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -163,6 +163,28 @@ def test_outputs_stay_on_the_device(environment: dict[str, str], compiled: tuple
     assert found == {"device": 2, "copies": 0, "equal": True}  # kDLCUDA
 
 
+@pytest.mark.parametrize(("case", "reads"), [("deep:int8", False), (DETECTION, True), ("open_tokens:fp16", False)])
+def test_any_stream_that_is_not_captured_will_do(
+    case: str, reads: bool, environment: dict[str, str], compiled: tuple[Path, dict[str, Any]]
+) -> None:
+    """Extents that are found at run time are read on the default stream, which this one does not wait for."""
+    (found,) = session(environment, "stream", compiled[0] / f"{case.replace(':', '.')}.optk")
+    assert found["reads"] == reads
+    assert found["before"]
+    assert found["error"] == "a CUDA graph is being captured, which a model cannot be part of; run it outside"
+    assert found["after"]
+
+
+def test_models_on_several_streams_share_memory_in_order(
+    environment: dict[str, str], compiled: tuple[Path, dict[str, Any]]
+) -> None:
+    """TVM's pool gives one model what another one gave back, while kernels that are queued still read it."""
+    (found,) = session(environment, "several", compiled[0] / "deep.int8.optk")
+    assert found["shared"]
+    assert found["equal"] == [True] * 3
+    assert found["addresses"] == [4, 0]
+
+
 @pytest.mark.parametrize(
     ("limit", "lockable", "locked", "pageable"),
     [

@@ -1,6 +1,7 @@
 // What the CUDA runtime and driver are asked for by TVM, on a CPU: memory is the host's, graphs keep their launches, and
-// what is queued is done when somebody waits for it, in the order of the calls. A module is a shared library in the
-// clothes of a fat binary (`emulated_nvcc.py`).
+// what is queued on a stream is done when somebody waits for it. Streams know of each other what events tell them; those
+// that are not made non-blocking also wait for the default stream, as it does for them. After a failure every call
+// fails. A module is a shared library in the clothes of a fat binary (`emulated_nvcc.py`).
 //
 // EMULATED_MEMORY: bytes that there are. EMULATED_LOCKED: bytes of the host that may be page-locked.
 // EMULATED_FAILURE: "launch" lets every launch fail, "after:N" those after N.
@@ -13,6 +14,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
 #include <string>
@@ -40,8 +42,19 @@ cudaStream_t capturing;
 Graph* captured;
 long launched, early, replayed, copied, pageable;
 std::map<cudaStream_t, long> copied_on;
-std::vector<std::function<cudaError_t()>> queued;
-cudaError_t last = cudaSuccess;
+cudaError_t last = cudaSuccess, lost = cudaSuccess;
+typedef std::function<cudaError_t()> Step;
+struct Stream {
+  bool blocking;
+  long begun = 0, queued = 0;
+  std::deque<Step> steps;
+};
+std::map<cudaStream_t, Stream> streams;
+struct Event {
+  double seconds;
+  cudaStream_t stream;
+  long place;
+};
 
 size_t limit(const char* name) {
   const char* text = getenv(name);
@@ -65,14 +78,34 @@ cudaError_t run(const Launch& launch) {
   const int wrong = launch.function.run(launch.grid, launch.block, launch.cluster, launch.early, launch.arguments);
   return wrong ? cudaErrorIllegalAddress : cudaSuccess;
 }
-// Do what was queued; an error stays, as it does on a GPU.
-cudaError_t finish() {
-  static cudaError_t found = cudaSuccess;
-  std::vector<std::function<cudaError_t()>> now;
-  now.swap(queued);
-  for (const auto& step : now)
-    if (found == cudaSuccess) found = step();
-  return found == cudaSuccess ? found : fail(found);
+// Do what was queued on a stream, up to a place in it; an error stays, as it does on a GPU.
+cudaError_t finish(cudaStream_t stream, long place = -1) {
+  Stream& queue = streams[stream];
+  if (place < 0) place = queue.queued;
+  while (queue.begun < place) {
+    const Step step = queue.steps.front();
+    queue.steps.pop_front(), ++queue.begun;
+    if (lost == cudaSuccess) lost = step();
+  }
+  return lost == cudaSuccess ? lost : fail(lost);
+}
+void follow(cudaStream_t stream, cudaStream_t other) {
+  const long place = streams[other].queued;
+  if (streams[other].begun == place) return;
+  ++streams[stream].queued;
+  streams[stream].steps.push_back([=] { return finish(other, place); });
+}
+void queue(cudaStream_t stream, const Step& step) {
+  if (stream && streams[stream].blocking) follow(stream, nullptr);
+  if (!stream)
+    for (const auto& other : streams)
+      if (other.first && other.second.blocking) follow(nullptr, other.first);
+  ++streams[stream].queued;
+  streams[stream].steps.push_back(step);
+}
+cudaError_t finish_all() {
+  for (auto& each : streams) finish(each.first);
+  return lost == cudaSuccess ? lost : fail(lost);
 }
 }  // namespace
 
@@ -163,14 +196,15 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
     captured->launches.push_back(launch);
     return CUDA_SUCCESS;
   }
-  if (broken()) return CUDA_ERROR_LAUNCH_FAILED;
-  queued.push_back([=] { return run(launch); });
+  if (lost == cudaSuccess && broken()) lost = cudaErrorLaunchFailure;
+  if (lost != cudaSuccess) return static_cast<CUresult>(lost);
+  queue(config->hStream, [=] { return run(launch); });
   return CUDA_SUCCESS;
 }
 
 cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaSetDevice(int) { return lost == cudaSuccess ? lost : fail(lost); }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* found, int) {
   memset(found, 0, sizeof(*found));
   strcpy(found->name, "emulated");
@@ -186,6 +220,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return *total = memory(), *free = *total - used, cudaSuccess;
 }
 cudaError_t cudaMalloc(void** place, size_t size) {
+  if (lost != cudaSuccess) return fail(lost);
   if (captured) return fail(cudaErrorStreamCaptureUnsupported);
   if (size > memory() - used) return fail(cudaErrorMemoryAllocation);
   if (posix_memalign(place, 256, size ? size : 1)) return fail(cudaErrorMemoryAllocation);
@@ -194,7 +229,7 @@ cudaError_t cudaMalloc(void** place, size_t size) {
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* place) {
-  finish();
+  if (finish_all() != cudaSuccess) return lost;
   const auto found = sizes.find(static_cast<char*>(place));
   used -= found->second;
   sizes.erase(found);
@@ -209,6 +244,7 @@ cudaError_t cudaMallocHost(void** place, size_t size) {
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* place) {
+  if (finish_all() != cudaSuccess) return lost;
   const auto found = locked_sizes.find(static_cast<char*>(place));
   locked -= found->second;
   locked_sizes.erase(found);
@@ -216,18 +252,19 @@ cudaError_t cudaFreeHost(void* place) {
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind, cudaStream_t stream) {
   if (captured) return fail(cudaErrorStreamCaptureUnsupported);
-  if (broken()) return fail(cudaErrorLaunchFailure);
+  if (lost == cudaSuccess && broken()) lost = cudaErrorLaunchFailure;
+  if (lost != cudaSuccess) return fail(lost);
   ++copied, ++copied_on[stream];
   const bool read = within(sizes, from) || within(locked_sizes, from);
   const bool written = within(sizes, to) || within(locked_sizes, to);
   pageable += !read || !written;
   if (read) {
-    queued.push_back([=] { return memcpy(to, from, size), cudaSuccess; });
+    queue(stream, [=] { return memcpy(to, from, size), cudaSuccess; });
   } else {
     const std::vector<char> kept(static_cast<const char*>(from), static_cast<const char*>(from) + size);
-    queued.push_back([=] { return memcpy(to, kept.data(), size), cudaSuccess; });
+    queue(stream, [=] { return memcpy(to, kept.data(), size), cudaSuccess; });
   }
-  return written ? cudaSuccess : finish();
+  return written ? cudaSuccess : finish(stream);
 }
 cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t size, cudaStream_t stream) {
   return cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream);
@@ -245,17 +282,27 @@ const char* cudaGetErrorString(cudaError_t error) {
          : error == cudaErrorStreamCaptureUnsupported ? "operation not permitted when stream is capturing"
                                                       : "an error";
 }
-cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-  return *stream = static_cast<cudaStream_t>(malloc(1)), cudaSuccess;
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  *stream = static_cast<cudaStream_t>(malloc(1));
+  streams[*stream].blocking = flags != cudaStreamNonBlocking;
+  return cudaSuccess;
 }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return cudaStreamCreate(stream); }
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
+cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
+cudaError_t cudaStreamDestroy(cudaStream_t stream) { return finish(stream); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (captured) return fail(cudaErrorStreamCaptureUnsupported);
-  const cudaError_t found = finish();
-  return found == cudaSuccess && broken() ? fail(cudaErrorLaunchFailure) : found;
+  queue(stream, [] { return broken() ? cudaErrorLaunchFailure : cudaSuccess; });
+  return finish(stream);
 }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  const Event found = *reinterpret_cast<Event*>(event);
+  queue(stream, [=] { return finish(found.stream, found.place); });
+  return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = captured && stream == capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   return capturing = stream, captured = new Graph(), cudaSuccess;
 }
@@ -267,26 +314,35 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsig
   return *made = reinterpret_cast<cudaGraphExec_t>(new Graph(*reinterpret_cast<Graph*>(graph))), cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t) {
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return lost == cudaSuccess ? lost : fail(lost); }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t stream) {
+  if (captured && stream == capturing) return fail(cudaErrorStreamCaptureUnsupported);
+  if (lost != cudaSuccess) return fail(lost);
   ++replayed;
   for (const Launch& launch : reinterpret_cast<Graph*>(made)->launches)
-    queued.push_back([=] { return run(launch); });
+    queue(stream, [=] { return run(launch); });
   return cudaSuccess;
 }
-cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = static_cast<cudaEvent_t>(malloc(8)), cudaSuccess; }
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+  return *event = reinterpret_cast<cudaEvent_t>(new Event{0, nullptr, 0}), cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return cudaEventCreate(event); }
 cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }  // it may be queued
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  queued.push_back([=] {
-    const double now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-    return memcpy(reinterpret_cast<void*>(event), &now, 8), cudaSuccess;
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  Event* found = reinterpret_cast<Event*>(event);
+  queue(stream, [=] {
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    return found->seconds = std::chrono::duration<double>(now).count(), cudaSuccess;
   });
+  found->stream = stream, found->place = streams[stream].queued;
   return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return finish(); }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const Event* found = reinterpret_cast<Event*>(event);
+  return finish(found->stream, found->place);
+}
 cudaError_t cudaEventElapsedTime(float* found, cudaEvent_t begin, cudaEvent_t end) {
-  double from, to;
-  memcpy(&from, reinterpret_cast<void*>(begin), 8), memcpy(&to, reinterpret_cast<void*>(end), 8);
+  const double from = reinterpret_cast<Event*>(begin)->seconds, to = reinterpret_cast<Event*>(end)->seconds;
   return *found = static_cast<float>((to - from) * 1e3), cudaSuccess;
 }
 }

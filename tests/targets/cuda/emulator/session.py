@@ -119,6 +119,75 @@ def keep_on_device(path: Path) -> None:
         say(device=device, copies=copies - before, equal=bool(np.array_equal(found, wanted)))
 
 
+def new_stream() -> ctypes.c_void_p:
+    """One that does not wait for the default stream, nor that for it, as those of torch."""
+    stream = ctypes.c_void_p()
+    ctypes.CDLL("libcudart.so.13").cudaStreamCreateWithFlags(ctypes.byref(stream), 1)
+    return stream
+
+
+def other_stream(path: Path) -> None:
+    """Run on a stream of one's own, before and while it is captured, and after."""
+    library, stream, graph = ctypes.CDLL("libcudart.so.13"), new_stream(), ctypes.c_void_p()
+    with optkit.load(path) as runner:
+        feed = sample(runner)
+        wanted = runner.run(feed)
+
+        def equal() -> bool:
+            outputs = runner.run_on_device(feed, stream=stream.value)
+            library.cudaStreamSynchronize(stream)
+            return all(
+                np.array_equal(runner._bridge.download(outputs[name], array.dtype), array)
+                for name, array in wanted.items()
+            )
+
+        before = equal()
+        library.cudaStreamBeginCapture(stream, 0)
+        try:
+            runner.run_on_device(feed, stream=stream.value)
+            error = ""
+        except OptkitError as refused:
+            error = str(refused)
+        library.cudaStreamEndCapture(stream, ctypes.byref(graph))
+        say(reads=runner.manifest.reads_values, before=before, error=error, after=equal())
+
+
+def several(path: Path) -> None:
+    """A model twice on streams of their own, one given memory that the other gave back; and an input's odd address."""
+    library, event = ctypes.CDLL("libcudart.so.13"), ctypes.c_void_p()
+    library.cudaEventCreate(ctypes.byref(event))
+    with optkit.load(path) as one, optkit.load(path) as other:
+        first, second = new_stream(), new_stream()
+        (name,), (result,) = [s.name for s in one.inputs], [s.name for s in one.outputs]
+        array = sample(one)[name]
+        wanted, negative = one.run({name: array})[result], other.run({name: -array})[result]
+        bridge = one._bridge
+        here, there = (bridge.to_device(bridge.from_array(values)) for values in (array, -array))
+        output = one.run_on_device({name: here}, stream=first.value)[result]
+        library.cudaEventRecord(event, first)
+        place = output.data_ptr()
+        with bridge.using(first.value):
+            copy = bridge.copy(output)
+        del output  # what reads it is queued; the next run lets go of it
+        one.run_on_device({name: here}, stream=first.value)
+        output = other.run_on_device({name: there}, stream=second.value)[result]
+        shared = output.data_ptr() == place
+        library.cudaEventSynchronize(event)
+        library.cudaStreamSynchronize(second)
+        library.cudaStreamSynchronize(first)
+        found = [(copy, wanted), (output, negative)]
+        long = bridge.to_device(bridge.from_array(np.concatenate([np.zeros(1, array.dtype), array.ravel()])))
+        odd = bridge._view(long, bridge._ffi.Shape(array.shape), long.dtype, array.itemsize)
+        found.append((one.run_on_device({name: odd})[result], wanted))
+        one.synchronize()
+        moved = bridge.from_input(one.inputs[0], odd)
+        say(
+            shared=shared and not np.array_equal(wanted, negative),
+            equal=[np.array_equal(bridge.download(tensor, array.dtype), array) for tensor, array in found],
+            addresses=[odd.data_ptr() % 16, moved.data_ptr() % 16],
+        )
+
+
 def stage(folder: Path, limit: str) -> None:
     """Arrays of changing extents through a model, with so many bytes page-locked at most."""
     path, out = folder / "passing.onnx", folder / "passing.optk"
@@ -126,8 +195,7 @@ def stage(folder: Path, limit: str) -> None:
     optkit.compile(path, target="cuda", passes="default", output=out, verify=False)
     staging.LIMIT = int(limit)
     library = ctypes.CDLL("libcudart.so.13")
-    stream = ctypes.c_void_p()
-    library.cudaStreamCreate(ctypes.byref(stream))
+    stream = new_stream()
     library.emulated_copies_on.argtypes = (ctypes.c_void_p,)
     weight = numpy_helper.to_array(to_proto(models.passing()).graph.initializer[0])
     rng = np.random.default_rng(0)
@@ -249,7 +317,9 @@ if __name__ == "__main__":
         "compile": compile_models,
         "keep": keep_on_device,
         "open": open_batch,
+        "stream": other_stream,
         "run": run,
+        "several": several,
         "stage": stage,
         "tune": tune,
     }
