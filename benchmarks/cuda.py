@@ -5,10 +5,10 @@ Needs torch with CUDA, nvcc and TVM. Without a network, optkit is installed ther
 torch.compile too. Model by model, as they are: answers against ONNX Runtime on the CPU (float16: the norm of the error
 over the output's) or, in INT8, which has float16 between the layers of transformers, against optkit's own CPU artifact
 of the same model; and, in a second file beside --output, every kernel's time inside the run. Then, the processors idle,
-times by CUDA events, contestants in rotation: optkit as it is called and replayed as one graph, torch eager and
-replayed, torch.compile. What does not finish within --minutes is left out and named. At the end: what failures look
-like, that nothing passes through the host, with --tune what tuning takes and gains, and of the first cases that failed
-which feature of their kernels, which access and which layer is at fault, as far as --fault-minutes go.
+times by CUDA events, contestants in rotation: optkit, torch eager and replayed as one graph, torch.compile. What does
+not finish within --minutes is left out and named. At the end: what failures look like, that nothing passes through the
+host, with --tune-minutes what tuning takes and gains, and of the first cases that failed which feature of their
+kernels, which access and which layer is at fault, as far as --fault-minutes go.
 
 Each step is a process's own, and ended where it hangs. Everything is written to --output after every case; a short
 table comes last.
@@ -42,8 +42,8 @@ from optkit.files import write_whole
 from optkit.measure.environment import environment
 from optkit.tune.session import tune
 
-TUNING, CHECK, _LATE = 480.0, 60.0, 60.0
-"""Seconds that tuning may take, and a check beside builds, and the last case behind the deadline."""
+CHECK, _LATE, _RACES = 120.0, 30.0, 5.0
+"""Seconds: of a check beside builds, of the last case behind the deadline, and kept for the race of a case."""
 
 
 def ours(path: Path, feed: Mapping[str, np.ndarray]) -> tuple[Any, peers.Call]:
@@ -71,26 +71,28 @@ def race(case: Case, precisions: list[str], modes: list[str], folder: Path) -> d
 
     for precision in precisions:
         path = folder / f"{case.name}.{precision}.optk"
-        if not path.is_file():
-            continue
-        runner, call = ours(path, case.feed())
-        runners.append(runner)
-        enter(f"optkit {precision}", lambda call=call: call)
-        enter(f"optkit {precision}, replayed", lambda call=call: peers.replayed(call))
+
+        def own(path: Path = path) -> peers.Call:
+            runner, call = ours(path, case.feed())
+            runners.append(runner)
+            return call
+
+        enter(f"optkit {precision}", own)
     enter("torch eager", lambda: peers.eager(case.model, case.feed()))
-    if "torch eager" in calls and case.model not in ONE_BATCH:
-        enter("torch eager, replayed", lambda: peers.replayed(calls["torch eager"]))
     for mode in modes:
         enter(f"torch.compile {mode}", lambda mode=mode: peers.compiled(case.model, case.feed(), mode))
+    # Last: a capture that fails leaves torch on its stream.
+    if "torch eager" in calls and case.model not in ONE_BATCH:
+        enter("torch eager, replayed", lambda: peers.replayed(calls["torch eager"]))
     seconds = peers.seconds(calls)
     for runner in runners:
         runner.close()
     return {"seconds": seconds, "missing": missing}
 
 
-def tuning(case: Case, folder: Path) -> dict[str, Any]:
-    """What tuning a model takes, and what it gains over the defaults, replayed as one graph."""
-    source, records = folder / f"{case.name}.onnx", folder / "tuning.db"
+def tuning(case: Case, folder: Path, records: Path) -> dict[str, Any]:
+    """What tuning a model takes, and what it gains over the defaults."""
+    source = folder / f"{case.name}.onnx"
     began = time.perf_counter()
     tuned = tune(source, target="cuda", passes="fp16", tuning_db=records)
     seconds = time.perf_counter() - began
@@ -100,7 +102,7 @@ def tuning(case: Case, folder: Path) -> dict[str, Any]:
     for name, artifact in (("default", folder / f"{case.name}.fp16.optk"), ("tuned", path)):
         runner, call = ours(artifact, case.feed())
         runners.append(runner)
-        calls[name] = peers.replayed(call)
+        calls[name] = call
     times = peers.seconds(calls)
     for runner in runners:
         runner.close()
@@ -182,9 +184,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", choices=["fp16", "int8"], default=["fp16", "int8"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 64])
     parser.add_argument("--modes", nargs="*", default=["reduce-overhead"], help="of torch.compile")
-    parser.add_argument("--tune", action="store_true", help="also tune the first model, at the first batch")
-    parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--fault-minutes", type=float, default=2.0)
+    parser.add_argument("--tune-minutes", type=float, default=0.0, help="for tuning the first model, first batch, too")
+    parser.add_argument("--minutes", type=float, default=6.0, help="for builds, answers and races")
+    parser.add_argument("--fault-minutes", type=float, default=1.0)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/cuda.json"))
     return parser.parse_args()
@@ -221,17 +223,13 @@ def main() -> int:
         builds = result["builds"] = {}
         on_gpu.limit, on_gpu.until = CHECK, deadline + _LATE
         # Answers while others are built; times when the processors are idle.
-        for case in prepare(cases, options.precision, options.modes, folder, options.workers, builds):
-            if time.monotonic() > deadline:
-                continue
+        for case in prepare(
+            cases, options.precision, options.modes, folder, options.workers, deadline - _RACES * len(cases), builds
+        ):
             entry = result["cases"][case.name] = answers(case, options.precision, folder, on_gpu)
             keep()
             state = {p: entry[p].get("why") or entry[p]["errors"] for p in options.precision}
             print(f"{time.monotonic() - began:.0f} s: {case.name}: {state}", flush=True)
-            for precision in sound(entry, options.precision):
-                path = folder / f"{case.name}.{precision}.optk"
-                kernels[f"{case.name}.{precision}"] = on_gpu(kernel_times, path, case.feed())
-            write_whole(options.output.with_suffix(".kernels.json"), json.dumps(kernels, indent=1).encode() + b"\n")
         on_gpu.limit = LIMIT
         result["torch"], result["ceilings"] = on_gpu(peers.version), on_gpu(peers.ceilings)
         for case in cases:
@@ -239,14 +237,22 @@ def main() -> int:
                 result.setdefault("left_out", []).append(case.name)
                 continue
             entry = result["cases"][case.name]
+            for precision in sound(entry, options.precision):
+                path = folder / f"{case.name}.{precision}.optk"
+                kernels[f"{case.name}.{precision}"] = on_gpu(kernel_times, path, case.feed())
+            write_whole(options.output.with_suffix(".kernels.json"), json.dumps(kernels, indent=1).encode() + b"\n")
             found = on_gpu(race, case, sound(entry, options.precision), options.modes, folder)
             entry["race"] = {"seconds": {}, **found}
+            if found.get("missing"):
+                on_gpu.renew()
             keep()
             print(f"{time.monotonic() - began:.0f} s: {case.name}: {shown(entry)}", flush=True)
-        steps = (transfers, failures, tuning) if options.tune else (transfers, failures)
-        for step in steps:
-            on_gpu.limit, on_gpu.until = (TUNING, float("inf")) if step is tuning else (LIMIT, deadline + 2 * _LATE)
-            result[step.__name__] = on_gpu(step, cases[0], folder)
+        steps: list[tuple[Any, ...]] = [(transfers,), (failures,)]
+        if options.tune_minutes:
+            steps.append((tuning, options.output.with_suffix(".tuning.db").absolute()))
+        for step, *more in steps:
+            on_gpu.limit, on_gpu.until = 60 * options.tune_minutes if more else LIMIT, float("inf")
+            result[step.__name__] = on_gpu(step, cases[0], folder, *more)
             keep()
             print(f"{step.__name__}: {str(result[step.__name__])[:1500]}", flush=True)
         failed = [(c, p) for c in cases for p in options.precision if not _passed(result, c, p)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optkit
-from benchmarks.cuda_cases import Case
+from benchmarks.cuda_cases import FOREIGN, Case
 from benchmarks.on_gpu import visible
 from optkit.errors import OptkitError
 
@@ -42,7 +42,7 @@ _FAILURES = {
         None,
         "import torch,optkit,sys,json,numpy as np\n"
         "feed={k:np.zeros(s,d) for k,(s,d) in json.loads(sys.argv[2]).items()}\n"
-        "free,_=torch.cuda.mem_get_info(); keep=torch.empty(free-(192<<20),dtype=torch.uint8,device='cuda')\n"
+        "free,_=torch.cuda.mem_get_info(); keep=torch.empty(free-(24<<20),dtype=torch.uint8,device='cuda')\n"
         "r=optkit.load(sys.argv[1]); r.run(feed); raise SystemExit('it had enough')",
     ),
     "lost device": (
@@ -75,7 +75,7 @@ def failures(case: Case, folder: Path) -> dict[str, list[str]]:
         )
         found[name] = [*done.stdout.strip().splitlines(), *done.stderr.strip().splitlines()[-1:]]
     try:
-        optkit.load(folder / f"{case.name}.foreign.optk")
+        optkit.load(folder / f"{case.name}.{FOREIGN}.optk")
         found["wrong architecture"] = ["it was loaded"]
     except OptkitError as error:
         found["wrong architecture"] = [str(error)]

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +28,8 @@ FP16_ERROR = 2e-2
 INT8_ERROR = 2e-2
 UNMATCHED = 0.05
 """Share of boxes that may come or go, or one: with random weights many scores are at the threshold."""
+FOREIGN = "foreign"
+"""Of an artifact for another GPU."""
 ONE_BATCH = frozenset({"yolo_v8n", "yolo_tiny"})
 """Detectors, which take one image."""
 MIXED = frozenset({"vit_b_16", "vit_tiny", "swin_t", "swin_tiny", "bert_small", "bert_tiny"})
@@ -84,54 +87,74 @@ def fixed(model: ir.Model, feed: Mapping[str, np.ndarray]) -> ir.Model:
 
 
 def prepare(
-    cases: list[Case], precisions: list[str], modes: list[str], folder: Path, workers: int, found: dict[str, Any]
+    cases: list[Case],
+    precisions: list[str],
+    modes: list[str],
+    folder: Path,
+    workers: int,
+    until: float,
+    found: dict[str, Any],
 ) -> Iterator[Case]:
     """Every model exported and compiled, as many at a time as there are workers; one case after the other when it is.
 
     Args:
         modes: that torch.compile compiles in too, so that its caches have it.
+        until: on `time.monotonic`'s clock; what is not done then is left.
         found: gets what each build says, or why it failed.
     """
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        # Detectors take longest.
-        queue = sorted(cases, key=lambda case: case.model not in ONE_BATCH)
-        steps: dict[Future[Any], tuple[Case, str]] = {pool.submit(export, case, folder): (case, "") for case in queue}
-        pending, left = set(steps), {case: len(precisions) for case in cases}
+    context = get_context("spawn")
+    # What torch.compile does to its process costs no build.
+    pool, other = (ProcessPoolExecutor(n, context, os.nice, (10,)) for n in (workers, max(1, workers // 4)))
+    # Detectors take longest.
+    queue = sorted(cases, key=lambda case: case.model not in ONE_BATCH)
+    steps: dict[Future[Any], tuple[Case, str]] = {pool.submit(export, case, folder): (case, "") for case in queue}
+    left = {case: len(precisions) for case in cases}
 
-        def follow(case: Case) -> None:
-            for step, name in (*((build, p) for p in precisions), *((warm, mode) for mode in modes)):
-                steps[future := pool.submit(step, case, name, folder)] = case, name
-                pending.add(future)
-            if case is cases[0]:
-                steps[future := pool.submit(build_foreign, case, folder)] = case, "foreign"
-                pending.add(future)
+    def follow(case: Case) -> None:
+        more: list[tuple[ProcessPoolExecutor, Any, str]] = [(pool, build, p) for p in precisions]
+        more += [(other, warm, mode) for mode in modes]
+        if case is cases[0]:
+            more.append((other, build_foreign, FOREIGN))
+        for where, step, name in more:
+            try:
+                steps[where.submit(step, case, name, folder)] = case, name
+            except BrokenProcessPool as error:
+                tell(case, name, {"error": one_line(error)})
 
-        while pending:
-            done, rest = wait(pending, return_when=FIRST_COMPLETED)
-            pending = set(rest)
+    def tell(case: Case, name: str, outcome: Any) -> None:
+        stem = f"{case.name}.{name}".rstrip(".")
+        print(f"built {stem}: {outcome}", flush=True)
+        if name in precisions or not name:
+            found[stem] = outcome
+            left[case] -= 1 if name else left[case]
+
+    try:
+        while steps and (seconds := until - time.monotonic()) > 0:
+            done, _ = wait(steps, seconds, FIRST_COMPLETED)
             for future in done:
                 case, name = steps.pop(future)
-                stem = f"{case.name}.{name}".rstrip(".")
                 try:
                     outcome = future.result()
                 except Exception as error:
                     outcome = {"error": one_line(error)}
-                if not name:
-                    if outcome is None:
-                        follow(case)
-                        continue
-                    left[case] = 1
-                print(f"built {stem}: {outcome}", flush=True)
-                if name in ("", *precisions):
-                    found[stem] = outcome
-                    left[case] -= 1
-                    if not left[case]:
-                        yield case
+                if outcome is None and not name:
+                    follow(case)
+                    continue
+                tell(case, name, outcome)
+                if not left[case] and name in ("", *precisions):
+                    yield case
+    finally:
+        for each in (pool, other):
+            workers_left = list((each._processes or {}).values())
+            each.shutdown(wait=False, cancel_futures=True)
+            for process in workers_left if steps else ():
+                process.kill()
+    found.update({f"{case.name}.{name}".rstrip("."): {"error": "not done in time"} for case, name in steps.values()})
 
 
-def build_foreign(case: Case, folder: Path) -> None:
+def build_foreign(case: Case, name: str, folder: Path) -> None:
     """The case for a GPU that is not this one."""
-    source, path = folder / f"{case.name}.onnx", folder / f"{case.name}.foreign.optk"
+    source, path = folder / f"{case.name}.onnx", folder / f"{case.name}.{name}.optk"
     optkit.compile(source, target="cuda:sm_120", passes="fp16", output=path, verify=False)
 
 

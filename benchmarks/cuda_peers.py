@@ -35,11 +35,12 @@ def eager(model: str, feed: Mapping[str, np.ndarray]) -> Call:
 
 
 def compiled(model: str, feed: Mapping[str, np.ndarray], mode: str) -> Call:
-    """torch.compile; "reduce-overhead" and "max-autotune" replay CUDA graphs."""
+    """torch.compile for just these shapes; "reduce-overhead" and "max-autotune" replay CUDA graphs."""
     import torch
 
+    torch._dynamo.reset()  # or another batch of a model makes its extent a variable
     module, inputs = module_and_inputs(model, feed)
-    return _inference(torch.compile(module, mode=mode), inputs)
+    return _inference(torch.compile(module, mode=mode, dynamic=False), inputs)
 
 
 def _inference(module: Any, inputs: Sequence[Any]) -> Call:

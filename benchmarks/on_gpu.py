@@ -12,6 +12,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+from optkit.measure.process import die_with_parent
+
 LIMIT = 180.0
 """Seconds that a step may take; a kernel that waits for what never comes would wait forever."""
 _LEAST = 10.0
@@ -36,6 +38,7 @@ def said(command: list[str], seconds: float) -> str:
 
 
 def _serve(requests: Connection) -> None:
+    die_with_parent()
     os.setsid()  # what a step starts ends with it
     with contextlib.suppress(EOFError):
         while True:
@@ -77,9 +80,13 @@ class OnGpu:
             self._process.join(10)
             found = {"why": f"the process ended with {self._process.exitcode}"}
         if isinstance(found, dict) and found.get("why"):
-            self.close()
-            self._start()
+            self.renew()
         return found
+
+    def renew(self) -> None:
+        """Another process, which has nothing of what this one may have left on the GPU or in torch."""
+        self.close()
+        self._start()
 
     def close(self) -> None:
         """End the process, whatever it does."""

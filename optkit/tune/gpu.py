@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,10 +14,12 @@ import tvm_ffi
 from optkit.errors import OptkitError
 from optkit.runtime.gpu import CUDART, load_cuda_runtime
 from optkit.tune.candidate import FUNCTION
-from optkit.tune.worker import numbers, typical
+from optkit.tune.worker import COLD, LARGE, numbers, typical
 
 _CALLS = 20
 """Of a graph."""
+_WARM = 0.05
+"""Seconds of launches that do not count: a GPU that has nothing to do runs at a fraction of its clock."""
 _GLOBAL = 0  # cudaStreamCaptureModeGlobal
 
 
@@ -37,19 +38,35 @@ class _Runtime:
             raise OptkitError(f"CUDA: {name}: {text.decode() if text else status}")
 
 
-def _capture(runtime: _Runtime, call: Callable[[], None], device: Any, stream: ctypes.c_void_p) -> ctypes.c_void_p:
-    """A graph of so many calls, ready to be launched; the first one outside loads the code."""
+def _capture(runtime: _Runtime, call: Callable[[int], None], device: Any, stream: ctypes.c_void_p) -> ctypes.c_void_p:
+    """A graph of so many calls, told their numbers, ready to be launched; the first one outside loads the code."""
     graph, ready = ctypes.c_void_p(), ctypes.c_void_p()
     with tvm_ffi.use_raw_stream(device, stream.value or 0):
-        call()
+        call(0)
         runtime("cudaStreamSynchronize", stream)
         runtime("cudaStreamBeginCapture", stream, _GLOBAL)
-        for _ in range(_CALLS):
-            call()
+        for number in range(_CALLS):
+            call(number)
         runtime("cudaStreamEndCapture", stream, ctypes.byref(graph))
     runtime("cudaGraphInstantiate", ctypes.byref(ready), graph, ctypes.c_ulonglong(0))
     runtime("cudaGraphDestroy", graph)
     return ready
+
+
+def _arguments(listed: Sequence[Mapping[str, Any]], device: Any) -> list[list[Any]]:
+    """Tensors for one call after the other: the same activations, and the next copy of the weights."""
+    generator = np.random.default_rng(0)
+    arrays = [numbers(a["shape"], a["dtype"], generator) for a in listed]
+    own = [bool(a["constant"]) and array.nbytes >= LARGE for a, array in zip(listed, arrays, strict=True)]
+    size = sum(array.nbytes for array, is_own in zip(arrays, own, strict=True) if is_own)
+    shared = [tvm.runtime.tensor(array, device) for array in arrays]
+    return [
+        [
+            tvm.runtime.tensor(array, device) if is_own and number else tensor
+            for tensor, array, is_own in zip(shared, arrays, own, strict=True)
+        ]
+        for number in range(max(1, min(_CALLS, COLD // size)) if size else 1)
+    ]
 
 
 def time_on_gpu(candidates: Sequence[Mapping[str, Any]], device: str, rounds: int, seconds: float) -> list[float]:
@@ -83,10 +100,17 @@ def time_on_gpu(candidates: Sequence[Mapping[str, Any]], device: str, rounds: in
 
     for entry in candidates:
         function = tvm.runtime.load_module(entry["library"])[FUNCTION]
-        generator = np.random.default_rng(0)
-        arrays = [numbers(a["shape"], a["dtype"], generator) for a in entry["arguments"]]
-        tensors = [tvm.runtime.tensor(array, place) for array in arrays]
-        made.append((_capture(runtime, functools.partial(function, *tensors), place, stream), tensors))
+        sets = _arguments(entry["arguments"], place)
+
+        def call(number: int, function: Any = function, sets: Sequence[Sequence[Any]] = sets) -> None:
+            function(*sets[number % len(sets)])
+
+        made.append((_capture(runtime, call, place, stream), sets))
+    warm = time.perf_counter() + _WARM
+    while time.perf_counter() < warm:
+        for graph, _ in made:
+            runtime("cudaGraphLaunch", graph, stream)
+        runtime("cudaStreamSynchronize", stream)
     times: list[list[float]] = [[] for _ in made]
     for number in range(rounds):
         turns = range(len(made)) if number % 2 == 0 else reversed(range(len(made)))

@@ -24,11 +24,11 @@ from optkit.errors import OptkitError
 from optkit.measure.process import answers, die_with_parent, reason
 from optkit.runtime.failures import cause
 
-_COLD = 64 << 20
+COLD = 64 << 20
 """Bytes of copies of the weights that calls take in turn, so that each finds its own out of the caches, as the layers
 of a model do whose weights are larger than they; activations stay where the call before left them."""
 _COPIES = 64
-_LARGE = 1 << 12
+LARGE = 1 << 12
 
 
 class _GpuError(OptkitError):
@@ -117,12 +117,12 @@ def _prepare(library: str, arguments: Sequence[Mapping[str, Any]]) -> Callable[[
     function = tvm.runtime.load_module(library)[FUNCTION]
     generator = np.random.default_rng(0)
     given = [(numbers(a["shape"], a["dtype"], generator), bool(a["constant"])) for a in arguments]
-    size = sum(array.nbytes for array, constant in given if constant and array.nbytes >= _LARGE)
-    copies = max(1, min(_COPIES, _COLD // size)) if size else 1
+    size = sum(array.nbytes for array, constant in given if constant and array.nbytes >= LARGE)
+    copies = max(1, min(_COPIES, COLD // size)) if size else 1
     shared = [tvm.runtime.tensor(array) for array, _ in given]
     sets = [
         [
-            tvm.runtime.tensor(array.copy()) if constant and array.nbytes >= _LARGE else tensor
+            tvm.runtime.tensor(array.copy()) if constant and array.nbytes >= LARGE else tensor
             for tensor, (array, constant) in zip(shared, given, strict=True)
         ]
         for _ in range(copies)
