@@ -111,6 +111,7 @@ class _Block:
             now, then = i % 2 * (layout.examples * layout.terms), (i + 1) % 2 * (layout.examples * layout.terms)
             {"RNN": self._rnn, "LSTM": self._lstm, "GRU": self._gru}[self.cell.kind](i, now, then, whole)
             self._meet()
+            self._write(i)
         self._end()
 
     def _begin(self) -> None:
@@ -217,27 +218,28 @@ class _Block:
         _call(f"optkit_meet<{self.layout.parts}>")
 
     def _update(self, i: Any, then: Any, value: Any) -> None:
-        """Every unit's new state, `value(turn, unit)`, where the step is valid; zeros leave where it is not."""
-        zero = const(0, "float32")
+        """Every unit's new state, `value(turn, unit)`, where the step is valid."""
         for turn in range(self.layout.unit_turns):
             e, b, unit, active = self._place(turn)
 
             def update(turn: int = turn, e: Any = e, b: Any = b, unit: Any = unit) -> None:
                 self.own[turn] = value(turn, unit)
                 self._tell(self.state, then + e * self.layout.terms + unit, self.own[turn])
-                self.outs[0][self._time(turn, i), self.direction, b, unit] = self.own[turn]
 
-            def leave(b: Any = b, unit: Any = unit) -> None:
-                self.outs[0][i, self.direction, b, unit] = zero
+            when(active if self.lengths is None else tirx.all(active, i < self.valid[turn][0]), update)
 
-            if self.lengths is None:
-                when(active, update)
-                continue
+    def _write(self, i: Any) -> None:
+        """The step's output; zeros where it is not valid. Thread blocks that meet wait for what they wrote before."""
+        for turn in range(self.layout.unit_turns):
+            _, b, unit, active = self._place(turn)
 
-            def either(turn: int = turn, update: Any = update, leave: Any = leave) -> None:
-                when(i < self.valid[turn][0], update, leave)
+            def write(turn: int = turn, b: Any = b, unit: Any = unit) -> None:
+                value = self.own[turn]
+                if self.lengths is not None:
+                    value = tirx.Select(i < self.valid[turn][0], value, const(0, "float32"))
+                self.outs[0][self._time(turn, i), self.direction, b, unit] = value
 
-            when(active, either)
+            when(active, write)
 
     def _rnn(self, i: Any, now: Any, then: Any, weights: Any) -> None:
         self._multiply(self.state[now], weights, 0, 1)
