@@ -61,7 +61,7 @@ def _abilities(compilers: dict[str, str | None], gpus: list[str], packages: dict
     return {
         "compile for this CPU": f"yes, linked with {linker}" if linker else no_linker,
         "compile for other CPUs": "yes" if compilers["zig"] else "this architecture only; install optkit[cross]",
-        "compile for CUDA": "yes" if compilers["nvcc"] and linker else "no: nvcc is not on the PATH",
+        "compile for CUDA": "yes" if compilers["nvcc"] and linker else "no: no nvcc; install optkit[cuda]",
         "run on a GPU": f"yes, compute capability {', '.join(gpus)}" if gpus else "no: no NVIDIA GPU found",
         "export from PyTorch": "yes" if packages["torch"] else "no: install optkit[torch]",
     }
@@ -110,7 +110,9 @@ def _memory() -> int:
 
 
 def _tool_version(name: str) -> str | None:
-    path = shutil.which(name)
+    from optkit.runtime.gpu import cuda_program
+
+    path = cuda_program(name) if name == "nvcc" else shutil.which(name)
     return None if path is None else _first_version_line([path, "--version"])
 
 

@@ -7,6 +7,7 @@ import ctypes
 import importlib.util
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -50,13 +51,27 @@ def load_cuda_runtime() -> None:
         return
 
 
+def cuda_program(name: str) -> str | None:
+    """A program of the CUDA toolkit: of the PATH, CUDA_HOME, CUDA_PATH, the usual folder, or NVIDIA's wheels."""
+    places = [*(str(root / "bin") for root in _toolkits()), *(str(path.parent) for path in _in_wheels(f"bin/{name}"))]
+    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(places))
+
+
 def _cuda_runtimes() -> Iterator[Path]:
+    yield from (root / "lib64" / CUDART for root in _toolkits())
+    yield from _in_wheels(f"lib/{CUDART}")
+
+
+def _toolkits() -> Iterator[Path]:
     for root in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
         if root:
-            yield Path(root) / "lib64" / CUDART
+            yield Path(root)
+
+
+def _in_wheels(path: str) -> Iterator[Path]:
     found = importlib.util.find_spec("nvidia")
     for place in (found.submodule_search_locations if found else None) or ():
-        yield from sorted(Path(place).glob(f"*/lib/{CUDART}"))
+        yield from sorted(Path(place).glob(f"*/{path}"))
 
 
 def device_name() -> str:

@@ -64,3 +64,17 @@ def test_the_cuda_runtime_is_found_in_the_toolkit_and_in_wheels(
     found = list(gpu._cuda_runtimes())
     assert found[0] == Path("/opt/cuda/lib64/libcudart.so.13")
     assert found[-1] == wheel
+
+
+def test_programs_of_the_toolkit_are_found_in_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia" / "cu13" / "bin" / "nvcc-of-a-wheel"
+    program.parent.mkdir(parents=True)
+    program.touch(0o755)
+    assert gpu.cuda_program(program.name) is None
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert gpu.cuda_program(program.name) == str(program)
+    other = tmp_path / "toolkit" / "bin" / program.name
+    other.parent.mkdir(parents=True)
+    other.touch(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
+    assert gpu.cuda_program(program.name) == str(other)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from optkit.errors import CompileError
+from optkit.runtime.gpu import cuda_program
 
 DEVICE = Path(__file__).parent / "device"
 """Sources that kernels call into, as they ship."""
@@ -81,17 +81,16 @@ FLAGS = ("-O3", "-std=c++17", "-fmad=false", "--expt-relaxed-constexpr", "-w")
 
 
 def find_nvcc() -> str:
-    """nvcc from the PATH, CUDA_HOME, CUDA_PATH or the usual folder.
+    """nvcc of the toolkit or of NVIDIA's wheels.
 
     Raises:
         CompileError: there is none.
     """
-    roots = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    places = [str(Path(root) / "bin") for root in roots if root]
-    for path in (None, os.pathsep.join(places)):
-        if found := shutil.which("nvcc", path=path):
-            return found
-    raise CompileError("compiling for CUDA needs nvcc of the CUDA toolkit (12 or newer); put it on the PATH")
+    if found := cuda_program("nvcc"):
+        return found
+    raise CompileError(
+        "compiling for CUDA needs nvcc of the CUDA toolkit (12 or newer); put it on the PATH, or install optkit[cuda]"
+    )
 
 
 def compile_source(source: str, archs: Sequence[str]) -> bytes:

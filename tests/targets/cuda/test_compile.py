@@ -279,8 +279,8 @@ def test_what_nvcc_rejects_is_one_line() -> None:
 
 
 def test_a_missing_nvcc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvcc.shutil, "which", lambda *_args, **_options: None)
-    with pytest.raises(CompileError, match="needs nvcc"):
+    monkeypatch.setattr(nvcc, "cuda_program", lambda _name: None)
+    with pytest.raises(CompileError, match=r"needs nvcc .* optkit\[cuda\]"):
         nvcc.find_nvcc()
 
 
