@@ -114,3 +114,27 @@ def levels() -> ir.Model:
         zero=np.array([0], np.float32),
         one=np.array([-1], np.float32),
     )
+
+
+def halves() -> ir.Model:
+    """Channels that are shuffled and parted, one part wider than the other; and what is wanted on the way."""
+    return build(
+        """
+        c = Concat<axis=1>(a, b)
+        r = Reshape(c, apart)
+        t = Transpose<perm=[0, 2, 1, 3, 4]>(r)
+        s = Reshape(t, together)
+        p, q, k = Split<axis=1>(s, sizes)
+        y = Relu(p)
+        z = Conv(q, w)
+        e = Exp(k)
+        f = Add(e, k)
+        """,
+        inputs="float[1,12,5,7] a, float[1,12,5,7] b",
+        outputs="float[1,12,5,7] y, float[1,6,5,7] z, float[1,4,5,7] e, float[1,4,5,7] f",
+        apart=np.array([1, 2, 12, 5, 7], np.int64),
+        together=np.array([1, 24, 5, 7], np.int64),
+        sizes=np.array([12, 8, 4], np.int64),
+        w=weights(6, 8, 1, 1, seed=0, scale=0.3),
+        opset=18,
+    )

@@ -33,6 +33,7 @@ SEVERAL = ("states:", "gates:", "volumes:")
 """Where outputs are written on the way, with a graph before and one behind."""
 DETECTION, BY_HAND, REDUCED = "boxes:default", "regions:default", "reductions:default"
 EMPTY = "nothing:default", "nothing:fp16"
+PARTED = "halves:fp16", "halves:int8"
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
     *("mixed:int8", "encoder:fp16", "encoder:int8-fp16", "memory:fp16", "memory:int8-fp16", "wide:fp16", "wide:int8"),
@@ -65,7 +66,7 @@ def compiled(environment: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("compiled")
     return folder, {
         found["case"]: found
-        for found in session(environment, "compile", folder, *CASES, DETECTION, BY_HAND, REDUCED, *EMPTY)
+        for found in session(environment, "compile", folder, *CASES, DETECTION, BY_HAND, REDUCED, *EMPTY, *PARTED)
     }
 
 
@@ -143,6 +144,15 @@ def test_where_nothing_is_found_nothing_is_launched(case: str, compiled: tuple[P
         "s": 3 * 64,
     }
     assert found["launched"] < found["calls"]
+
+
+@pytest.mark.parametrize("case", PARTED)
+def test_every_output_of_a_function_has_a_kernel(case: str, compiled: tuple[Path, dict[str, Any]]) -> None:
+    found = compiled[1][case]
+    assert found["verification"]["status"] == "passed"
+    assert found["repeats"]
+    assert "cuda.fallback" not in found["rules"]
+    assert found["launched"] > found["calls"]
 
 
 def test_warps_reduce_as_the_reference_does(compiled: tuple[Path, dict[str, Any]]) -> None:
