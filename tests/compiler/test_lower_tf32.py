@@ -60,7 +60,7 @@ def test_what_tensor_cores_do_not_take_is_float32_and_says_so() -> None:
     x, y = b.input(1, 8, 6, 6), b.input(5, 16)
     outputs = {
         "dense": b.op("Conv", x, b.const(b.normal(12, 8, 3, 3))),
-        "grouped": b.op("Conv", x, b.const(b.normal(8, 4, 3, 3)), group=2),
+        "grouped": b.op("Conv", b.input(1, 64, 6, 6), b.const(b.normal(32, 4, 3, 3)), group=16),
         "transposed": b.op("ConvTranspose", x, b.const(b.normal(8, 5, 2, 2)), strides=[2, 2]),
         "product": b.op("MatMul", y, b.const(b.normal(16, 8))),
         "odd": b.op("MatMul", y, b.const(b.normal(16, 9))),

@@ -8,6 +8,22 @@ import onnx_ir as ir
 from tests.graphs import build, weights
 
 
+def grouped(groups: int) -> ir.Model:
+    """A convolution in groups of 8 channels that make 16."""
+    return build(
+        f"y = Conv<pads=[1,1,1,1], group={groups}>(x, w, b)",
+        inputs=f"float[2,{8 * groups},9,7] x",
+        outputs=f"float[2,{16 * groups},9,7] y",
+        w=weights(16 * groups, 8, 3, 3, seed=0, scale=0.2),
+        b=weights(16 * groups, seed=1),
+    )
+
+
+def pairs() -> ir.Model:
+    """Two groups."""
+    return grouped(2)
+
+
 def cnn(batch: str = "1") -> ir.Model:
     """Padded, strided, dilated, grouped, pointwise and depthwise convolution, pools, concat, add, Gemm."""
     return build(

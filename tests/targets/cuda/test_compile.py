@@ -19,7 +19,7 @@ from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
 from tests.targets.cuda.detection import regions
-from tests.targets.cuda.models import cnn, deep, narrow, others, projection, tokens, wide
+from tests.targets.cuda.models import cnn, deep, grouped, narrow, others, projection, tokens, wide
 from tests.targets.cuda.sequences import gates, states
 from tests.targets.cuda.transformers import attention, encoder, head_sizes, heads
 
@@ -276,6 +276,25 @@ def test_what_nvcc_rejects_is_one_line() -> None:
     with pytest.raises(CompileError, match=r"nvcc failed for sm_80: .*error") as caught:
         nvcc.compile_source("int f( {", ["sm_80"])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("groups", "pipeline", "arch", "rule"),
+    [
+        (2, "fp16", "sm_80", "cuda.tensor_conv"),
+        (2, "fp16", "sm_75", "cuda.conv"),
+        (2, "int8", "sm_80", "cuda.tensor_conv"),
+        (8, "bf16", "sm_80", "cuda.tensor_conv"),
+        (2, "tf32", "sm_90", "cuda.tensor_conv"),
+        (2, "default", "sm_90", "cuda.conv"),
+        (16, "fp16", "sm_90", "cuda.conv"),
+    ],
+)
+def test_few_groups_are_one_on_tensor_cores(groups: int, pipeline: str, arch: str, rule: str) -> None:
+    made = built(lambda: grouped(groups), pipeline, f"cuda:{arch}")
+    assert rule in {kernel.rule for kernel in made.kernels}
+    (record,) = made.nodes
+    assert record.macs == 2 * 16 * groups * 8 * 9 * 9 * 7
 
 
 def test_a_missing_nvcc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
