@@ -43,7 +43,8 @@ def test_the_fragile_layer_is_found_and_kept(optkit: Optkit, fragile: Path, tmp_
     assert mixed["sensitivity"][0]["sqnr_db"] < mixed["sensitivity"][1]["sqnr_db"] - 10
     assert len(mixed["sensitivity"]) == 6 and all(row["drop"] is not None for row in mixed["sensitivity"])
     chosen = mixed["chosen"]
-    assert FRAGILE in chosen["fp32"] and chosen["drop"] <= 8
+    # In bfloat16 where the processor multiplies it and that is faster.
+    assert FRAGILE in [*chosen["fp32"], *chosen["bf16"]] and chosen["drop"] <= 8
     assert mixed["artifact"]["drop"] <= 8
     whole = next(p for p in mixed["points"] if p["int8"] == 6)
     assert whole["drop"] > 20 and not whole["within"]
