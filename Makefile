@@ -30,7 +30,7 @@ demo: $(VENV)/.demo ## train a small network, compile it in FP32 and INT8, verif
 	$(BIN)/python -m benchmarks.demo
 
 test: lint ## everything: ruff, mypy, pytest, doctests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --doctest-modules tests optkit passes/optkit_passes targets/optkit_targets
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --doctest-modules tests optkit passes/optkit_passes targets/optkit_targets
 
 lint: $(VENV)/.test ## ruff and mypy alone
 	$(BIN)/ruff check .

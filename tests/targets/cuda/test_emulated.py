@@ -15,7 +15,6 @@ import pytest
 from tests.targets.cuda import emulator
 
 pytestmark = [
-    pytest.mark.xdist_group("emulated"),  # what is compiled takes minutes: once
     pytest.mark.needs_nvcc,
     pytest.mark.needs_compiler,
     pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels"),
