@@ -205,11 +205,11 @@ def images(
 
 def _on_tensor_cores(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None) -> bool:
     """Whether tensor cores would take a convolution with these operands, were it not in groups."""
-    if not low.target.has("async_copy") or weight.const is None:
+    if not low.target.has("async_copy") or weight.const is None or not static_shape(x, 2, 3):
         return False
     if not integer_reason(x, weight, bias, True):
         return isinstance(weight, QuantizedWeight) and weight.zero is None
-    compute, _ = low.arithmetic(node, x.dtype, "" if static_shape(x, 2, 3) else OPEN)
+    compute, _ = low.arithmetic(node, x.dtype)
     return compute in ("float16", "bfloat16", TENSOR_FLOAT)
 
 

@@ -297,6 +297,12 @@ def test_few_groups_are_one_on_tensor_cores(groups: int, pipeline: str, arch: st
     assert record.macs == 2 * 16 * groups * 8 * 9 * 9 * 7
 
 
+def test_groups_over_images_of_open_size_stay_groups() -> None:
+    """Tensor cores do not take those; other units would multiply the zeros."""
+    made = built(lambda: grouped(2, "h", "w"), "fp16", "cuda:sm_90")
+    assert max(array.size for _, array in made.weights) == 32 * 8 * 3 * 3
+
+
 def test_a_missing_nvcc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvcc, "cuda_program", lambda _name: None)
     with pytest.raises(CompileError, match=r"needs nvcc .* optkit\[cuda\]"):

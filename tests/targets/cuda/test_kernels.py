@@ -23,7 +23,8 @@ from optkit.plan import choose_pipeline
 from optkit.registry import find_target
 from optkit.target import Target
 from tests.graphs import build as build_graph
-from tests.targets.cuda.models import cnn, deep, far_apart, mixed, narrow, open_tokens, others, reductions, rows, tokens
+from tests.targets.cuda.models import cnn, deep, far_apart, mixed, narrow, open_tokens, others, rows, tokens
+from tests.targets.cuda.reduced import reductions
 from tests.targets.cuda.simulate import simulated
 from tests.targets.cuda.transformers import attention, encoder, heads
 

@@ -12,7 +12,7 @@ from optkit.compiler.check import check_prepared
 from optkit.compiler.operators import norms, rows
 from optkit.compiler.schedule import choose, schedule_module
 from optkit.registry import find_target
-from tests.targets.cuda.models import lengths, twice
+from tests.targets.cuda.reduced import lengths, twice
 from tests.targets.cuda.simulate import simulated
 from tests.targets.cuda.test_kernels import passed
 from tests.targets.cuda.transformers import encoder

@@ -21,7 +21,7 @@ from optkit.errors import OptkitError
 from optkit.model import to_proto
 from optkit.runtime import staging
 from optkit.tune.session import tune as tune_model
-from tests.targets.cuda import detection, models, sequences, transformers
+from tests.targets.cuda import detection, models, reduced, sequences, transformers
 
 
 def _count() -> tuple[int, int, int, int]:
@@ -40,7 +40,7 @@ def compile_models(folder: Path, *cases: str) -> None:
     for case in cases:
         name, pipeline, *arch = case.split(":")
         path = folder / f"{name}.onnx"
-        homes = models, transformers, sequences, detection
+        homes = models, reduced, transformers, sequences, detection
         build = next(getattr(each, name) for each in homes if hasattr(each, name))
         path.write_bytes(to_proto(build()).SerializeToString())
         out = folder / f"{case.replace(':', '.')}.optk"
