@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tvm
 import tvm_ffi
 
 from optkit.errors import OptkitError
 from optkit.runtime.gpu import CUDART, load_cuda_runtime
 from optkit.tune.candidate import FUNCTION
-from optkit.tune.worker import COLD, LARGE, numbers, typical
+from optkit.tune.worker import argument_sets, typical
 
 _CALLS = 20
 """Of a graph."""
@@ -53,22 +52,6 @@ def _capture(runtime: _Runtime, call: Callable[[int], None], device: Any, stream
     return ready
 
 
-def _arguments(listed: Sequence[Mapping[str, Any]], device: Any) -> list[list[Any]]:
-    """Tensors for one call after the other: the same activations, and the next copy of the weights."""
-    generator = np.random.default_rng(0)
-    arrays = [numbers(a["shape"], a["dtype"], generator) for a in listed]
-    own = [bool(a["constant"]) and array.nbytes >= LARGE for a, array in zip(listed, arrays, strict=True)]
-    size = sum(array.nbytes for array, is_own in zip(arrays, own, strict=True) if is_own)
-    shared = [tvm.runtime.tensor(array, device) for array in arrays]
-    return [
-        [
-            tvm.runtime.tensor(array, device) if is_own and number else tensor
-            for tensor, array, is_own in zip(shared, arrays, own, strict=True)
-        ]
-        for number in range(max(1, min(_CALLS, COLD // size)) if size else 1)
-    ]
-
-
 def time_on_gpu(candidates: Sequence[Mapping[str, Any]], device: str, rounds: int, seconds: float) -> list[float]:
     """Seconds of one call of each candidate; in every round each has a turn of `seconds`.
 
@@ -100,7 +83,7 @@ def time_on_gpu(candidates: Sequence[Mapping[str, Any]], device: str, rounds: in
 
     for entry in candidates:
         function = tvm.runtime.load_module(entry["library"])[FUNCTION]
-        sets = _arguments(entry["arguments"], place)
+        sets = argument_sets(entry["arguments"], _CALLS, place)
 
         def call(number: int, function: Any = function, sets: Sequence[Sequence[Any]] = sets) -> None:
             function(*sets[number % len(sets)])

@@ -24,11 +24,11 @@ from optkit.errors import OptkitError
 from optkit.measure.process import answers, die_with_parent, reason
 from optkit.runtime.failures import cause
 
-COLD = 64 << 20
+_COLD = 64 << 20
 """Bytes of copies of the weights that calls take in turn, so that each finds its own out of the caches, as the layers
 of a model do whose weights are larger than they; activations stay where the call before left them."""
 _COPIES = 64
-LARGE = 1 << 12
+_LARGE = 1 << 12
 
 
 class _GpuError(OptkitError):
@@ -115,26 +115,38 @@ def _prepare(library: str, arguments: Sequence[Mapping[str, Any]]) -> Callable[[
     from optkit.tune.candidate import FUNCTION
 
     function = tvm.runtime.load_module(library)[FUNCTION]
-    generator = np.random.default_rng(0)
-    given = [(numbers(a["shape"], a["dtype"], generator), bool(a["constant"])) for a in arguments]
-    size = sum(array.nbytes for array, constant in given if constant and array.nbytes >= LARGE)
-    copies = max(1, min(_COPIES, COLD // size)) if size else 1
-    shared = [tvm.runtime.tensor(array) for array, _ in given]
-    sets = [
-        [
-            tvm.runtime.tensor(array.copy()) if constant and array.nbytes >= LARGE else tensor
-            for tensor, (array, constant) in zip(shared, given, strict=True)
-        ]
-        for _ in range(copies)
-    ]
+    sets = argument_sets(arguments, _COPIES, tvm.cpu())
     place = 0
 
     def call() -> None:
         nonlocal place
-        place = (place + 1) % copies
+        place = (place + 1) % len(sets)
         function(*sets[place])
 
     return call
+
+
+def argument_sets(listed: Sequence[Mapping[str, Any]], most: int, device: Any) -> list[list[Any]]:
+    """Arguments for one call after the other: the same activations, and the next copy of the weights.
+
+    Args:
+        listed: "shape", "dtype" and "constant" of each.
+        most: sets.
+    """
+    import tvm
+
+    generator = np.random.default_rng(0)
+    given = [(numbers(a["shape"], a["dtype"], generator), bool(a["constant"])) for a in listed]
+    size = sum(array.nbytes for array, constant in given if constant and array.nbytes >= _LARGE)
+    copies = max(1, min(most, _COLD // size)) if size else 1
+    shared = [tvm.runtime.tensor(array, device) for array, _ in given]
+    return [
+        [
+            tvm.runtime.tensor(array, device) if number and constant and array.nbytes >= _LARGE else tensor
+            for tensor, (array, constant) in zip(shared, given, strict=True)
+        ]
+        for number in range(copies)
+    ]
 
 
 def numbers(shape: Sequence[int], dtype: str, generator: np.random.Generator) -> np.ndarray:
