@@ -4,7 +4,7 @@ Needs torch with CUDA, nvcc and TVM. Without a network, optkit is installed ther
 `pip install --no-deps --no-build-isolation --no-index .`. Models are exported and compiled by several processes, by
 torch.compile too. Model by model, as they are: answers against ONNX Runtime on the CPU (float16: the norm of the error
 over the output's) or, in INT8, which has float16 between the layers of transformers, against optkit's own CPU artifact
-of the same model; and, in a second file beside --output, every kernel's time inside the run. Then, the processors idle,
+of the same model. Then, the processors idle: in a second file beside --output every kernel's time inside the run, and
 times by CUDA events, contestants in rotation: optkit, torch eager and replayed as one graph, torch.compile. What does
 not finish within --minutes is left out and named. At the end: what failures look like, that nothing passes through the
 host, with --tune-minutes what tuning takes and gains, and of the first cases that failed which feature of their
