@@ -17,6 +17,7 @@ from optkit.artifact.spec import Partition
 from optkit.compiler.binding_order import order_bindings
 from optkit.compiler.constants import lift_constants
 from optkit.compiler.graphs import capture_graphs, note_inputs
+from optkit.compiler.joining import keep_joins
 from optkit.compiler.lower import Lowered, lower
 from optkit.compiler.lowering import NodeRecord, Sites
 from optkit.compiler.operator import Operator
@@ -140,7 +141,7 @@ def legalize(module: Any) -> Any:
     )(module)
 
 
-def fuse(module: Any) -> Any:
+def fuse(module: Any, target: Target) -> Any:
     """Fuse element-wise neighbours into the operators that feed them."""
     t = relax.transform
     return tvm.transform.Sequential(
@@ -148,6 +149,7 @@ def fuse(module: Any) -> Any:
             t.AnnotateTIROpPattern(),
             t.DeadCodeElimination(),
             keep_residuals,
+            keep_joins(target.has("async_copy")),
             t.FuseOps(),
             order_bindings,
             t.FuseTIR(),
@@ -216,7 +218,7 @@ def prepare(model: ir.Model, target: Target, tuned: Records | None = None) -> Pr
     with tvm_target(target), stage("its operators cannot be turned into kernels"):
         lifted = lift_constants(legalize(lowered.module))
         labels = Labels(lowered.names, {w: lowered.names.get(v, v) for w, v in lifted.owners.items()})
-        fused = fuse(lifted.module)
+        fused = fuse(lifted.module, target)
         if target.device == "cuda":
             fused = note_inputs(fused, len(lowered.input_names))
         return Prepared(lowered, fused, lifted.weights, labels)

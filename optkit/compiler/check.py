@@ -66,7 +66,7 @@ def check_prepared(ready: Prepared, target: Target, seed: int = 0) -> list[Misma
     """The same for a model that was lowered and fused already."""
     machine = tvm_target(target)
     with machine:
-        scheduled, kernels = schedule_module(ready.module, target)
+        scheduled, kernels = schedule_module(ready.module, target, place=False)
     rules = {k.name: f"{k.rule}/{k.template}" for k in kernels}
     functions = {str(v.name_hint): f for v, f in ready.module.functions.items() if isinstance(f, tirx.PrimFunc)}
     plain, tuned = _compile(ready.module, machine), _compile(scheduled, machine)

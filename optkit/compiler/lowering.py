@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -94,16 +94,28 @@ class Lowering:
         self.names: dict[str, str] = {}
         self.opset = 18
 
-    def emit(self, define: Callable[..., Any], *args: Any, name: str, kind: int | None = None) -> Any:
-        """Emit a call of the tensor expression `define(*args)`; Relax expressions among `args` become tensors."""
+    def emit(
+        self,
+        define: Callable[..., Any],
+        *args: Any,
+        name: str,
+        kind: int | None = None,
+        marks: Mapping[str, int] | None = None,
+    ) -> Any:
+        """Emit a call of the tensor expression `define(*args)`; Relax expressions among `args` become tensors.
+
+        Args:
+            kind: TVM's kind of operator, for fusion.
+            marks: more attributes of the kernel.
+        """
         tensors = [a for a in args if isinstance(a, relax.Expr)]
 
         def body(*given: Any) -> Any:
             rest = iter(given)
             return define(*[next(rest) if isinstance(a, relax.Expr) else a for a in args])
 
-        attrs = None if kind is None else {"op_pattern": kind}
-        call = self.bb.call_te(body, *tensors, primfunc_name_hint=name, primfunc_attrs=attrs)
+        attrs = {**({} if kind is None else {"op_pattern": kind}), **(marks or {})}
+        call = self.bb.call_te(body, *tensors, primfunc_name_hint=name, primfunc_attrs=attrs or None)
         return self._named(self.bb.emit(call, self.node))
 
     def plan(self, operator: Operator, templates: Sequence[str]) -> Plan:

@@ -12,26 +12,10 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from optkit.compiler.kept import keep
 from optkit.compiler.values import OUT_FUSABLE
 
 _BROADCAST = 1
-
-
-@relax.expr_functor.mutator
-class _Keep(relax.PyExprMutator):  # type: ignore[misc]
-    """Makes variables outputs of their block, which fusion does not reach beyond."""
-
-    def __init__(self, kept: set[Any]) -> None:
-        super().__init__()
-        self.kept = kept
-
-    def visit_dataflow_var_def_(self, var: Any) -> Any:
-        """The variable as it is outside of the block."""
-        if var not in self.kept:
-            return super().visit_dataflow_var_def_(var)
-        made = relax.Var(str(var.name), var.ty)
-        self.set_var_remap(var, made)
-        return made
 
 
 class _Graph:
@@ -86,7 +70,7 @@ def _kept(graph: _Graph) -> set[Any]:
 
 def _keep(func: Any, module: Any, _context: Any) -> Any:
     kept = _kept(_Graph(module, func)) if isinstance(func.body, relax.SeqExpr) else set()
-    return _Keep(kept).visit_expr(func) if kept else func
+    return keep(func, kept)
 
 
 keep_residuals: Any = relax.transform.function_pass(_keep, opt_level=0, name="optkit.keep_residuals")

@@ -11,6 +11,7 @@ import tvm
 from tvm import relax, s_tir, tirx
 
 from optkit.compiler.extents import name_extents
+from optkit.compiler.joining import Joining, join
 from optkit.compiler.operator import OPERATOR, Operator
 from optkit.compiler.planning import Records
 from optkit.errors import CompileError
@@ -120,9 +121,21 @@ def _params(choice: Choice, func: Any, target: Target, tuned: Records | None) ->
 
 
 def schedule_module(
-    module: Any, target: Target, labels: Labels | None = None, tuned: Records | None = None
+    module: Any,
+    target: Target,
+    labels: Labels | None = None,
+    tuned: Records | None = None,
+    place: bool = True,
 ) -> tuple[Any, list[Kernel]]:
-    """Schedule every PrimFunc; `labels` name what each computes, `tuned` has the plans that were measured."""
+    """Schedule every PrimFunc.
+
+    Args:
+        labels: what each computes.
+        tuned: plans that were measured.
+        place: whether kernels may write parts of concatenations, and read parts of splits, where they lie.
+    """
+    joining = join(module, target.has("async_copy")) if place else Joining(module)
+    module = joining.module
     calls = _calls(module, labels or Labels())
     kernels = []
     scheduled = {}
@@ -131,13 +144,15 @@ def schedule_module(
             scheduled[var] = func
             continue
         name = str(var.name_hint)
+        if name in joining.gone:
+            continue
         func = name_extents(func)
         result, choice, params, refused = _schedule(func, name, target, tuned)
         chosen = dict(params)
         mark = json.dumps({"rule": choice.rule, "template": choice.template, "params": chosen}, sort_keys=True)
         attrs = dict(func.attrs.items()) if func.attrs else {}
         launch = _LAUNCH if target.has("early_launch") else {}
-        scheduled[var] = result.with_attrs({**attrs, **launch, ATTRIBUTE: mark})
+        scheduled[var] = joining.move(name, result.with_attrs({**attrs, **launch, ATTRIBUTE: mark}))
         kernels.append(
             Kernel(
                 name,
@@ -154,7 +169,9 @@ def schedule_module(
             )
         )
     # A function inlined at two places brings its `let` variables twice; names must be single again.
-    complete = s_tir.transform.ConvertSSA()(tirx.transform.BF16ComputeLegalize()(tvm.IRModule(scheduled)))
+    complete = s_tir.transform.ConvertSSA()(
+        tirx.transform.BF16ComputeLegalize()(tvm.IRModule(joining.rewrite(scheduled)))
+    )
     refuse_naked(complete)
     return complete, kernels
 

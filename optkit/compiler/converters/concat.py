@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tvm import topi
 
+from optkit.compiler.joins import JOIN
 from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operators.layout import concat_blocked
 from optkit.compiler.values import INJECTIVE, OUT_FUSABLE, PLAIN, Value
@@ -27,7 +28,14 @@ def concat(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
     block = min(blocks)
     channels = [v.shape[1] for v in values]
     parts = [v.form(block) for v in values]
-    out = low.emit(lambda *tensors: concat_blocked(tensors, channels), *parts, name="concatenate", kind=INJECTIVE)
+    whole = len(set(parts)) == len(parts) and not any(c % block for c in channels)
+    out = low.emit(
+        lambda *tensors: concat_blocked(tensors, channels),
+        *parts,
+        name="concatenate",
+        kind=INJECTIVE,
+        marks={JOIN: 1} if whole else None,
+    )
     first = values[0]
     return low.blocked((first.shape[0], sum(channels), *first.shape[2:]), first.dtype, block, out)
 

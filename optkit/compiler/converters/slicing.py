@@ -10,6 +10,7 @@ from tvm import relax, te
 
 from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import declared, refuse, tensor, vector
+from optkit.compiler.joins import PART
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import plans
 from optkit.compiler.operators import shapes as define
@@ -82,7 +83,8 @@ def _channels(node: Node, total: Any, sizes: Value | None) -> list[int] | None:
 def _blocked_parts(low: Lowering, x: Value, channels: list[int]) -> list[Value]:
     b, parts, first = x.block, [], 0
     for count in channels:
-        expr = low.emit(take_blocks, x.form(b), first // b, count // b, name="split", kind=INJECTIVE)
+        block = first // b
+        expr = low.emit(take_blocks, x.form(b), block, count // b, name="split", kind=INJECTIVE, marks={PART: block})
         parts.append(low.blocked((x.shape[0], count, *x.shape[2:]), x.dtype, b, expr))
         first += count
     return parts

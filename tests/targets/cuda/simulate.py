@@ -61,15 +61,16 @@ def _tensor_core(block: Any) -> Any:
     words = re.findall(r"\w+", name.value)[:-1]
     clusters = words[0] == "OptkitCluster"
     function, *words = words[clusters:]
-    tensors = [argument.args[0] for argument in arguments if isinstance(argument, tvm.ir.Call)]
+    addresses = [argument for argument in arguments if isinstance(argument, tvm.ir.Call)]
+    tensors = [address.args[0] for address in addresses]
     numbers = [int(word.rstrip("u")) for word in words if not word.startswith("Optkit")]
-    buffers, scalars = [], arguments[len(tensors) :]
+    buffers, scalars = [], [argument for argument in arguments if not isinstance(argument, tvm.ir.Call)]
     if function == "OptkitAttention":
         body = _attention(*tensors, numbers, *scalars, buffers)
     else:
         if clusters:  # all of the sums in every block, as they are once its neighbours have been asked
             scalars[0] = tirx.const(numbers[5] - 1, "int32")
-        body = _SIMULATED[function.replace("Wide", "")](*tensors, numbers, *scalars)
+        body = _SIMULATED[function.replace("Wide", "")](*tensors[:3], numbers, *scalars)
     whole = s_tir.SBlock([], block.reads, block.writes, block.name_hint, body, None, buffers)
     return s_tir.SBlockRealize([], tirx.const(True, "bool"), whole)
 

@@ -33,6 +33,8 @@ SEVERAL = ("states:", "gates:", "volumes:")
 DETECTION, BY_HAND, REDUCED = "boxes:default", "regions:default", "reductions:default"
 EMPTY = "nothing:default", "nothing:fp16"
 PARTED = "halves:fp16", "halves:int8"
+JOINED = ("blocks:fp16", "blocks:int8", "blocks:fp16:sm_80", "skip:fp16", "skip:int8")
+"""What is written and read where it lies in larger tensors, of several images."""
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
     *("mixed:int8", "encoder:fp16", "encoder:int8-fp16", "memory:fp16", "memory:int8-fp16", "wide:fp16", "wide:int8"),
@@ -42,6 +44,7 @@ CASES = (
     *ROUNDED,
     *SHARED,
     *OPEN,
+    *JOINED,
 )
 
 
@@ -97,6 +100,14 @@ def test_later_runs_replay_a_graph_and_instruments_see_every_call(
     # What reads inputs or writes outputs, the caller's memory, is outside: of two calls both, and here the mask too.
     graphs = 2 if case.startswith(SEVERAL) else 1
     assert found["replayed"] == graphs * (found["calls"] > 2 and case != "heads:bf16")
+
+
+@pytest.mark.parametrize("case", JOINED)
+def test_parts_of_concatenations_are_made_in_their_places(case: str, compiled: tuple[Path, dict[str, Any]]) -> None:
+    """Besides products and pools, only what changes layouts, or interleaves a transposed convolution's sums."""
+    found = compiled[1][case]
+    assert found["calls"] == 8
+    assert not [name for name in found["kernels"] if "concat" in name or "split" in name]
 
 
 def test_attention_of_an_open_batch_is_the_same_kernel(environment: dict[str, str], tmp_path: Path) -> None:

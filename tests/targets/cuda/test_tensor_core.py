@@ -141,7 +141,7 @@ PARTS = """
                 alignas(16) static Code::Tile::Sum tile[size + 1];
                 for (auto& value : tile) value = 77;
                 auto thread = [&] {
-                  Code::run(tile, data, weights, part, x * Code::Tile::WIDTH, y * Code::Tile::HEIGHT);
+                  Code::run(tile, data, weights, part, x * Code::Tile::WIDTH, y * Code::Tile::HEIGHT MORE);
                 };
                 bad |= emulator::run_threads(Code::Tile::THREADS, thread) || tile[size] != 77;
                 for (int i = 0; i < kept; ++i) to[i] += tile[i];
@@ -150,7 +150,7 @@ CLUSTER = """
               auto thread = [&] {
                 const int part = blockIdx.z, share = kept / Code::Tile::BLOCKS;
                 auto* tile = emulator::dynamic<Code::Tile::Sum>();
-                OptkitCluster<Code>::run(tile, data, weights, part, x * Code::Tile::WIDTH, y * Code::Tile::HEIGHT);
+                OptkitCluster<Code>::run(tile, data, weights, part, x * Code::Tile::WIDTH, y * Code::Tile::HEIGHT MORE);
                 if (threadIdx.x == 0) std::memcpy(to + part * share, tile + part * share, share * sizeof(*tile));
               };
               bad |= emulator::run_threads(Code::Tile::THREADS, thread, Code::Tile::BLOCKS);"""
@@ -167,10 +167,11 @@ def tiles(
     operands: tuple[np.ndarray, np.ndarray],
     *options: str,
     clusters: bool = False,
+    more: str = "",
 ) -> np.ndarray:
     """All thread blocks of one image or matrix, one after the other: (rows, columns), both whole.
 
-    Parts are added here, or by clusters of thread blocks.
+    Parts are added here, or by clusters of thread blocks. `more` are arguments of the device code behind the others.
     """
     kind = KINDS[operands[0].dtype.name]
     result, word = (np.int32, "int") if kind == "OptkitBytes" else (np.float32, "float")
@@ -189,7 +190,7 @@ def tiles(
           for (int y = 0; y < {down}; ++y)
             for (int x = 0; x < {across}; ++x) {{
               {word}* to = out + (y * {across} + x) * kept;
-              {CLUSTER if clusters else PARTS}
+              {(CLUSTER if clusters else PARTS).replace("MORE", more)}
             }}
           return bad;
         }}""",
@@ -264,8 +265,16 @@ def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Pa
     counts = c * data.itemsize // 4, b // 4, g.fours_in * 4 // c, g.fours_out, g.images
     numbers = (*counts, *astuple(g)[2:-1], g.images * g.oh * g.ow, g.fours_out * 4)
     found = tiles(tmp_path, "OptkitConv", tile, numbers, (blocked, packed))
-    want = [sums(image, multiplied(weights), g, g.fill & 255) for image in multiplied(data)]
-    agree(found, np.concatenate(want))
+    want = np.concatenate([sums(image, multiplied(weights), g, g.fill & 255) for image in multiplied(data)])
+    agree(found, want)
+    if g.images > 1:  # each in a larger one
+        apart = np.pad(blocked.reshape(g.images, -1), ((0, 0), (0, 3 * g.h * g.w * c)))
+        second = f", data + {apart.itemsize * apart.shape[1] // 4}"
+        for clusters in {False, tile.parts > 1}:
+            folder = tmp_path / f"apart_{clusters}"
+            folder.mkdir()
+            given = folder, "OptkitConv", tile, numbers, (apart, packed)
+            agree(tiles(*given, clusters=clusters, more=second), want)
 
 
 @NEEDS

@@ -34,8 +34,9 @@ struct OptkitCluster {
   static const int ROWS = Tile::HEIGHT, PARTS = Tile::BLOCKS, SHARE = Tile::WIDTH / 4 / PARTS, ITEMS = SHARE * ROWS;
   static_assert(Tile::WIDTH / 4 % PARTS == 0, "shares are equal");
 
-  OPTKIT_DEVICE void run(Sum* tile, const void* left, const void* right, int part, int column, int row) {
-    Code::run(tile, left, right, part, column, row);
+  template <typename... More>
+  OPTKIT_DEVICE void run(Sum* tile, const void* left, const void* right, int part, int column, int row, More... more) {
+    Code::run(tile, left, right, part, column, row, more...);
     optkit_sync_cluster();
 #pragma unroll
     for (int turn = 0; turn < (ITEMS + Tile::THREADS - 1) / Tile::THREADS; ++turn) {

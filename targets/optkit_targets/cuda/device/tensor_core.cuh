@@ -76,8 +76,14 @@ struct OptkitFrom {
       : data(static_cast<const unsigned*>(matrix)), first(place) {}
 };
 
-// Positions of IMAGES images, [IMAGES][IN][H][W][WORDS], one image behind the other; extents as in OptkitConv. What a
-// thread reads lies `base` blocks from the start.
+// Words from one image to the next one, of which `next` points to the second one; of images that lie one behind the
+// other, each `words` long, where it points to none.
+OPTKIT_DEVICE int optkit_apart(const void* image, const void* next, int words) {
+  return next ? static_cast<int>(static_cast<const unsigned*>(next) - static_cast<const unsigned*>(image)) : words;
+}
+
+// Positions of IMAGES images, each [IN][H][W][WORDS]; extents as in OptkitConv. What a thread reads lies `base` words from
+// the start.
 template <int ROWS, int DEEP, int WORDS, int IN, int IMAGES, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX,
           int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitPositions {
@@ -91,10 +97,11 @@ struct OptkitPositions {
   const unsigned* data;
   int row, base, y, x;
 
-  OPTKIT_MEMBER OptkitPositions(const void* image, int first) : data(static_cast<const unsigned*>(image)) {
+  OPTKIT_MEMBER OptkitPositions(const void* image, int first, const void* next)
+      : data(static_cast<const unsigned*>(image)) {
     row = first + optkit_thread() % ACROSS * VECTOR;
     const int place = IMAGES == 1 ? row : row % (OH * OW);
-    base = IMAGES == 1 ? 0 : row / (OH * OW) * (IN * H * W);
+    base = IMAGES == 1 ? 0 : row / (OH * OW) * optkit_apart(image, next, IN * H * W * WORDS);
     y = place / OW * SY - T, x = place % OW * SX - L;
   }
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
@@ -108,7 +115,7 @@ struct OptkitPositions {
       unsigned* to = stage + (k * STRIDE + m) * WORDS;
       const bool inside = (COUNT % ROWS == 0 || row < COUNT) && Steps::inside(step, k) &&
                           (POINTWISE || (iy >= 0 && iy < H && ix >= 0 && ix < W));
-      const unsigned* from = data + (base + block * (H * W) + iy * W + ix) * WORDS;
+      const unsigned* from = data + base + (block * (H * W) + iy * W + ix) * WORDS;
       if (FILL == 0 || inside) {
         optkit_copy<4 * WORDS * VECTOR>(to, from, inside);
       } else {
@@ -304,7 +311,7 @@ struct OptkitTile {
 // A thread block's tile of a convolution of IMAGES images, whose positions are one list.
 //   WORDS: of a block of channels in, of which there are IN; FOURS: fours in a block of channels out, OUT in all
 //   H, W, OH, OW: extents; K, S, D: kernel, stride, dilation; T, L: padding before; FILL: a word of what is read outside
-//   column: first output channel; row: first position
+//   column: first output channel; row: first position; next: the second image, where it is not right behind the first
 template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int WORDS,
           int FOURS, int IN, int OUT, int IMAGES, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY,
           int DX, int T, int L, unsigned FILL>
@@ -313,8 +320,8 @@ struct OptkitConv {
   typedef OptkitWeights<COLUMNS, DEEP, WORDS, FOURS, IN, OUT, KY * KX> Right;
   typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PARTS, PLANES, Left::Steps::COUNT, Left, Right> Tile;
   OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int part, int column,
-                         int row) {
-    Tile::run(tile, Left(image, row), Right(kernels, column), part);
+                         int row, const void* next = 0) {
+    Tile::run(tile, Left(image, row, next), Right(kernels, column), part);
   }
 };
 

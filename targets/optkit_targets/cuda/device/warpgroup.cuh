@@ -36,12 +36,13 @@ struct OptkitWidePositions {
   const unsigned* data;
   int row[Pieces::TURNS], base[Pieces::TURNS], y[Pieces::TURNS], x[Pieces::TURNS];
 
-  OPTKIT_MEMBER OptkitWidePositions(const void* image, int first) : data(static_cast<const unsigned*>(image)) {
+  OPTKIT_MEMBER OptkitWidePositions(const void* image, int first, const void* next)
+      : data(static_cast<const unsigned*>(image)) {
 #pragma unroll
     for (int i = 0; i < Pieces::TURNS; ++i) {
       row[i] = first + Pieces::row(i);
       const int place = IMAGES == 1 ? row[i] : row[i] % (OH * OW);
-      base[i] = IMAGES == 1 ? 0 : row[i] / (OH * OW) * (IN * H * W);
+      base[i] = IMAGES == 1 ? 0 : row[i] / (OH * OW) * optkit_apart(image, next, IN * H * W * WORDS);
       y[i] = place / OW * SY - T, x[i] = place % OW * SX - L;
     }
   }
@@ -56,7 +57,7 @@ struct OptkitWidePositions {
         unsigned* to = stage + (chunk * ROWS + Pieces::row(i)) * 4 + Pieces::part() * WORDS;
         const bool inside = (COUNT % ROWS == 0 || row[i] < COUNT) && Steps::inside(step, k) &&
                             (POINTWISE || (iy >= 0 && iy < H && ix >= 0 && ix < W));
-        const unsigned* from = data + (base[i] + block * (H * W) + iy * W + ix) * WORDS;
+        const unsigned* from = data + base[i] + (block * (H * W) + iy * W + ix) * WORDS;
         if (FILL == 0 || inside) {
           optkit_copy<4 * WORDS>(to, from, inside);
         } else {
@@ -182,9 +183,9 @@ struct OptkitWideConv {
   typedef OptkitWideWeights<2 * ROWS, COLUMNS, DEEP, WORDS, FOURS, IN, OUT, KY * KX> Right;
   typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Left::Steps::COUNT, Left, Right> Tile;
   OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int, int column,
-                         int row) {
+                         int row, const void* next = 0) {
     static_assert(PARTS == 1, "ptxas would wait for every instruction");
-    Tile::run(tile, Left(image, row), Right(kernels, column));
+    Tile::run(tile, Left(image, row, next), Right(kernels, column));
   }
 };
 

@@ -32,6 +32,7 @@ class Call:
         operands: the operands as pointers, from the variables of `compute_tiles`' loops over the batch.
         numbers: from the same, more arguments, before the tile's first column and row.
         last: arguments behind these.
+        places: more pointers, behind all.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Call:
     operands: Callable[[Sequence[Any]], Sequence[tuple[Any, Sequence[Any]]]]
     numbers: Callable[[Sequence[Any]], Sequence[Any]]
     last: Sequence[Any] = ()
+    places: Sequence[tuple[Any, Sequence[Any]]] = ()
 
 
 def compute_tiles(
@@ -159,7 +161,8 @@ def calling(code: Call, tile: Any, column: Any, row: Any, batch: Sequence[Any]) 
     operands = code.operands(batch)
     numbers = [*code.numbers(batch), *(tirx.Cast("int32", value) for value in (column, row, *code.last))]
     pointers = pointer(tile), *(pointer(buffer, lead) for buffer, lead in operands)
-    call = op.call_extern("int32", code.name, *pointers, *numbers)
+    places = (pointer(buffer, lead) for buffer, lead in code.places)
+    call = op.call_extern("int32", code.name, *pointers, *numbers, *places)
     whole = [whole_of(buffer) for buffer in (*(b for b, _ in operands), tile)]
     # Without it TVM makes the tile as small as what is read of it in TIR.
     marks = {"explicit_read_region": [len(whole) - 1]}

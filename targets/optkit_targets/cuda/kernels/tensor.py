@@ -204,11 +204,13 @@ def compute_product(
     operands: Callable[[Sequence[Any]], Sequence[tuple[Any, Sequence[Any]]]],
     axes: Axes,
     more: Sequence[Any] = (),
+    places: Sequence[tuple[Any, Sequence[Any]]] = (),
 ) -> Any:
     """The function that computes these sums in tiles of this size.
 
     Args:
         more: numbers that device code is given last.
+        places: pointers that it is given behind them.
     """
     sch, (batch, rows, columns) = view.sch, (axes.batch, axes.rows, axes.columns)
     many = 1 if axes.fours is None else extent(sch, axes.fours) or 1
@@ -223,7 +225,7 @@ def compute_product(
         def part(lead: Sequence[Any]) -> Sequence[Any]:
             return (tirx.Cast("int32", lead[0] % parts) if parts > 1 else tirx.const(0, "int32"),)
 
-        return Call(found.call(tile), *sizes, place, part, more)
+        return Call(found.call(tile), *sizes, place, part, more, places)
 
     if tile.parts > 1 and not found.clusters:
         counts = found.images or 1, (extent(sch, columns) or 1) * many, extent(sch, rows) or 1

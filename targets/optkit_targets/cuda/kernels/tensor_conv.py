@@ -98,7 +98,11 @@ class TensorConvRule(TensorCoreRule):
             return (0, i[1], i[0] * count + i[2], i[3]) if listed else (i[0], i[1], i[2], i[3])
 
         axes = Axes(batch, positions, c, v, index, four if fours > 1 else None, True)
-        return compute_product(view, conv, found, tile, lambda batch: [(data, batch), (weights, ())], axes)
+        # Where a second image begins tells how far images are apart, also where they lie in larger ones.
+        second = [(data, (1,))] if listed else []
+        return compute_product(
+            view, conv, found, tile, lambda batch: [(data, batch), (weights, ())], axes, places=second
+        )
 
 
 def _padding(block: Any) -> int | None:

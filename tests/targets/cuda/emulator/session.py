@@ -21,7 +21,7 @@ from optkit.errors import OptkitError
 from optkit.model import to_proto
 from optkit.runtime import staging
 from optkit.tune.session import tune as tune_model
-from tests.targets.cuda import detection, models, reduced, sequences, transformers
+from tests.targets.cuda import detection, joined, models, reduced, sequences, transformers
 
 
 def _count() -> tuple[int, int, int, int]:
@@ -40,7 +40,7 @@ def compile_models(folder: Path, *cases: str) -> None:
     for case in cases:
         name, pipeline, *arch = case.split(":")
         path = folder / f"{name}.onnx"
-        homes = models, reduced, transformers, sequences, detection
+        homes = models, reduced, transformers, sequences, detection, joined
         build = next(getattr(each, name) for each in homes if hasattr(each, name))
         path.write_bytes(to_proto(build()).SerializeToString())
         out = folder / f"{case.replace(':', '.')}.optk"
@@ -59,6 +59,7 @@ def compile_models(folder: Path, *cases: str) -> None:
             arch=artifact.manifest.target["tvm"]["arch"],
             parts=sorted(kernel["params"].get("parts", 1) for kernel in artifact.report["kernels"]),
             rules=sorted({kernel["rule"] for kernel in artifact.report["kernels"]}),
+            kernels=sorted(kernel["name"] for kernel in artifact.report["kernels"]),
             launched=launched,
             early=early,
             replayed=replayed,
@@ -243,6 +244,7 @@ def open_batch(folder: Path, *pipelines: str) -> None:
         say(
             verification=artifact.manifest.verification["status"],
             rules=sorted({kernel["rule"] for kernel in artifact.report["kernels"]}),
+            kernels=sorted(kernel["name"] for kernel in artifact.report["kernels"]),
             equal=bool(np.array_equal(together, np.concatenate(alone))),
             differ=not np.array_equal(alone[0], alone[2]),
         )
