@@ -26,16 +26,20 @@ def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def conv_weight(weight: np.ndarray, groups: int, b: int, c: int, g: int) -> np.ndarray:
+def conv_weight(weight: np.ndarray, groups: int, b: int, c: int, g: int, span: int = 0) -> np.ndarray:
     """(O, C/groups, KH, KW) -> (O/b, KB, KH, KW, c/g, b, g).
 
     Output block `o` holds weights for the `KB` input blocks from `first_input_block(o)` on; a group smaller
     than a block, or one that straddles blocks, leaves zeros where other groups' channels lie.
+
+    Args:
+        span: output channels that read the same input blocks; those of a block where it is 0.
     """
+    span = span or b
     out, per_in, kh, kw = weight.shape
     channels = per_in * groups
     total = -(-channels // c)
-    kb = input_blocks(out, groups, channels, b, c)
+    kb = input_blocks(out, groups, channels, span, c)
     ob = -(-out // b)
     if groups == 1:
         full = pad_axis(pad_axis(weight, 0, ob * b), 1, total * c)
@@ -43,7 +47,7 @@ def conv_weight(weight: np.ndarray, groups: int, b: int, c: int, g: int) -> np.n
         full = np.zeros((ob * b, kb * c, kh, kw), weight.dtype)
         per_out = out // groups
         for o in range(out):
-            start = min(first_input_block(o // b, out, groups, channels, b, c), total - kb) * c
+            start = min(first_input_block(o // span, out, groups, channels, span, c), total - kb) * c
             lead = (o // per_out) * per_in - start
             full[o, lead : lead + per_in] = weight[o]
     split = full.reshape(ob, b, kb, c // g, g, kh, kw)

@@ -21,17 +21,19 @@ FEW = settings(max_examples=40, derandomize=True)
     per_out=st.integers(1, 9),
     b=st.sampled_from([4, 8, 16]),
     g=st.sampled_from([1, 2, 4]),
+    span=st.sampled_from([0, 32]),
 )
-def test_convolution_weights(groups: int, per_in: int, per_out: int, b: int, g: int) -> None:
+def test_convolution_weights(groups: int, per_in: int, per_out: int, b: int, g: int, span: int) -> None:
     """Every weight lies where the kernel looks for it; everything else is zero."""
     channels, out = groups * per_in, groups * per_out
     weight = np.arange(1, out * per_in * 6 + 1).reshape(out, per_in, 3, 2)
-    packed = packing.conv_weight(weight, groups, b, b, g)
-    total, kb = -(-channels // b), input_blocks(out, groups, channels, b, b)
+    packed = packing.conv_weight(weight, groups, b, b, g, span)
+    span = span or b
+    total, kb = -(-channels // b), input_blocks(out, groups, channels, span, b)
     assert packed.shape == (-(-out // b), kb, 3, 2, b // g, b, g)
     count = 0
     for o in range(out):
-        start = 0 if groups == 1 else min(first_input_block(o // b, out, groups, channels, b, b), total - kb)
+        start = 0 if groups == 1 else min(first_input_block(o // span, out, groups, channels, span, b), total - kb)
         for i in range(per_in):
             channel = (o // per_out) * per_in + i
             block, lane = channel // b - start, channel % b

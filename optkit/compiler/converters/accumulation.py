@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -14,7 +15,15 @@ from optkit.compiler import packing
 from optkit.compiler.lowering import Lowering
 from optkit.compiler.operator import CONV, DEPTHWISE, TENSOR_CORE, TENSOR_FLOAT, Operator
 from optkit.compiler.operators.common import BITS, to_bits
-from optkit.compiler.operators.conv import Window, channel_pairs, channel_words, conv2d, depthwise2d, depthwise2d_words
+from optkit.compiler.operators.conv import (
+    Window,
+    channel_pairs,
+    channel_words,
+    conv2d,
+    depthwise2d,
+    depthwise2d_words,
+    tile_span,
+)
 from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
 from optkit.compiler.operators.quant import flip_sign
 from optkit.compiler.operators.winograd import winograd, winograd_pairs, winograd_weight
@@ -79,13 +88,13 @@ COPY = 16
 """Bytes that one asynchronous copy takes to tensor cores at most."""
 
 
-def _blocks(low: Lowering, x: Value, weight: np.ndarray, compute: str, together: int) -> tuple[int, int]:
-    """Channels of a block that a dense convolution reads, and of one that it writes.
+def _blocks(low: Lowering, x: Value, weight: Sequence[int], compute: str, together: int) -> tuple[int, int]:
+    """Channels of a block that a convolution with weights of this shape reads, and of one that it writes.
 
     To tensor cores they are as many as one copy takes, where that leaves no more of a block empty than a vector does.
     """
-    b, size = low.target.lanes, BYTES.get(compute, 0)
-    _, channels, *kernel = weight.shape
+    b, size, channels = low.target.lanes, BYTES.get(compute, 0), x.shape[1]
+    _, _, *kernel = weight
     terms = packing.round_up(channels, b) * math.prod(kernel)
     if not low.target.has("async_copy") or terms * size < COPY:
         return b, b
@@ -95,6 +104,14 @@ def _blocks(low: Lowering, x: Value, weight: np.ndarray, compute: str, together:
 
     serves = x.block >= b and x.block * size <= COPY
     return x.block if serves else widest(channels), widest(together)
+
+
+def tensor_span(low: Lowering, x: Value, weight: Sequence[int], groups: int, compute: str) -> int:
+    """Output channels that read the same input blocks, where tensor cores take a convolution in groups; 0 elsewhere."""
+    if not low.target.has("async_copy") or compute not in BYTES or not isinstance(x.shape[1], int):
+        return 0
+    c, _ = _blocks(low, x, weight, compute, weight[0])
+    return tile_span(weight[0], groups, x.shape[1], c)
 
 
 def accumulation(
@@ -151,8 +168,10 @@ def accumulation(
             return low.emit(depthwise2d_words, *args, name="depthwise", kind=OUT_FUSABLE), b
         args = read(b), packed, geometry, pad_value, tile
         return low.emit(depthwise2d, *args, name="depthwise", kind=OUT_FUSABLE), b
-    c, b = _blocks(low, x, weight, compute, together) if groups == 1 and fixed else (lanes, lanes)
-    fours = compute in TENSOR_CORE and groups == 1 and low.target.has("tensor_fours")
+    span = tensor_span(low, x, weight.shape, groups, compute) if groups > 1 and fixed else 0
+    whole = fixed and (groups == 1 or span > 0)
+    c, b = _blocks(low, x, weight.shape, compute, together) if whole else (lanes, lanes)
+    fours = compute in TENSOR_CORE and (groups == 1 or span > 0) and low.target.has("tensor_fours")
     g = dot_group(low) if compute == "int8" else 2 if pairs else 4 if fours else 1
     if c > lanes:
         g = c
@@ -175,7 +194,7 @@ def accumulation(
         packed = relax.const(winograd_pairs(packed) if narrow else packed)
         data = x.form(b) if x.dtype == "float32" else low.bind(relax.op.astype(x.form(b), "float32"))
         return low.emit(winograd, data, packed, geometry, m, tile, native, name="winograd", kind=OUT_FUSABLE), b
-    array = packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g)
+    array = packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g, span)
     if c < b and (pairs or (compute == "int8" and low.target.has("int8_words"))):
         # Few channels: each position's are one word or a few, made straight from the planes.
         plain = low.bind(relax.op.astype(x.plain(), "float32")) if pairs and x.dtype != "float32" else x.plain()
@@ -185,5 +204,6 @@ def accumulation(
         padding = int(np.full(4, pad_value, "u1").view("<i4")[0])
         options = (c // g, out), groups, padding, tile
         return low.emit(conv2d, data, packed, geometry, *options, name="conv2d", kind=OUT_FUSABLE), b
+    define = functools.partial(conv2d, span=span)
     options = (channels, out), groups, pad_value, tile
-    return low.emit(conv2d, read(c), relax.const(array), geometry, *options, name="conv2d", kind=OUT_FUSABLE), b
+    return low.emit(define, read(c), relax.const(array), geometry, *options, name="conv2d", kind=OUT_FUSABLE), b

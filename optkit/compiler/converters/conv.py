@@ -11,7 +11,7 @@ import numpy as np
 from tvm import relax
 
 from optkit.compiler import packing
-from optkit.compiler.converters.accumulation import OPEN, accumulation
+from optkit.compiler.converters.accumulation import OPEN, accumulation, tensor_span
 from optkit.compiler.converters.geometry import channel_constant, static_shape, window, windows
 from optkit.compiler.converters.integer_conv import integer_conv, integer_reason
 from optkit.compiler.lowering import Lowering, Node
@@ -31,9 +31,6 @@ from optkit.compiler.values import (
     QuantizedWeight,
     Value,
 )
-
-MOST_MERGED = 8
-"""Groups that are one on tensor cores, which multiply zeros, too, faster than other units multiply what is none."""
 
 
 def conv(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -184,14 +181,14 @@ def images(
     macs = out * per_in * kh * kw * math.prod(d for d in (n, oh, ow) if isinstance(d, int))
     shape = (n, out, oh, ow)
     depthwise = groups == channels == out
-    if 1 < groups <= MOST_MERGED and not depthwise and _on_tensor_cores(low, node, x, weight, bias):
-        weight, groups = _merged(low, weight, groups), 1
     reason = integer_reason(x, weight, bias, depthwise or groups == 1)
     if not reason:
         low.record(node, "int8", macs)
         assert isinstance(x, Dequantized) and isinstance(weight, QuantizedWeight)
         return integer_conv(low, x, weight, bias, geometry, groups, shape, together or out)
-    misfit = "it is grouped" if groups != 1 else "" if isinstance(oh, int) and isinstance(ow, int) else OPEN
+    misfit = "" if isinstance(oh, int) and isinstance(ow, int) else OPEN
+    if groups != 1 and (depthwise or not tensor_span(low, x, weight.shape, groups, TENSOR_FLOAT)):
+        misfit = "its groups are small"
     compute, wider = low.arithmetic(node, x.dtype, misfit)
     low.record(node, compute, macs, wider or reason)
     assert weight.const is not None
@@ -201,33 +198,6 @@ def images(
     if x.dtype != "float32":
         acc = low.bind(relax.op.astype(acc, x.dtype))
     return low.blocked(shape, x.dtype, b, acc)
-
-
-def _on_tensor_cores(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None) -> bool:
-    """Whether tensor cores would take a convolution with these operands, were it not in groups."""
-    if not low.target.has("async_copy") or weight.const is None or not static_shape(x, 2, 3):
-        return False
-    if not integer_reason(x, weight, bias, True):
-        return isinstance(weight, QuantizedWeight) and weight.zero is None
-    compute, _ = low.arithmetic(node, x.dtype)
-    return compute in ("float16", "bfloat16", TENSOR_FLOAT)
-
-
-def _merged(low: Lowering, weight: Value, groups: int) -> Value:
-    """The weights of one group that computes the same: zeros where other groups' channels are."""
-
-    def dense(array: np.ndarray) -> np.ndarray:
-        out, per_in, *kernel = array.shape
-        full = np.zeros((groups, out // groups, groups, per_in, *kernel), array.dtype)
-        for group, part in enumerate(array.reshape(groups, out // groups, per_in, *kernel)):
-            full[group, :, group] = part
-        return full.reshape(out, groups * per_in, *kernel)
-
-    assert weight.const is not None
-    const = dense(weight.const)
-    if isinstance(weight, QuantizedWeight):
-        return QuantizedWeight(low, dense(weight.q), weight.scale, weight.axis, const)
-    return Value(low, const.shape, weight.dtype, const=const)
 
 
 CONVERTERS = {"Conv": conv}

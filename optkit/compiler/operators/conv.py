@@ -81,6 +81,7 @@ def conv2d(
     groups: int,
     pad_value: float,
     tile: Tile,
+    span: int = 0,
 ) -> te.Tensor:
     """Blocked convolution -> (N, O/b, OH, OW, b) in the accumulator type.
 
@@ -90,6 +91,7 @@ def conv2d(
         channels: input and output channels without block padding.
         tile: register tile; the tiled axis (width, or height * width when pointwise) is rounded up to it.
         pad_value: what padding reads as: 0, or the zero point of quantized data.
+        span: output channels that read the same input blocks; those of a block where it is 0.
     """
     n, cb, h, w, c = static(data.shape)
     words = {"int32": dot_four, PAIR: dot_two}.get(str(data.dtype))
@@ -107,7 +109,8 @@ def conv2d(
         """Groups start at their own input block, moved back where the last one would run past the end."""
         if kb == cb:
             return 0
-        return te.min(first_input_block(o, out_channels, groups, in_channels, b, c), cb - kb)
+        start = o if not span else o * b // span
+        return te.min(first_input_block(start, out_channels, groups, in_channels, span or b, c), cb - kb)
 
     ko = te.reduce_axis((0, kb), "ko")
     ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
@@ -148,7 +151,7 @@ def conv2d(
 
 
 def first_input_block(block: Any, out_channels: int, groups: int, in_channels: int, b: int, c: int) -> Any:
-    """First input block that output block `block` reads: a number, or an expression of one."""
+    """First input block of `c` channels that output block `block`, of `b`, reads: a number, or an expression of one."""
     return (block * b) // (out_channels // groups) * (in_channels // groups) // c
 
 
@@ -161,6 +164,29 @@ def input_blocks(out_channels: int, groups: int, in_channels: int, b: int, c: in
         high = ((last // per_out + 1) * per_in - 1) // c
         most = max(most, high + 1 - first_input_block(block, out_channels, groups, in_channels, b, c))
     return most
+
+
+SPANS = (32, 64, 128, 256)
+"""Columns of tensor cores' tiles, all of whose output channels read the same input blocks."""
+MOST_ZEROS = 8
+"""Products of which one is not with a zero, at most: so many tensor cores multiply faster than other units that one."""
+
+
+def tile_span(out_channels: int, groups: int, in_channels: int, c: int) -> int:
+    """Output channels of a grouped convolution that read the same input blocks on tensor cores.
+
+    As many as divide those of a group, and at least a tile's.
+
+    Returns:
+        0 where groups are so small that most products would be with zeros.
+
+    >>> tile_span(128, 2, 96, 8), tile_span(128, 32, 128, 8), tile_span(128, 64, 128, 8)
+    (64, 32, 0)
+    """
+    least, *more = SPANS
+    span = max([least, *(n for n in more if out_channels // groups % n == 0)])
+    read = input_blocks(out_channels, groups, in_channels, span, c) * c
+    return span if read <= MOST_ZEROS * (in_channels // groups) else 0
 
 
 def channel_words(data: te.Tensor) -> te.Tensor:

@@ -8,20 +8,26 @@ import onnx_ir as ir
 from tests.graphs import build, weights
 
 
-def grouped(groups: int, height: int | str = 9, width: int | str = 7) -> ir.Model:
-    """A convolution in groups of 8 channels that make 16."""
+def grouped(groups: int, height: int | str = 9, width: int | str = 7, channels: int = 8) -> ir.Model:
+    """A convolution in groups of so many channels that make twice as many."""
+    made = 2 * channels * groups
     return build(
         f"y = Conv<pads=[1,1,1,1], group={groups}>(x, w, b)",
-        inputs=f"float[2,{8 * groups},{height},{width}] x",
-        outputs=f"float[2,{16 * groups},{height},{width}] y",
-        w=weights(16 * groups, 8, 3, 3, seed=0, scale=0.2),
-        b=weights(16 * groups, seed=1),
+        inputs=f"float[2,{channels * groups},{height},{width}] x",
+        outputs=f"float[2,{made},{height},{width}] y",
+        w=weights(made, channels, 3, 3, seed=0, scale=0.2),
+        b=weights(made, seed=1),
     )
 
 
 def pairs() -> ir.Model:
     """Two groups."""
     return grouped(2)
+
+
+def groups() -> ir.Model:
+    """Groups of which a tile of tensor cores takes two, and the last one what is left."""
+    return grouped(13)
 
 
 def cnn(batch: str = "1") -> ir.Model:

@@ -96,13 +96,16 @@ def _variables(letters: str) -> list[Any]:
 
 
 def _conv(tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, column: Any, row: Any) -> Any:
-    _, fours, depth, outs, images, *geometry = numbers[7:]
+    _, fours, depth, outs, blocks, span, per_in, per_out, images, *geometry = numbers[7:]
     h, w, oh, ow, ky, kx, *rest = geometry
     place = o, m, v = _variables("omv")
     k, y, x, r = _variables("kyxr")
     position, out, kind = row + m, column // 4 + o, str(tile.source.dtype)
     image = position // (oh * ow) if images > 1 else data.indices[0]
-    value = _element(data, image, (k, y, x, r), position % (oh * ow), [h, w, ow, *rest]).astype(kind)
+    lanes = int(data.source.shape[-1])
+    first = tirx.min(out * 4 // span * span // per_out * per_in // lanes, blocks - depth)
+    term = first + k, y, x, r
+    value = _element(data, image, term, position % (oh * ow), [h, w, ow, *rest]).astype(kind)
     lanes = int(weights.source.shape[-1])
     weight = tirx.BufferLoad(weights.source, [out // fours, k, y, x, 0, out % fours * 4 + v, r]).astype(kind)
     inside = tirx.all(part == numbers[5] - 1, out < outs, position < images * oh * ow)

@@ -279,22 +279,27 @@ def test_what_nvcc_rejects_is_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "pipeline", "arch", "rule"),
+    ("groups", "channels", "pipeline", "arch", "rule"),
     [
-        (2, "fp16", "sm_80", "cuda.tensor_conv"),
-        (2, "fp16", "sm_75", "cuda.conv"),
-        (2, "int8", "sm_80", "cuda.tensor_conv"),
-        (8, "bf16", "sm_80", "cuda.tensor_conv"),
-        (2, "tf32", "sm_90", "cuda.tensor_conv"),
-        (2, "default", "sm_90", "cuda.conv"),
-        (16, "fp16", "sm_90", "cuda.conv"),
+        (2, 8, "fp16", "sm_80", "cuda.tensor_conv"),
+        (2, 8, "fp16", "sm_75", "cuda.conv"),
+        (2, 8, "int8", "sm_80", "cuda.tensor_conv"),
+        (8, 8, "bf16", "sm_80", "cuda.tensor_conv"),
+        (2, 8, "tf32", "sm_90", "cuda.tensor_conv"),
+        (2, 8, "default", "sm_90", "cuda.conv"),
+        (32, 4, "fp16", "sm_90", "cuda.tensor_conv"),
+        (5, 24, "int8", "sm_90", "cuda.tensor_conv"),
+        (17, 64, "fp16", "sm_90", "cuda.tensor_conv"),
+        (17, 64, "int8", "sm_75", "cuda.conv"),
+        (32, 1, "fp16", "sm_90", "cuda.conv"),
     ],
 )
-def test_few_groups_are_one_on_tensor_cores(groups: int, pipeline: str, arch: str, rule: str) -> None:
-    made = built(lambda: grouped(groups), pipeline, f"cuda:{arch}")
+def test_groups_share_tiles_of_tensor_cores(groups: int, channels: int, pipeline: str, arch: str, rule: str) -> None:
+    """Not where they are so small that nearly all products would be with zeros."""
+    made = built(lambda: grouped(groups, channels=channels), pipeline, f"cuda:{arch}")
     assert rule in {kernel.rule for kernel in made.kernels}
     (record,) = made.nodes
-    assert record.macs == 2 * 16 * groups * 8 * 9 * 9 * 7
+    assert record.macs == 2 * 2 * channels * groups * channels * 9 * 9 * 7
 
 
 def test_groups_over_images_of_open_size_stay_groups() -> None:

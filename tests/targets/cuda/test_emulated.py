@@ -40,7 +40,7 @@ CASES = (
     *("mixed:int8", "encoder:fp16", "encoder:int8-fp16", "memory:fp16", "memory:int8-fp16", "wide:fp16", "wide:int8"),
     *("lengths:default", "lengths:fp16", "twice:int8-fp16"),
     *("states:default", "gates:default", "gates:default:sm_80", "volumes:default", "volumes:fp16"),
-    *("levels:default", "levels:fp16", "pairs:fp16", "pairs:int8"),
+    *("levels:default", "levels:fp16", "pairs:fp16", "pairs:int8", "groups:fp16", "groups:int8"),
     *ROUNDED,
     *SHARED,
     *OPEN,

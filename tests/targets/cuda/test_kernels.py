@@ -23,7 +23,7 @@ from optkit.plan import choose_pipeline
 from optkit.registry import find_target
 from optkit.target import Target
 from tests.graphs import build as build_graph
-from tests.targets.cuda.models import cnn, deep, far_apart, mixed, narrow, open_tokens, others, rows, tokens
+from tests.targets.cuda.models import cnn, deep, far_apart, groups, mixed, narrow, open_tokens, others, rows, tokens
 from tests.targets.cuda.reduced import reductions
 from tests.targets.cuda.simulate import simulated
 from tests.targets.cuda.transformers import attention, encoder, heads
@@ -44,7 +44,7 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "reductions": reductions,
     "reductions-batch": lambda: reductions("n"),
 }
-OF_SOME = {"encoder": encoder, "narrow": narrow, "mixed": mixed}
+OF_SOME = {"encoder": encoder, "groups": groups, "narrow": narrow, "mixed": mixed}
 """Models for some precisions each."""
 REDUCED = ("reductions", "reductions-batch")
 """Without a layer that INT8 is for."""
@@ -64,6 +64,7 @@ CORNERS = [
     ("rows", "default"),
     ("rows", "int8"),
     ("reductions", "default"),
+    ("groups", "fp16"),
 ]
 CASES = [
     *((name, pipeline) for name in MODELS for pipeline in ("default", "fp16" if name in REDUCED else "int8")),
@@ -80,6 +81,7 @@ CASES = [
     ("encoder", "int8-fp16"),
     ("encoder", "bf16"),
     ("narrow", "fp16"),
+    *(("groups", pipeline) for pipeline in ("int8", "fp16", "tf32")),
     *(("mixed", pipeline) for pipeline in ("int8", "fp16", "bf16")),
 ]
 
@@ -103,7 +105,7 @@ def test_schedules_compute_what_the_unscheduled_kernels_do(name: str, pipeline: 
 )
 def test_the_largest_tiles_compute_it_too(name: str, pipeline: str, arch: str) -> None:
     target = find_target(f"cuda:{arch}")
-    ready = prepare(passed(MODELS[name](), pipeline), target)
+    ready = prepare(passed((MODELS | OF_SOME)[name](), pipeline), target)
     assert check_prepared(ready, simulated(target, largest=True)) == []
 
 

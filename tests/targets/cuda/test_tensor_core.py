@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from optkit_targets.cuda.kernels.tiles import Tile
 
+from optkit.compiler.operators.conv import tile_span
 from optkit.compiler.packing import conv_weight, matmul_weight
 from tests.targets.cuda.host import NEEDS, host_library, pointers
 
@@ -37,6 +38,7 @@ class Geometry:
     left: int = 0
     fill: int = 0
     images: int = 1
+    groups: int = 1
 
 
 SMALL, WIDE, SQUARE = Tile(64, 32, 1, 2, 1), Tile(128, 64, 1, 4, 1), Tile(64, 64, 2, 3, 1)
@@ -60,6 +62,13 @@ GEOMETRIES = {
         replace(SQUARE, parts=2),
         Geometry(9, 16, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080, images=5),
     ),
+    "3x3, groups": (SMALL, Geometry(32, 32, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080, groups=4)),
+    "3x3, groups, images, parts": (
+        replace(SQUARE, parts=4),
+        Geometry(16, 32, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080, images=3, groups=2),
+    ),
+    "groups that straddle tiles": (SMALL, Geometry(30, 30, 5, 5, 5, 5, groups=5)),
+    "small groups, the last tile not full": (SMALL, Geometry(26, 26, 5, 5, 5, 5, 3, 3, top=1, left=1, groups=13)),
     "dilated, not square": (SMALL, Geometry(6, 3, 11, 12, 9, 8, 2, 3, dy=2, dx=2, fill=0)),
 }
 
@@ -73,6 +82,7 @@ WIDE_GEOMETRIES = {
         Geometry(1, 16, 15, 13, 8, 7, 7, 7, 2, 2, top=3, left=3, fill=0x80808080),
     ),
     "wide, 3x3, images": (TALL, Geometry(16, 20, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080, images=5)),
+    "wide, groups, images": (TALL, Geometry(24, 48, 6, 6, 6, 6, images=3, groups=3)),
     "wide, dilated": (Tile(64, 256, 2, 5, 1, wide=1), Geometry(6, 70, 11, 12, 9, 8, 2, 3, dy=2, dx=2, fill=0)),
 }
 
@@ -177,7 +187,7 @@ def tiles(
     result, word = (np.int32, "int") if kind == "OptkitBytes" else (np.float32, "float")
     m, n = numbers[-2:]
     sizes = (tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.parts, tile.planes)
-    text = ", ".join([kind, *map(str, sizes), *(f"{v}u" if i == 17 else str(v) for i, v in enumerate(numbers[:-2]))])
+    text = ", ".join([kind, *map(str, sizes), *(f"{v}u" if i == 21 else str(v) for i, v in enumerate(numbers[:-2]))])
     down, across = -(-m // tile.rows), -(-n // tile.columns)
     library = host_library(
         folder,
@@ -258,14 +268,20 @@ def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Pa
     tile, g = (GEOMETRIES | WIDE_GEOMETRIES)[name]
     g = g if kind == "uint8" else replace(g, fill=0)
     c, b = block(kind, g.fours_in), block(kind, g.fours_out)
-    shape, kernel = (g.images, g.fours_in * 4, g.h, g.w), (g.fours_out * 4, g.fours_in * 4, g.ky, g.kx)
+    depth = g.fours_in * 4 // g.groups
+    shape, kernel = (g.images, g.fours_in * 4, g.h, g.w), (g.fours_out * 4, depth, g.ky, g.kx)
     data, weights = operands(kind, shape, kernel)
     blocked = np.ascontiguousarray(data.reshape(-1, c, g.h, g.w).transpose(0, 2, 3, 1))  # images' blocks one list
-    packed = conv_weight(weights, 1, b, c, c)
-    counts = c * data.itemsize // 4, b // 4, g.fours_in * 4 // c, g.fours_out, g.images
-    numbers = (*counts, *astuple(g)[2:-1], g.images * g.oh * g.ow, g.fours_out * 4)
+    channels, made = g.fours_in * 4, g.fours_out * 4
+    span = tile_span(made, g.groups, channels, c) if g.groups > 1 else 0
+    packed = conv_weight(weights, g.groups, b, c, c, span)
+    bands = channels // c, span or made, depth, made // g.groups
+    counts = c * data.itemsize // 4, b // 4, packed.shape[1], g.fours_out, *bands, g.images
+    numbers = (*counts, *astuple(g)[2:-2], g.images * g.oh * g.ow, g.fours_out * 4)
     found = tiles(tmp_path, "OptkitConv", tile, numbers, (blocked, packed))
-    want = np.concatenate([sums(image, multiplied(weights), g, g.fill & 255) for image in multiplied(data)])
+    filters, each = np.split(multiplied(weights), g.groups), np.split(multiplied(data), g.groups, 1)
+    parts = [[sums(image, w, g, g.fill & 255) for image in x] for w, x in zip(filters, each, strict=True)]
+    want = np.concatenate([np.concatenate(part) for part in parts], 1)
     agree(found, want)
     if g.images > 1:  # each in a larger one
         apart = np.pad(blocked.reshape(g.images, -1), ((0, 0), (0, 3 * g.h * g.w * c)))

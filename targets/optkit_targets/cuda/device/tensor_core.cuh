@@ -76,11 +76,23 @@ struct OptkitFrom {
       : data(static_cast<const unsigned*>(matrix)), first(place) {}
 };
 
-// Words from one image to the next one, of which `next` points to the second one; of images that lie one behind the
-// other, each `words` long, where it points to none.
-OPTKIT_DEVICE int optkit_apart(const void* image, const void* next, int words) {
-  return next ? static_cast<int>(static_cast<const unsigned*>(next) - static_cast<const unsigned*>(image)) : words;
-}
+// Images, from the first of IN blocks of channels of all ALL on that a tile reads, and how many words they are apart: each
+// lies right behind the one before, or else `next` is the second one. A block is C channels, `size` words. Of a convolution
+// in groups of FROM channels, that make TO, SPAN columns read the same blocks (`tile_span` in operators/conv.py).
+template <int IN, int ALL, int C, int SPAN, int FROM, int TO>
+struct OptkitImages {
+  const unsigned* data;
+  int apart;
+
+  OPTKIT_MEMBER OptkitImages(const void* image, const void* next, int column, int size)
+      : data(static_cast<const unsigned*>(image)) {
+    apart = next ? static_cast<int>(static_cast<const unsigned*>(next) - data) : ALL * size;
+    if (IN < ALL) {
+      const int block = column / SPAN * SPAN / TO * FROM / C;
+      data += (block < ALL - IN ? block : ALL - IN) * size;
+    }
+  }
+};
 
 // Positions of IMAGES images, each [IN][H][W][WORDS]; extents as in OptkitConv. What a thread reads lies `base` words from
 // the start.
@@ -97,11 +109,10 @@ struct OptkitPositions {
   const unsigned* data;
   int row, base, y, x;
 
-  OPTKIT_MEMBER OptkitPositions(const void* image, int first, const void* next)
-      : data(static_cast<const unsigned*>(image)) {
+  OPTKIT_MEMBER OptkitPositions(const unsigned* image, int first, int apart) : data(image) {
     row = first + optkit_thread() % ACROSS * VECTOR;
     const int place = IMAGES == 1 ? row : row % (OH * OW);
-    base = IMAGES == 1 ? 0 : row / (OH * OW) * optkit_apart(image, next, IN * H * W * WORDS);
+    base = IMAGES == 1 ? 0 : row / (OH * OW) * apart;
     y = place / OW * SY - T, x = place % OW * SX - L;
   }
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
@@ -309,19 +320,23 @@ struct OptkitTile {
 };
 
 // A thread block's tile of a convolution of IMAGES images, whose positions are one list.
-//   WORDS: of a block of channels in, of which there are IN; FOURS: fours in a block of channels out, OUT in all
+//   WORDS: of a block of channels in, of which a tile reads IN; FOURS: fours in a block of channels out, OUT in all
+//   ALL, SPAN, FROM, TO: blocks in, and groups, as in OptkitImages
 //   H, W, OH, OW: extents; K, S, D: kernel, stride, dilation; T, L: padding before; FILL: a word of what is read outside
 //   column: first output channel; row: first position; next: the second image, where it is not right behind the first
 template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int WORDS,
-          int FOURS, int IN, int OUT, int IMAGES, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY,
-          int DX, int T, int L, unsigned FILL>
+          int FOURS, int IN, int OUT, int ALL, int SPAN, int FROM, int TO, int IMAGES, int H, int W, int OH, int OW,
+          int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitConv {
+  static_assert(IN == ALL || SPAN % COLUMNS == 0, "a tile's columns read the same blocks");
   typedef OptkitPositions<ROWS, DEEP, WORDS, IN, IMAGES, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
   typedef OptkitWeights<COLUMNS, DEEP, WORDS, FOURS, IN, OUT, KY * KX> Right;
   typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PARTS, PLANES, Left::Steps::COUNT, Left, Right> Tile;
   OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int part, int column,
                          int row, const void* next = 0) {
-    Tile::run(tile, Left(image, row, next), Right(kernels, column), part);
+    typedef OptkitImages<IN, ALL, WORDS * 4 / Kind::WORDS, SPAN, FROM, TO> Images;
+    const Images images(image, next, column, H * W * WORDS);
+    Tile::run(tile, Left(images.data, row, images.apart), Right(kernels, column), part);
   }
 };
 

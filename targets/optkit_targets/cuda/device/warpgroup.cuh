@@ -36,13 +36,12 @@ struct OptkitWidePositions {
   const unsigned* data;
   int row[Pieces::TURNS], base[Pieces::TURNS], y[Pieces::TURNS], x[Pieces::TURNS];
 
-  OPTKIT_MEMBER OptkitWidePositions(const void* image, int first, const void* next)
-      : data(static_cast<const unsigned*>(image)) {
+  OPTKIT_MEMBER OptkitWidePositions(const unsigned* image, int first, int apart) : data(image) {
 #pragma unroll
     for (int i = 0; i < Pieces::TURNS; ++i) {
       row[i] = first + Pieces::row(i);
       const int place = IMAGES == 1 ? row[i] : row[i] % (OH * OW);
-      base[i] = IMAGES == 1 ? 0 : row[i] / (OH * OW) * optkit_apart(image, next, IN * H * W * WORDS);
+      base[i] = IMAGES == 1 ? 0 : row[i] / (OH * OW) * apart;
       y[i] = place / OW * SY - T, x[i] = place % OW * SX - L;
     }
   }
@@ -176,16 +175,19 @@ struct OptkitWideTile {
 
 // As OptkitConv.
 template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int WORDS,
-          int FOURS, int IN, int OUT, int IMAGES, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX, int DY,
-          int DX, int T, int L, unsigned FILL>
+          int FOURS, int IN, int OUT, int ALL, int SPAN, int FROM, int TO, int IMAGES, int H, int W, int OH, int OW,
+          int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitWideConv {
+  static_assert(IN == ALL || SPAN % COLUMNS == 0, "a tile's columns read the same blocks");
   typedef OptkitWidePositions<ROWS, DEEP, WORDS, IN, IMAGES, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
   typedef OptkitWideWeights<2 * ROWS, COLUMNS, DEEP, WORDS, FOURS, IN, OUT, KY * KX> Right;
   typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Left::Steps::COUNT, Left, Right> Tile;
   OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int, int column,
                          int row, const void* next = 0) {
     static_assert(PARTS == 1, "ptxas would wait for every instruction");
-    Tile::run(tile, Left(image, row, next), Right(kernels, column));
+    typedef OptkitImages<IN, ALL, WORDS * 4 / Kind::WORDS, SPAN, FROM, TO> Images;
+    const Images images(image, next, column, H * W * WORDS);
+    Tile::run(tile, Left(images.data, row, images.apart), Right(kernels, column));
   }
 };
 

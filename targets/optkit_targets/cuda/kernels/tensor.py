@@ -14,6 +14,7 @@ from typing import Any
 from tvm import tirx
 
 from optkit.compiler.operator import CONV, MATMUL, OPERATOR, TENSOR_FLOAT, Operator, Plan
+from optkit.compiler.operators.conv import input_blocks, tile_span
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, extent, look, read_dtype, same
@@ -49,6 +50,7 @@ class Tiled:
         numbers: its template arguments behind the tile's.
         images: of the batch that tiles are of; None where it is open.
         listed: images whose positions are one list, cut into tiles together.
+        span: columns that read the same blocks of channels, which tiles divide; 0 where all do.
         clusters: whether thread blocks that share a tile can read each other's shared memory.
     """
 
@@ -57,6 +59,7 @@ class Tiled:
     numbers: tuple[object, ...]
     images: int | None = 1
     listed: int = 1
+    span: int = 0
     clusters: bool = False
 
     @property
@@ -116,9 +119,9 @@ class TensorCoreRule:
         extents, words = extents_of(operator)
         if tiled.images is None and operator.kind == MATMUL:
             extents = (1, max(extents[1], _SOME_ROWS), extents[2])
-        tiles = ranked(extents, words, target, wide)
+        tiles = ranked(extents, words, target, wide, tiled.span)
         params = next(tile for tile in tiles if tile["parts"] in tiled.parts)
-        values = {**space(wide), "parts": tiled.parts}
+        values = {**space(wide, tiled.span), "parts": tiled.parts}
         version = self.templates[self.template]
         return [Choice(self.name, self.template, version, params, values, apply, macs, operator.compute, tunable=True)]
 
@@ -131,8 +134,11 @@ class TensorCoreRule:
         """Every tile that fits, the model's choice first."""
         if operator.kind != self.kind or operator.compute not in WORD:
             return []
+        if operator.named().get("groups", 1) > 1 and not span_of(operator):
+            return []
         wide = may_be_wide(operator, target)
-        return [Plan(self.template, params) for params in ranked(*extents_of(operator), target, wide)]
+        tiles = ranked(*extents_of(operator), target, wide, span_of(operator))
+        return [Plan(self.template, params) for params in tiles]
 
     def find(self, view: View, operator: Operator) -> Tiled | None:
         """What the function computes, None where device code does not fit it."""
@@ -148,12 +154,25 @@ def may_be_wide(operator: Operator, target: Target) -> bool:
     return target.has("warpgroup") and operator.kind in (CONV, MATMUL) and operator.compute in _WIDE
 
 
+def span_of(operator: Operator) -> int:
+    """Output channels of a convolution in groups that read the same input blocks; 0 for others, and for products."""
+    s = operator.named()
+    return tile_span(s["o"], s["groups"], s["c"], s["b"]) if s.get("groups", 1) > 1 else 0
+
+
+def depth_of(operator: Operator) -> int:
+    """Blocks of channels that a column of a convolution reads."""
+    s, span = operator.named(), span_of(operator)
+    return input_blocks(s["o"], s["groups"], s["c"], span, s["b"]) if span else -(-s["c"] // s["b"])
+
+
 def extents_of(operator: Operator) -> tuple[tuple[int, int, int], int]:
     """Batch, rows and columns that tiles cover, and the words of a sum."""
     s, terms = operator.named(), WORD[operator.compute]
     if operator.kind == CONV:
         height, width = operator.output()
-        depth = -(-s["c"] // SHORT) * SHORT * s["kh"] * s["kw"]
+        channels = depth_of(operator) * s["b"] if s["groups"] > 1 else -(-s["c"] // SHORT) * SHORT
+        depth = channels * s["kh"] * s["kw"]
         return (1, s["n"] * height * width, s["o"]), depth // terms
     return (s.get("batch", 1), s["m"], s["n"]), s["k"] // terms
 

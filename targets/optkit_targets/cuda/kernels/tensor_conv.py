@@ -21,8 +21,10 @@ from optkit_targets.cuda.kernels.tensor import (
     Tiled,
     compute_product,
     constant_weights,
+    depth_of,
     from_outside,
     shape,
+    span_of,
 )
 from optkit_targets.cuda.kernels.tiles import Tile
 
@@ -31,7 +33,7 @@ _FAR = 2**31
 
 
 class TensorConvRule(TensorCoreRule):
-    """Takes convolutions that are not grouped, whose sums fill half an instruction."""
+    """Takes convolutions, in groups or in one, whose sums fill half an instruction."""
 
     name, template, kind = "cuda.tensor_conv", "implicit_gemm", CONV
     mark, beside = "conv", frozenset({"pad", "crop"})
@@ -40,15 +42,18 @@ class TensorConvRule(TensorCoreRule):
         """Any stride, dilation and padding; batches of any size."""
         sch, conv, pad = view.sch, view.ops["conv"], view.ops.get("pad")
         s, out = operator.named(), shape(sch.get(view.last).writes[0].source, 1)
-        if operator.kind != CONV or s["groups"] != 1 or out is None or out[-1] % SHORT:
+        if operator.kind != CONV or out is None or out[-1] % SHORT:
             return None
-        b, c = out[-1], s["b"]
+        b, c, groups, span = out[-1], s["b"], s["groups"], span_of(operator)
         words = c // WORD[operator.compute]
         blocks = -(-s["c"] // c), -(-s["o"] // b)
-        terms = blocks[0] * c * s["kh"] * s["kw"]
+        if groups > 1 and not span:
+            return None
+        depth = depth_of(operator)
+        terms = depth * c * s["kh"] * s["kw"]
         if words * WORD[operator.compute] != c or words not in (1, 2, 4) or 2 * terms < STEP[operator.compute]:
             return None
-        packed = [blocks[1], blocks[0], s["kh"], s["kw"], 1, b, c]
+        packed = [blocks[1], depth, s["kh"], s["kw"], 1, b, c]
         fill = 0 if pad is None else _padding(sch.get(pad))
         if fill is None or not constant_weights(view, conv, operator.compute, packed):
             return None
@@ -65,9 +70,10 @@ class TensorConvRule(TensorCoreRule):
         fours, batch = b // SHORT, shape(data)
         # Positions of all images are one list where they can be: so only the last tile of all is not full.
         images = batch[0] if batch and math.prod(batch) // WORD[operator.compute] < _FAR else 1
-        counts = words, fours, blocks[0], blocks[1] * fours, images
+        bands = blocks[0], span or s["o"], s["c"] // groups, s["o"] // groups
+        counts = words, fours, depth, blocks[1] * fours, *bands, images
         numbers = (*counts, s["h"], s["w"], height, width, *window, f"{fill}u")
-        return Tiled(operator, "OptkitConv", numbers, batch[0] // images if batch else None, images)
+        return Tiled(operator, "OptkitConv", numbers, batch[0] // images if batch else None, images, span)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring positions, or fours of a position's channels, which lie side by side."""

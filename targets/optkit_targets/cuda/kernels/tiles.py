@@ -168,21 +168,26 @@ def scope(size: int) -> str:
     return "shared" if size <= _STATIC else "shared.dyn"
 
 
-def space(wide: bool) -> dict[str, tuple[int, ...]]:
-    """Every value of every parameter."""
-    return {name: tuple(sorted({*SPACE[name], *(WIDE[name] if wide else ())})) for name in SPACE}
+def space(wide: bool, span: int = 0) -> dict[str, tuple[int, ...]]:
+    """Every value of every parameter; of columns, those that divide `span`, as in `ranked`."""
+    values = {name: {*SPACE[name], *(WIDE[name] if wide else ())} for name in SPACE}
+    values["columns"] = {columns for columns in values["columns"] if span % columns == 0}
+    return {name: tuple(sorted(found)) for name, found in values.items()}
 
 
-def ranked(extents: tuple[int, int, int], words: int, target: Target, wide: bool) -> list[dict[str, int]]:
+def ranked(
+    extents: tuple[int, int, int], words: int, target: Target, wide: bool, span: int = 0
+) -> list[dict[str, int]]:
     """Parameters of the tiles that fit, the quickest by `Tile.cycles` first; of equals, the one that takes least.
 
     Args:
         extents: batch, rows, columns.
         words: of the sum.
         wide: whether warpgroups can multiply what is multiplied here.
+        span: columns that read the same, which those of a tile divide; 0 where all do.
     """
     spaces = (SPACE, WIDE) if wide else (SPACE,)
     tiles = (Tile(*values) for each in spaces for values in itertools.product(*each.values()))
-    fitting = [tile for tile in tiles if tile.fits(target)]
+    fitting = [tile for tile in tiles if tile.fits(target) and span % tile.columns == 0]
     order = sorted(fitting, key=lambda t: (t.cycles(extents, words, target), t.shared, t.threads))
     return [asdict(tile) for tile in order]
