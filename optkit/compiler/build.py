@@ -16,6 +16,7 @@ from tvm import relax
 from optkit.artifact.spec import Partition
 from optkit.compiler.binding_order import order_bindings
 from optkit.compiler.constants import lift_constants
+from optkit.compiler.epilogues import end_products
 from optkit.compiler.graphs import capture_graphs, note_inputs
 from optkit.compiler.joining import keep_joins
 from optkit.compiler.lower import Lowered, lower
@@ -147,6 +148,7 @@ def fuse(module: Any, target: Target) -> Any:
     return tvm.transform.Sequential(
         [
             t.AnnotateTIROpPattern(),
+            end_products,
             t.DeadCodeElimination(),
             keep_residuals,
             keep_joins(target.has("async_copy")),

@@ -18,15 +18,25 @@ import numpy as np
 from tvm import relax
 
 from optkit.compiler.converters import conv as convolution
+from optkit.compiler.converters.accumulation import BYTES, COPY
 from optkit.compiler.converters.extents import refuse
 from optkit.compiler.converters.geometry import static_shape
+from optkit.compiler.epilogues import EPILOGUE
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.conv import Window
 from optkit.compiler.operators.volume import interleave_phases, interleave_volumes
 from optkit.compiler.operators.windows import Windows
 from optkit.compiler.packing import pad_axis, round_up
-from optkit.compiler.values import INJECTIVE, OUT_FUSABLE, PLAIN, Accumulated, Dequantized, QuantizedWeight, Value
+from optkit.compiler.values import (
+    INJECTIVE,
+    OUT_FUSABLE,
+    PLAIN,
+    Accumulated,
+    Dequantized,
+    QuantizedWeight,
+    Value,
+)
 
 
 def conv_transpose(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
@@ -125,13 +135,26 @@ def _by_phases(
     if len(phases) == 1:
         return low.blocked(shape, x.dtype, b, made.form(b))
     begins = [begin % s for begin, s in zip(window.begins, strides, strict=True)]
+    whole = not any(begins) and list(out) == [size * s for size, s in zip(sizes, strides, strict=True)]
+    marks = _marks(low, channels, whole)
 
     def interleave(expr: Any) -> Any:
-        return low.emit(interleave_phases, expr, strides, begins, out, name="interleave_phases", kind=INJECTIVE)
+        args = expr, strides, begins, out
+        return low.emit(interleave_phases, *args, name="interleave_phases", kind=INJECTIVE, marks=marks)
 
     if isinstance(made, Accumulated):
         return _uncorrected(low, made, shape, room, interleave)
     return low.blocked(shape, x.dtype, b, interleave(made.form(b)))
+
+
+def _marks(low: Lowering, channels: int, whole: bool) -> dict[str, int]:
+    """Attributes of what interleaves what was just summed: tensor cores write their sums to where they belong.
+
+    Args:
+        whole: whether every sum has a place.
+    """
+    tensor = low.target.has("async_copy") and low.records[-1].compute in BYTES and channels >= COPY
+    return {EPILOGUE: 1} if tensor and whole else {}
 
 
 def _apart(x: Value, weight: Value, window: Windows, out: Sequence[Any]) -> bool:

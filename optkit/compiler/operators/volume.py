@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import te, tirx
 
-from optkit.compiler.operators.common import const, static
+from optkit.compiler.operators.common import OP, const, static
 from optkit.compiler.operators.windows import Windows
 
 
@@ -37,9 +37,13 @@ def unstack_depths(data: te.Tensor, n: Any, depths: Any) -> te.Tensor:
     )
 
 
+INTERLEAVE = "interleave"
+"""Mark of a block that puts every sum of a convolution to a place of its own."""
+
+
 def interleave_phases(data: te.Tensor, strides: Sequence[int], begins: Sequence[int], out: Sequence[int]) -> te.Tensor:
     """(N, S * S * O/b, QH, QW, b), phase by phase -> (N, O/b, OH, OW, b), one pixel of every phase in turn."""
-    n, blocks, _, _, b = static(data.shape)
+    n, blocks, height, width, b = static(data.shape)
     (sy, sx), (by, bx) = strides, begins
     own = blocks // (sy * sx)
 
@@ -47,7 +51,9 @@ def interleave_phases(data: te.Tensor, strides: Sequence[int], begins: Sequence[
         phase = (y + by) % sy * sx + (x + bx) % sx
         return data[i, phase * own + c, (y + by) // sy, (x + bx) // sx, v]
 
-    return te.compute((n, own, *out, b), element, name="interleave_phases")
+    whole = not any(begins) and list(out) == [q * s for q, s in zip((height, width), strides, strict=True)]
+    attrs = {OP: INTERLEAVE} if whole else {}
+    return te.compute((n, own, *out, b), element, name="interleave_phases", attrs=attrs)
 
 
 def interleave_volumes(data: te.Tensor, strides: Sequence[int], out: Sequence[int]) -> te.Tensor:
@@ -63,4 +69,10 @@ def interleave_volumes(data: te.Tensor, strides: Sequence[int], out: Sequence[in
     return te.compute((n, own, *out, b), element, name="interleave_volumes")
 
 
-__all__ = ["interleave_phases", "interleave_volumes", "stack_depths", "unstack_depths"]
+__all__ = [
+    "INTERLEAVE",
+    "interleave_phases",
+    "interleave_volumes",
+    "stack_depths",
+    "unstack_depths",
+]

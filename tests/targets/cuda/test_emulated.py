@@ -104,9 +104,9 @@ def test_later_runs_replay_a_graph_and_instruments_see_every_call(
 
 @pytest.mark.parametrize("case", JOINED)
 def test_parts_of_concatenations_are_made_in_their_places(case: str, compiled: tuple[Path, dict[str, Any]]) -> None:
-    """Besides products and pools, only what changes layouts, or interleaves a transposed convolution's sums."""
+    """Besides products and pools, two kernels change layouts; a transposed convolution interleaves its sums itself."""
     found = compiled[1][case]
-    assert found["calls"] == 8
+    assert found["calls"] == (7 if case.startswith("skip") else 8)
     assert not [name for name in found["kernels"] if "concat" in name or "split" in name]
 
 

@@ -23,6 +23,7 @@ from optkit.plan import choose_pipeline
 from optkit.registry import find_target
 from optkit.target import Target
 from tests.graphs import build as build_graph
+from tests.targets.cuda.joined import skip
 from tests.targets.cuda.models import cnn, deep, far_apart, groups, mixed, narrow, open_tokens, others, rows, tokens
 from tests.targets.cuda.reduced import reductions
 from tests.targets.cuda.simulate import simulated
@@ -44,7 +45,14 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "reductions": reductions,
     "reductions-batch": lambda: reductions("n"),
 }
-OF_SOME = {"encoder": encoder, "groups": groups, "narrow": narrow, "mixed": mixed}
+OF_SOME = {
+    "encoder": encoder,
+    "groups": groups,
+    "skip": skip,
+    "skip-batch": lambda: skip("n"),
+    "narrow": narrow,
+    "mixed": mixed,
+}
 """Models for some precisions each."""
 REDUCED = ("reductions", "reductions-batch")
 """Without a layer that INT8 is for."""
@@ -65,6 +73,7 @@ CORNERS = [
     ("rows", "int8"),
     ("reductions", "default"),
     ("groups", "fp16"),
+    ("skip", "fp16"),
 ]
 CASES = [
     *((name, pipeline) for name in MODELS for pipeline in ("default", "fp16" if name in REDUCED else "int8")),
@@ -82,6 +91,8 @@ CASES = [
     ("encoder", "bf16"),
     ("narrow", "fp16"),
     *(("groups", pipeline) for pipeline in ("int8", "fp16", "tf32")),
+    *(("skip", pipeline) for pipeline in ("int8", "fp16", "bf16")),
+    ("skip-batch", "fp16"),
     *(("mixed", pipeline) for pipeline in ("int8", "fp16", "bf16")),
 ]
 

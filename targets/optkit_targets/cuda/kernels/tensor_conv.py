@@ -11,6 +11,7 @@ from tvm import tirx
 from tvm.tirx import IndexMap
 
 from optkit.compiler.operator import CONV, Operator
+from optkit.compiler.operators.volume import INTERLEAVE
 from optkit_targets.cpu.kernels.tools import View, extent, inline_rest
 from optkit_targets.cuda.kernels.device_code import SHORT
 from optkit_targets.cuda.kernels.tensor import (
@@ -28,6 +29,8 @@ from optkit_targets.cuda.kernels.tensor import (
 )
 from optkit_targets.cuda.kernels.tiles import Tile
 
+_IMAGE = 4
+"""Axes of an image in blocks of channels."""
 _FAR = 2**31
 """Words of a tensor whose places are not 32-bit numbers."""
 
@@ -36,7 +39,7 @@ class TensorConvRule(TensorCoreRule):
     """Takes convolutions, in groups or in one, whose sums fill half an instruction."""
 
     name, template, kind = "cuda.tensor_conv", "implicit_gemm", CONV
-    mark, beside = "conv", frozenset({"pad", "crop"})
+    mark, beside = "conv", frozenset({"pad", "crop", INTERLEAVE})
 
     def find(self, view: View, operator: Operator) -> Tiled | None:
         """Any stride, dilation and padding; batches of any size."""
@@ -64,7 +67,10 @@ class TensorConvRule(TensorCoreRule):
         sums = shape(sch.get(conv).writes[0].source, 1)
         if sums not in ([blocks[1], height, width, b], [blocks[1], height * width, b]):
             return None  # rounded up to a register tile
-        if out != [blocks[1], height, width, b]:
+        if len(out) != _IMAGE or (out[1] % height, out[2] % width) != (0, 0):
+            return None
+        sy, sx = (out[1] // height, out[2] // width) if INTERLEAVE in view.ops else (1, 1)
+        if out != [blocks[1] // (sy * sx), height * sy, width * sx, b]:
             return None
         window = (s["kh"], s["kw"], s["sh"], s["sw"], s["dh"], s["dw"], s["pt"], s["pl"])
         fours, batch = b // SHORT, shape(data)
@@ -80,6 +86,13 @@ class TensorConvRule(TensorCoreRule):
         sch, conv = view.sch, view.ops["conv"]
         inline_rest(view, [conv])
         n, c, y, x, v = sch.get_loops(view.last)
+        if INTERLEAVE in view.ops:
+            # Output channels are phases, which pixels come from in turn.
+            height, wide = found.operator.output()
+            y, yi = sch.split(y, [height, None])
+            x, xi = sch.split(x, [wide, None])
+            sch.reorder(n, yi, xi, c, y, x, v)
+            c = sch.fuse(yi, xi, c)
         fours = (extent(sch, v) or SHORT) // SHORT
         sums = sch.get(conv).writes[0].source
         width = found.operator.output()[1] if len(sums.shape) == 5 else None
