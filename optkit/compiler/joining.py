@@ -63,7 +63,11 @@ class Joining:
     gone: set[str] = field(default_factory=set)
 
     def move(self, name: str, func: Any) -> Any:
-        """A scheduled kernel with its places."""
+        """A scheduled kernel with its places.
+
+        Raises:
+            CompileError: the schedule looks at a whole parameter, which the kernel before did not; none of ours does.
+        """
         places = self.places.get(name)
         return moved(func, {index: (first, total) for index, first, total in places}) if places else func
 
@@ -94,7 +98,7 @@ def join(module: Any, device_code: bool) -> Joining:
         plan = plans.get(var) or find(func, module, device_code)
         apart.functions[var] = _with_bindings(func, lambda binding, plan=plan: apart.binding(binding, plan))
     places = {name: ranges for name, ranges in apart.places.items() if ranges}
-    return Joining(tvm.IRModule(apart.functions, attrs=module.attrs), plans, places, apart.virtual - apart.computed)
+    return Joining(tvm.IRModule(apart.functions, attrs=module.attrs), plans, places, apart.virtual - set(apart.places))
 
 
 def _relax_functions(module: Any) -> Iterator[tuple[Any, Any]]:
@@ -121,30 +125,31 @@ class _Apart:
     Attributes:
         functions: of the module, to which kernels are added.
         places: of kernels that are called so far, by name.
-        virtual, computed: names of kernels called where nothing is computed when all is placed, and of those elsewhere.
+        virtual: names of kernels that are called where nothing is computed when all is placed.
     """
 
     functions: dict[Any, Any]
     places: dict[str, tuple[Range, ...]] = field(default_factory=dict)
     virtual: set[str] = field(default_factory=set)
-    computed: set[str] = field(default_factory=set)
-    _kernels: dict[tuple[str, tuple[Range, ...], bool], Any] = field(default_factory=dict)
+    _kernels: dict[tuple[str, tuple[Range, ...]], Any] = field(default_factory=dict)
 
     def binding(self, binding: Any, plan: Joins) -> list[Any]:
         """The binding with a call of the kernel that has its places."""
         if binding.var not in plan.made:
             return [binding]
-        call, virtual = plan.made[binding.var], plan.virtual(binding.var)
-        kernel = self._kernel(call.args[0], () if virtual else _ranges(plan, binding.var), virtual)
-        (self.virtual if virtual else self.computed).add(str(kernel.name_hint))
+        call = plan.made[binding.var]
+        if plan.virtual(binding.var):
+            self.virtual.add(str(call.args[0].name_hint))
+            return [binding]
+        kernel = self._kernel(call.args[0], _ranges(plan, binding.var))
         if kernel.same_as(call.args[0]):
             return [binding]
         plan.made[binding.var] = changed = _call(call, kernel, call.args[1])
         return [relax.VarBinding(binding.var, changed)]
 
-    def _kernel(self, var: Any, places: tuple[Range, ...], virtual: bool) -> Any:
+    def _kernel(self, var: Any, places: tuple[Range, ...]) -> Any:
         name = str(var.name_hint)
-        key = name, places, virtual
+        key = name, places
         if key not in self._kernels:
             if name in self.places:  # called with other places already
                 var = self._another(var)

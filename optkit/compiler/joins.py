@@ -45,6 +45,7 @@ class Joins:
         order: of all bindings.
         places: of the variables that lie in others; a root may lie in a root itself.
         joined, parts: concatenations, and parts of splits, that no kernel computes.
+        movable: whether a kernel can have a parameter at a place in another tensor, by kernel, parameter and images.
     """
 
     module: Any
@@ -56,6 +57,7 @@ class Joins:
     places: dict[Any, Place] = field(default_factory=dict)
     joined: set[Any] = field(default_factory=set)
     parts: set[Any] = field(default_factory=set)
+    movable: dict[tuple[Any, int, int], bool] = field(default_factory=dict)
 
     def callee(self, var: Any) -> Any:
         """The kernel that makes a variable, None where another thing does."""
@@ -141,7 +143,7 @@ def _part(found: Joins, var: Any) -> None:
     """Read a part of a split where it lies, if all its readers can."""
     source = arguments(found.made[var])[0]
     if isinstance(source, relax.Var) and _near(extents(source)) and _movable(found, var):
-        found.places[var] = Place(source, found.mark(var, PART) or 0)
+        found.places[var] = Place(source, int(found.callee(var).attrs[PART]))
         found.parts.add(var)
 
 
@@ -153,9 +155,11 @@ def _join(found: Joins, var: Any) -> None:
     spans = list(_spans(found, parts))
     if spans[-1].end != whole[1]:
         return
+    roots = {span.at.root: span.offset for span in spans}
+    if any(span.offset != roots[span.at.root] for span in spans):
+        return  # twice in it: as itself and as a part of a larger one, for example
     if not all(_fits(found, span, spans, var) for span in spans):
         return
-    roots = {span.at.root: span.start - span.at.first for span in spans}
     if sum(_absorbed(found, root) for root in roots) <= 1:
         found.places |= {root: Place(var, first) for root, first in roots.items()}
         found.joined.add(var)
@@ -165,10 +169,14 @@ def _join(found: Joins, var: Any) -> None:
 class _Span:
     """A part's blocks in a concatenation, and where it lies."""
 
-    part: Any
     start: int
     end: int
     at: Place
+
+    @property
+    def offset(self) -> int:
+        """Where the part's root has to begin in the concatenation."""
+        return self.start - self.at.first
 
 
 def _spans(found: Joins, parts: Sequence[Any]) -> Iterator[_Span]:
@@ -176,13 +184,13 @@ def _spans(found: Joins, parts: Sequence[Any]) -> Iterator[_Span]:
     for part in parts:
         shape = extents(part)
         end = start + (shape[1] if shape else 0)
-        yield _Span(part, start, end, found.place(part))
+        yield _Span(start, end, found.place(part))
         start = end
 
 
 def _fits(found: Joins, span: _Span, spans: Sequence[_Span], var: Any) -> bool:
     """Whether all of the root that a part lies in can lie in the concatenation, so that the part is in its place."""
-    root, first = span.at.root, span.start - span.at.first
+    root, first = span.at.root, span.offset
     shape, whole = extents(root), extents(var)
     if not isinstance(root, relax.Var) or shape is None or whole is None or root.ty.dtype != var.ty.dtype:
         return False
@@ -191,18 +199,22 @@ def _fits(found: Joins, span: _Span, spans: Sequence[_Span], var: Any) -> bool:
     if (shape[0], *shape[2:]) != (whole[0], *whole[2:]) or first < 0 or first + shape[1] > whole[1]:
         return False
     beside = [s for s in spans if s.start < first + shape[1] and s.end > first]
-    return all(s.at.root.same_as(root) and s.start - s.at.first == first for s in beside)
+    return all(s.at.root.same_as(root) for s in beside)
 
 
 def _absorbed(found: Joins, var: Any) -> bool:
-    """Whether what makes a value would be part of the kernel that concatenates, and now is one of its own."""
+    """Whether what makes a value would be part of the kernel that concatenates, and now is one of its own.
+
+    Of one such kernel nothing is lost: the concatenation is none.
+    """
     kind = found.mark(var, "op_pattern")
     if var in found.joined or var in found.places or kind is None or len(found.readers[var]) > 1:
         return False
-    if kind < INJECTIVE:  # element by element: perhaps part of the product before it
-        sources = [read for read in arguments(found.made[var]) if read in found.made]
-        return all(_absorbed(found, source) or len(found.readers[source]) > 1 for source in sources)
-    return kind == INJECTIVE
+    if kind >= INJECTIVE:
+        return kind == INJECTIVE
+    # Element by element: part of the product before it, if there is one.
+    sources = [read for read in arguments(found.made[var]) if read in found.made]
+    return all(_absorbed(found, source) or len(found.readers[source]) > 1 for source in sources)
 
 
 def _writable(found: Joins, var: Any) -> bool:
@@ -222,10 +234,13 @@ def _movable(found: Joins, var: Any) -> bool:
 
 def _takes(found: Joins, call: Any, index: int, shape: tuple[int, ...] | None) -> bool:
     """Whether a call's kernel can have a tensor as part of another one."""
-    func = found.module[call.args[0]]
-    if shape is None or len(call.args) > 2 or _reshapes(func):
-        return False  # of extents that are found at run time; or no kernel at all
-    return movable(func, index, shape[0], found.device_code)
+    if shape is None or len(call.args) > 2:
+        return False  # of extents that are found at run time
+    key = call.args[0], index, shape[0]
+    if key not in found.movable:
+        func = found.module[call.args[0]]
+        found.movable[key] = not _reshapes(func) and movable(func, index, shape[0], found.device_code)
+    return found.movable[key]
 
 
 def _reshapes(func: Any) -> bool:

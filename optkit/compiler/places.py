@@ -32,23 +32,20 @@ def moved(func: Any, places: Mapping[int, tuple[int, int]]) -> Any:
         params[index] = tirx.decl_buffer(extents, str(old.dtype), str(old.name))
         ranges[old] = params[index], first
 
-    def at(buffer: Any) -> tuple[Any, int] | None:
-        return ranges.get(buffer)
-
     def shifted(indices: Any, first: int) -> list[Any]:
         n, block, *rest = indices
         return [n, block + tirx.const(first, block.ty.dtype), *rest] if first else list(indices)
 
     def load(node: Any) -> Any:
-        place = at(node.source)
+        place = ranges.get(node.source)
         return node if place is None else tirx.BufferLoad(place[0], shifted(node.indices, place[1]))
 
     def store(node: Any) -> Any:
-        place = at(node.buffer)
+        place = ranges.get(node.buffer)
         return node if place is None else tirx.BufferStore(place[0], node.value, shifted(node.indices, place[1]))
 
     def region(node: Any) -> Any:
-        place = at(node.source)
+        place = ranges.get(node.source)
         if place is None:
             return node
         n, block, *rest = node.region

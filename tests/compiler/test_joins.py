@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from optkit.compiler.build import Built
-from tests.compiler.bundle import Bundle
+from tests.compiler.bundle import BUNDLED, Bundle
 from tests.compiler.test_lower_conv import conv
 
 SAME = {"pads": [1, 1, 1, 1]}
@@ -53,10 +55,10 @@ def dense(b: Bundle) -> None:
     b.case(conv(b, b.op("Concat", *features, axis=1), 128, 16, (1, 1)), "dense")
 
 
-def given(b: Bundle) -> None:
+def brought(b: Bundle) -> None:
     """A part that is the caller's tensor, in blocks."""
     x = b.input(1, 32, 6, 6)
-    b.case(conv(b, b.op("Concat", x, pointwise(b, x, 32, 32), axis=1), 64, 16, (1, 1)), "given")
+    b.case(conv(b, b.op("Concat", x, pointwise(b, x, 32, 32), axis=1), 64, 16, (1, 1)), "brought")
 
 
 def moves(built: Built) -> list[str]:
@@ -66,8 +68,8 @@ def moves(built: Built) -> list[str]:
 
 @pytest.mark.parametrize(
     "model",
-    [stage, lambda b: stage(b, 3), lambda b: stage(b, 1, 5), pyramid, lambda b: pyramid(b, 1), pooled, dense, given],
-    ids=["stage", "three images", "odd height", "pyramid", "one pyramid", "pooled", "dense", "given"],
+    [stage, lambda b: stage(b, 3), lambda b: stage(b, 1, 5), pyramid, lambda b: pyramid(b, 1), pooled, dense, brought],
+    ids=["stage", "three images", "odd height", "pyramid", "one pyramid", "pooled", "dense", "brought"],
 )
 def test_parts_are_made_in_their_places(model: Callable[[Bundle], None]) -> None:
     b = Bundle()
@@ -111,11 +113,44 @@ def uneven(b: Bundle) -> None:
     b.case(conv(b, whole, 32, 16, (1, 1)), "uneven")
 
 
-@pytest.mark.parametrize("model", [twice, doubled, crossed, uneven])
+def equal(b: Bundle) -> None:
+    """Two values that are the same: one kernel makes them."""
+    x = conv(b, b.input(1, 16, 6, 6), 16, 32, (1, 1))
+    whole = b.op("Concat", b.op("Relu", x), b.op("Relu", x), axis=1)
+    b.case(conv(b, whole, 64, 16, (1, 1)), "equal")
+
+
+def repeated(b: Bundle) -> None:
+    """A value's halves twice."""
+    x = pointwise(b, b.input(1, 16, 6, 6), 16, 64)
+    halves = [half for _ in range(2) for half in b.op("Split", x, outputs=2, axis=1, num_outputs=2)]
+    b.case(conv(b, b.op("Concat", *halves, axis=1), 128, 16, (1, 1)), "repeated")
+
+
+def beside(b: Bundle) -> None:
+    """A value beside its own halves."""
+    x = pointwise(b, b.input(1, 16, 6, 6), 16, 64)
+    halves = b.op("Split", x, outputs=2, axis=1, num_outputs=2)
+    b.case(conv(b, b.op("Concat", x, *halves, axis=1), 128, 16, (1, 1)), "beside")
+
+
+@pytest.mark.parametrize("model", [twice, doubled, crossed, uneven, equal, repeated, beside])
 def test_what_has_no_place_is_copied(model: Callable[[Bundle], None]) -> None:
     b = Bundle()
     model(b)
     assert len(moves(b.check())) == 1
+
+
+def test_a_concatenation_beside_its_parts_copies_them() -> None:
+    """And one that is in another one twice."""
+    b = Bundle()
+    x = b.input(1, 16, 6, 6)
+    one, two = pointwise(b, x, 16, 32), pointwise(b, x, 16, 32)
+    whole = b.op("Concat", one, two, axis=1)
+    b.case(conv(b, whole, 64, 16, (1, 1)), "whole")
+    b.case(conv(b, b.op("Concat", whole, one, two, axis=1), 128, 16, (1, 1)), "beside")
+    b.case(conv(b, b.op("Concat", whole, b.op("Concat", one, two, axis=1), axis=1), 128, 16, (1, 1)), "in it twice")
+    b.check()
 
 
 def test_results_are_tensors_of_their_own() -> None:
@@ -141,3 +176,44 @@ def test_what_only_elements_follow_is_part_of_them() -> None:
     (name,) = moves(built)
     assert "multiply" in name
     assert "R.call_tir_inplace" not in built.relax_text
+
+
+STEPS = st.tuples(
+    st.sampled_from(["conv", "depthwise", "pool", "add", "scale", "halves", "join", "join"]),
+    st.integers(0, 5),
+    st.integers(0, 5),
+)
+
+
+def grow(b: Bundle, images: int, steps: Sequence[tuple[str, int, int]]) -> None:
+    """A graph of these steps over images of six by five, each of which reads one or two of the last values."""
+    values = [(pointwise(b, b.input(images, 16, 6, 5), 16, 32), 32)]
+    for kind, place, other in steps:
+        (x, channels), (y, more) = (values[-1 - i % len(values)] for i in (place, other))
+        if kind == "conv":
+            values.append((conv(b, x, channels, 32, (3, 3), **SAME), 32))
+        elif kind == "depthwise":
+            values.append((conv(b, x, channels, channels, (3, 3), channels, **SAME), channels))
+        elif kind == "pool":
+            values.append((b.op("MaxPool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1]), channels))
+        elif kind == "scale":
+            values.append((b.op("Mul", x, b.const(b.normal(1, channels, 1, 1))), channels))
+        elif kind == "add" and channels == more:
+            values.append((b.op("Add", x, y), channels))
+        elif kind == "halves" and channels % 32 == 0:
+            halves = b.op("Split", x, outputs=2, axis=1, num_outputs=2)
+            values += [(half, channels // 2) for half in halves]
+        elif kind == "join" and channels + more <= 256:
+            whole = b.op("Concat", x, y, axis=1)
+            values += [(whole, channels + more), (pointwise(b, whole, channels + more, 32), 32)]
+    for number, (value, channels) in enumerate(values[-2:]):
+        b.case(conv(b, value, channels, 16, (1, 1)), f"{number} of {steps}")
+
+
+@BUNDLED
+@given(images=st.integers(1, 2), graphs=st.lists(st.lists(STEPS, min_size=6, max_size=12), min_size=8, max_size=8))
+def test_any_graph_of_parts(images: int, graphs: Sequence[Sequence[tuple[str, int, int]]]) -> None:
+    b = Bundle()
+    for steps in graphs:
+        grow(b, images, steps)
+    b.check()
