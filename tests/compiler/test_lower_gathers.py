@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.compiler.bundle import BUNDLED, Bundle, run
+from tests.compiler.test_lower_conv import conv
 
 
 def _places(b: Bundle, extent: int, shape: tuple[int, ...], dtype: str = "int64") -> np.ndarray:
@@ -104,3 +105,18 @@ def test_an_index_outside_becomes_the_nearest_inside(capfd: pytest.CaptureFixtur
     for label, array in zip(b.labels.values(), found, strict=True):
         np.testing.assert_array_equal(array, table.astype("float32")[inside], err_msg=label)
     assert "Warning" not in capfd.readouterr().err
+
+
+def test_a_slice_at_a_known_place_is_part_of_the_moves_around_it() -> None:
+    """As a detector's head takes the one image of a batch out of its maps, and joins them."""
+    b = Bundle()
+    x = b.input(1, 16, 4, 6)
+    maps = []
+    for _ in range(2):
+        image = b.op("Gather", conv(b, x, 16, 32, (1, 1)), b.const(np.array(0)), axis=0)
+        maps.append(b.op("Reshape", image, b.const(np.array([32, -1]))))
+    b.case(b.op("Transpose", b.op("Concat", *maps, axis=1), perm=[1, 0]), "joined")
+    b.case(b.op("Gather", x, b.const(np.array(-2)), axis=3), "from behind")
+    names = [kernel.name for kernel in b.check().kernels]
+    assert len([name for name in names if "pick" in name]) == 2
+    assert not [name for name in names if name.startswith("to_plain")]

@@ -9,9 +9,9 @@ from optkit.compiler.converters.extents import refuse, tensor
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import gathers as define
 from optkit.compiler.operators.gathers import known
-from optkit.compiler.values import OPAQUE, Value
+from optkit.compiler.values import INJECTIVE, OPAQUE, Value
 
-# Opaque, so that no template of a product or a reduction meets a gather as its epilogue.
+# Opaque, so that no template of a product or a reduction meets a gather as its epilogue; one slice moves as it is.
 
 
 def gather(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -32,7 +32,8 @@ def gather(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
         found = np.ascontiguousarray(np.take(x.const, places, axis))
         return Value(low, tuple(found.shape), x.dtype, const=found)
     if places.ndim == 0:
-        return low.wrap(low.emit(define.pick, tensor(low, x), axis, int(places), name="gather", kind=OPAQUE))
+        kind = INJECTIVE if extent else OPAQUE
+        return low.wrap(low.emit(define.pick, tensor(low, x), axis, int(places), name="pick", kind=kind))
     at = relax.const(places, "int64")
     return low.wrap(low.emit(define.gather, tensor(low, x), at, axis, extent > 0, name="gather", kind=OPAQUE))
 
