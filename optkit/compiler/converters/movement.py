@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm import relax
 
+from optkit.compiler.converters import shuffle
 from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.values import PLAIN, Value
 
@@ -77,6 +78,8 @@ def transpose(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | 
         return None
     rank = len(x.shape)
     axes = [int(axis) % rank for axis in node.get("perm", range(rank)[::-1])]
+    if (swapped := shuffle.transpose(low, x, axes)) is not None:
+        return swapped
     expr = permuted(low, x.plain(), axes)
     return low.blocked([x.shape[axis] for axis in axes], x.dtype, PLAIN, expr)
 

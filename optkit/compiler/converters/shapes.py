@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te
 
-from optkit.compiler.converters import imported, slicing
+from optkit.compiler.converters import imported, shuffle, slicing
 from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import declared, known_extents, refuse, tensor, vector
 from optkit.compiler.converters.general import broadcast
@@ -74,10 +74,12 @@ def size_of(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | No
 
 
 def reshape(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """Reshape to a shape that a tensor holds."""
+    """Reshape to a shape that a tensor holds, and parts of a channel shuffle."""
     x, target = inputs[0], inputs[1] if len(inputs) > 1 else None
-    if x is None or target is None or target.const is not None or target.dtype == "shape" or x.dtype == "shape":
+    if x is None or target is None or target.dtype == "shape" or x.dtype == "shape":
         return None
+    if target.const is not None:
+        return shuffle.reshape(low, x, [int(extent) for extent in target.const])
     allow = bool(node.get("allowzero", 0))
     given = vector(low, target, "int64")
     data = x.plain()

@@ -14,7 +14,7 @@ from optkit.compiler.joins import PART
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import plans
 from optkit.compiler.operators import shapes as define
-from optkit.compiler.operators.layout import take_blocks
+from optkit.compiler.operators.layout import take_blocks, take_channels
 from optkit.compiler.values import INJECTIVE, PLAIN, Value
 
 
@@ -47,11 +47,11 @@ def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
 
 
 def split(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Value] | None:
-    """Split into parts whose sizes a tensor holds, or a blocked image into parts of whole blocks of channels."""
+    """Split into parts whose sizes a tensor holds, or a blocked image into parts of its channels."""
     x, sizes = inputs[0], inputs[1] if len(inputs) > 1 else None
     if x is not None and x.dtype != "shape" and len(x.shape) >= 3 and int(node.get("axis", 0)) % len(x.shape) == 1:
         channels = _channels(node, x.shape[1], sizes)
-        if channels is not None and x.block != PLAIN and not any(c % x.block for c in channels):
+        if channels is not None and x.block != PLAIN:
             return _blocked_parts(low, x, channels)
     if x is None or sizes is None or sizes.const is not None or sizes.dtype == "shape":
         return None
@@ -82,9 +82,14 @@ def _channels(node: Node, total: Any, sizes: Value | None) -> list[int] | None:
 
 def _blocked_parts(low: Lowering, x: Value, channels: list[int]) -> list[Value]:
     b, parts, first = x.block, [], 0
+    whole = not any(count % b for count in channels)
     for count in channels:
         block = first // b
-        expr = low.emit(take_blocks, x.form(b), block, count // b, name="split", kind=INJECTIVE, marks={PART: block})
+        if whole:
+            args = take_blocks, x.form(b), block, count // b
+            expr = low.emit(*args, name="split", kind=INJECTIVE, marks={PART: block})
+        else:
+            expr = low.emit(take_channels, x.form(b), first, count, name="split", kind=INJECTIVE)
         parts.append(low.blocked((x.shape[0], count, *x.shape[2:]), x.dtype, b, expr))
         first += count
     return parts

@@ -35,6 +35,31 @@ def take_blocks(data: te.Tensor, first: int, count: int) -> te.Tensor:
     return te.compute((n, count, *rest), lambda *i: data(i[0], i[1] + first, *i[2:]), name="split")
 
 
+def take_channels(data: te.Tensor, first: int, count: int) -> te.Tensor:
+    """(N, C/b, *S, b) -> (N, count/b, *S, b), from channel `first` on; lanes past the last channel are zero."""
+    n, _, *space, b = static(data.shape)
+
+    def element(*i: Any) -> Any:
+        channel = i[1] * b + i[-1]
+        read = data(i[0], (channel + first) // b, *i[2:-1], (channel + first) % b)
+        return read if count % b == 0 else te.if_then_else(channel < count, read, const(0, str(data.dtype)))
+
+    return te.compute((n, -(-count // b), *space, b), element, name="take_channels")
+
+
+def shuffle_blocks(data: te.Tensor, channels: int, groups: int) -> te.Tensor:
+    """(N, C/b, *S, b) with the first channels of all groups first, then the second ones; zero past the last."""
+    n, blocks, *space, b = static(data.shape)
+
+    def element(*i: Any) -> Any:
+        channel = i[1] * b + i[-1]
+        source = channel % groups * (channels // groups) + channel // groups
+        read = data(i[0], source // b, *i[2:-1], source % b)
+        return read if channels % b == 0 else te.if_then_else(channel < channels, read, const(0, str(data.dtype)))
+
+    return te.compute((n, blocks, *space, b), element, name="shuffle")
+
+
 def concat_blocked(parts: Sequence[te.Tensor], channels: Sequence[int]) -> te.Tensor:
     """Concatenation along channels of blocked parts, whole blocks or not."""
     n, _, *space, b = static(parts[0].shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from tests.graphs import build, weights
@@ -54,4 +55,32 @@ def skip(batch: str = "3") -> ir.Model:
         w1=weights(48, 32, 3, 3, seed=1, scale=0.1),
         w2=weights(48, 32, 2, 2, seed=2, scale=0.2),
         w3=weights(16, 64, 3, 3, seed=3, scale=0.1),
+    )
+
+
+def shuffled() -> ir.Model:
+    """ShuffleNetV2's unit, twice: half of the channels, no whole blocks, pass by; then all are shuffled."""
+    shape = {"divided": np.array([2, 2, 29, 7, 5]), "whole": np.array([2, 58, 7, 5])}
+    steps = [
+        f"""
+        a{i}, b{i} = Split<axis=1, num_outputs=2>(x{i})
+        c{i} = Conv<pads=[1,1,1,1], group=29>(b{i}, v{i})
+        d{i} = Conv(c{i}, w{i})
+        e{i} = Relu(d{i})
+        f{i} = Concat<axis=1>(a{i}, e{i})
+        g{i} = Reshape(f{i}, divided)
+        h{i} = Transpose<perm=[0,2,1,3,4]>(g{i})
+        x{i + 1} = Reshape(h{i}, whole)
+        """
+        for i in range(2)
+    ]
+    return build(
+        "\n".join(["x0 = Conv(x, w)", *steps, "y = Conv(x2, u)"]),
+        inputs="float[2,16,7,5] x",
+        outputs="float[2,24,7,5] y",
+        w=weights(58, 16, 1, 1, seed=0, scale=0.3),
+        u=weights(24, 58, 1, 1, seed=1, scale=0.2),
+        **{f"v{i}": weights(29, 1, 3, 3, seed=2 + i, scale=0.3) for i in range(2)},
+        **{f"w{i}": weights(29, 29, 1, 1, seed=4 + i, scale=0.2) for i in range(2)},
+        **shape,
     )

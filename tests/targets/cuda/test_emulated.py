@@ -41,6 +41,7 @@ CASES = (
     *("lengths:default", "lengths:fp16", "twice:int8-fp16"),
     *("states:default", "gates:default", "gates:default:sm_80", "volumes:default", "volumes:fp16"),
     *("levels:default", "levels:fp16", "pairs:fp16", "pairs:int8", "groups:fp16", "groups:int8"),
+    *("shuffled:fp16", "shuffled:int8"),
     *ROUNDED,
     *SHARED,
     *OPEN,
