@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -88,13 +87,13 @@ COPY = 16
 """Bytes that one asynchronous copy takes to tensor cores at most."""
 
 
-def _blocks(low: Lowering, x: Value, weight: Sequence[int], compute: str, together: int) -> tuple[int, int]:
-    """Channels of a block that a convolution with weights of this shape reads, and of one that it writes.
+def _blocks(low: Lowering, x: Value, weight: np.ndarray, compute: str, together: int) -> tuple[int, int]:
+    """Channels of a block that a convolution reads, and of one that it writes.
 
     To tensor cores they are as many as one copy takes, where that leaves no more of a block empty than a vector does.
     """
     b, size, channels = low.target.lanes, BYTES.get(compute, 0), x.shape[1]
-    _, _, *kernel = weight
+    _, _, *kernel = weight.shape
     terms = packing.round_up(channels, b) * math.prod(kernel)
     if not low.target.has("async_copy") or terms * size < COPY:
         return b, b
@@ -106,12 +105,11 @@ def _blocks(low: Lowering, x: Value, weight: Sequence[int], compute: str, togeth
     return x.block if serves else widest(channels), widest(together)
 
 
-def tensor_span(low: Lowering, x: Value, weight: Sequence[int], groups: int, compute: str) -> int:
+def tensor_span(low: Lowering, out: int, groups: int, channels: Any, compute: str) -> int:
     """Output channels that read the same input blocks, where tensor cores take a convolution in groups; 0 elsewhere."""
-    if not low.target.has("async_copy") or compute not in BYTES or not isinstance(x.shape[1], int):
+    if not low.target.has("async_copy") or compute not in BYTES or not isinstance(channels, int):
         return 0
-    c, _ = _blocks(low, x, weight, compute, weight[0])
-    return tile_span(weight[0], groups, x.shape[1], c)
+    return tile_span(out, groups, channels)
 
 
 def accumulation(
@@ -168,9 +166,9 @@ def accumulation(
             return low.emit(depthwise2d_words, *args, name="depthwise", kind=OUT_FUSABLE), b
         args = read(b), packed, geometry, pad_value, tile
         return low.emit(depthwise2d, *args, name="depthwise", kind=OUT_FUSABLE), b
-    span = tensor_span(low, x, weight.shape, groups, compute) if groups > 1 and fixed else 0
+    span = tensor_span(low, out, groups, channels, compute) if groups > 1 and fixed else 0
     whole = fixed and (groups == 1 or span > 0)
-    c, b = _blocks(low, x, weight.shape, compute, together) if whole else (lanes, lanes)
+    c, b = _blocks(low, x, weight, compute, together) if whole else (lanes, lanes)
     fours = compute in TENSOR_CORE and (groups == 1 or span > 0) and low.target.has("tensor_fours")
     g = dot_group(low) if compute == "int8" else 2 if pairs else 4 if fours else 1
     if c > lanes:

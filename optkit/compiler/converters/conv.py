@@ -187,8 +187,8 @@ def images(
         assert isinstance(x, Dequantized) and isinstance(weight, QuantizedWeight)
         return integer_conv(low, x, weight, bias, geometry, groups, shape, together or out)
     misfit = "" if isinstance(oh, int) and isinstance(ow, int) else OPEN
-    if groups != 1 and (depthwise or not tensor_span(low, x, weight.shape, groups, TENSOR_FLOAT)):
-        misfit = "its groups are small"
+    if groups != 1 and (depthwise or not tensor_span(low, out, groups, channels, TENSOR_FLOAT)):
+        misfit = "it is depthwise" if depthwise else "its groups are small"
     compute, wider = low.arithmetic(node, x.dtype, misfit)
     low.record(node, compute, macs, wider or reason)
     assert weight.const is not None

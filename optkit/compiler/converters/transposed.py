@@ -18,7 +18,7 @@ import numpy as np
 from tvm import relax
 
 from optkit.compiler.converters import conv as convolution
-from optkit.compiler.converters.accumulation import BYTES, COPY
+from optkit.compiler.converters.accumulation import BYTES
 from optkit.compiler.converters.extents import refuse
 from optkit.compiler.converters.geometry import static_shape
 from optkit.compiler.epilogues import EPILOGUE
@@ -147,13 +147,17 @@ def _by_phases(
     return low.blocked(shape, x.dtype, b, interleave(made.form(b)))
 
 
+_DEEP = 16
+"""Channels whose sums tensor cores take in any arithmetic."""
+
+
 def _marks(low: Lowering, channels: int, whole: bool) -> dict[str, int]:
     """Attributes of what interleaves what was just summed: tensor cores write their sums to where they belong.
 
     Args:
         whole: whether every sum has a place.
     """
-    tensor = low.target.has("async_copy") and low.records[-1].compute in BYTES and channels >= COPY
+    tensor = low.target.has("async_copy") and low.records[-1].compute in BYTES and channels >= _DEEP
     return {EPILOGUE: 1} if tensor and whole else {}
 
 

@@ -168,25 +168,26 @@ def input_blocks(out_channels: int, groups: int, in_channels: int, b: int, c: in
 
 SPANS = (32, 64, 128, 256)
 """Columns of tensor cores' tiles, all of whose output channels read the same input blocks."""
-MOST_ZEROS = 8
-"""Products of which one is not with a zero, at most: so many tensor cores multiply faster than other units that one."""
+_UNIT, _MOST = 8, 8
+"""Channels that are read at once, about, and how many times those of a group may be read at most: tensor cores compute so
+many products, all but one with a zero, faster than other units that one."""
 
 
-def tile_span(out_channels: int, groups: int, in_channels: int, c: int) -> int:
-    """Output channels of a grouped convolution that read the same input blocks on tensor cores.
+def tile_span(out_channels: int, groups: int, in_channels: int) -> int:
+    """Output channels of a convolution in groups that read the same input blocks on tensor cores.
 
-    As many as divide those of a group, and at least a tile's.
+    As many as divide those of a group, and at least a tile's. Of these numbers alone: whoever asks gets the same.
 
     Returns:
         0 where groups are so small that most products would be with zeros.
 
-    >>> tile_span(128, 2, 96, 8), tile_span(128, 32, 128, 8), tile_span(128, 64, 128, 8)
+    >>> tile_span(128, 2, 96), tile_span(128, 32, 128), tile_span(128, 64, 128)
     (64, 32, 0)
     """
     least, *more = SPANS
     span = max([least, *(n for n in more if out_channels // groups % n == 0)])
-    read = input_blocks(out_channels, groups, in_channels, span, c) * c
-    return span if read <= MOST_ZEROS * (in_channels // groups) else 0
+    read = input_blocks(out_channels, groups, in_channels, span, _UNIT) * _UNIT
+    return span if read <= _MOST * (in_channels // groups) else 0
 
 
 def channel_words(data: te.Tensor) -> te.Tensor:

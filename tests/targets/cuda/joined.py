@@ -58,6 +58,16 @@ def skip(batch: str = "3") -> ir.Model:
     )
 
 
+def cropped() -> ir.Model:
+    """A transposed convolution without its first pixels, all others in their places."""
+    return build(
+        "y = ConvTranspose<strides=[2,2], pads=[2,2,0,0]>(x, w)",
+        inputs="float[2,24,6,5] x",
+        outputs="float[2,16,10,8] y",
+        w=weights(24, 16, 2, 2, seed=0, scale=0.2),
+    )
+
+
 def shuffled() -> ir.Model:
     """ShuffleNetV2's unit, twice: half of the channels, no whole blocks, pass by; then all are shuffled."""
     shape = {"divided": np.array([2, 2, 29, 7, 5]), "whole": np.array([2, 58, 7, 5])}

@@ -8,9 +8,11 @@ import onnx_ir as ir
 from tests.graphs import build, weights
 
 
-def grouped(groups: int, height: int | str = 9, width: int | str = 7, channels: int = 8) -> ir.Model:
-    """A convolution in groups of so many channels that make twice as many."""
-    made = 2 * channels * groups
+def grouped(
+    groups: int, height: int | str = 9, width: int | str = 7, channels: int = 8, out: int | None = None
+) -> ir.Model:
+    """A convolution in groups of so many channels that make twice, or so, as many."""
+    made = (out or 2 * channels) * groups
     return build(
         f"y = Conv<pads=[1,1,1,1], group={groups}>(x, w, b)",
         inputs=f"float[2,{channels * groups},{height},{width}] x",

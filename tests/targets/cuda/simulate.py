@@ -58,7 +58,7 @@ def serial(func: Any) -> Any:
 def _tensor_core(block: Any) -> Any:
     """What device code leaves in a tile, once for all threads."""
     name, *arguments = block.body.value.args
-    words = re.findall(r"\w+", name.value)[:-1]
+    words = re.findall(r"-?\w+", name.value)[:-1]
     clusters = words[0] == "OptkitCluster"
     function, *words = words[clusters:]
     addresses = [argument for argument in arguments if isinstance(argument, tvm.ir.Call)]

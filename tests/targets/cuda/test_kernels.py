@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,20 @@ from optkit.plan import choose_pipeline
 from optkit.registry import find_target
 from optkit.target import Target
 from tests.graphs import build as build_graph
-from tests.targets.cuda.joined import skip
-from tests.targets.cuda.models import cnn, deep, far_apart, groups, mixed, narrow, open_tokens, others, rows, tokens
+from tests.targets.cuda.joined import cropped, skip
+from tests.targets.cuda.models import (
+    cnn,
+    deep,
+    far_apart,
+    grouped,
+    groups,
+    mixed,
+    narrow,
+    open_tokens,
+    others,
+    rows,
+    tokens,
+)
 from tests.targets.cuda.reduced import reductions
 from tests.targets.cuda.simulate import simulated
 from tests.targets.cuda.transformers import attention, encoder, heads
@@ -45,10 +58,17 @@ MODELS: dict[str, Callable[[], ir.Model]] = {
     "reductions": reductions,
     "reductions-batch": lambda: reductions("n"),
 }
-OF_SOME = {
+UNEVEN = {
+    f"groups of {channels} to {out}": functools.partial(grouped, groups, channels=channels, out=out)
+    for groups, channels, out in ((16, 2, 17), (10, 3, 13), (32, 1, 4), (5, 20, 12), (3, 8, 32), (2, 64, 1))
+}
+"""Groups of channels that are no whole blocks or tiles."""
+OF_SOME: dict[str, Callable[[], ir.Model]] = {
+    **UNEVEN,
     "encoder": encoder,
     "groups": groups,
     "skip": skip,
+    "cropped": cropped,
     "skip-batch": lambda: skip("n"),
     "narrow": narrow,
     "mixed": mixed,
@@ -93,6 +113,8 @@ CASES = [
     *(("groups", pipeline) for pipeline in ("int8", "fp16", "tf32")),
     *(("skip", pipeline) for pipeline in ("int8", "fp16", "bf16")),
     ("skip-batch", "fp16"),
+    ("cropped", "fp16"),
+    *((name, "int8") for name in UNEVEN),
     *(("mixed", pipeline) for pipeline in ("int8", "fp16", "bf16")),
 ]
 

@@ -273,7 +273,7 @@ def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Pa
     data, weights = operands(kind, shape, kernel)
     blocked = np.ascontiguousarray(data.reshape(-1, c, g.h, g.w).transpose(0, 2, 3, 1))  # images' blocks one list
     channels, made = g.fours_in * 4, g.fours_out * 4
-    span = tile_span(made, g.groups, channels, c) if g.groups > 1 else 0
+    span = tile_span(made, g.groups, channels) if g.groups > 1 else 0
     packed = conv_weight(weights, g.groups, b, c, c, span)
     bands = channels // c, span or made, depth, made // g.groups
     counts = c * data.itemsize // 4, b // 4, packed.shape[1], g.fours_out, *bands, g.images

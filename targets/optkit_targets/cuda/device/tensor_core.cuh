@@ -94,8 +94,8 @@ struct OptkitImages {
   }
 };
 
-// Positions of IMAGES images, each [IN][H][W][WORDS]; extents as in OptkitConv. What a thread reads lies `base` words from
-// the start.
+// Positions of IMAGES images, `apart` words from one to the next; of each, blocks [IN][H][W][WORDS] are read. Extents are as
+// in OptkitConv. What a thread reads lies `base` words from the start.
 template <int ROWS, int DEEP, int WORDS, int IN, int IMAGES, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX,
           int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitPositions {
@@ -105,7 +105,6 @@ struct OptkitPositions {
   static const bool POINTWISE = KY * KX * SY * SX == 1 && T == 0 && L == 0 && H == OH && W == OW;
   static const int VECTOR = POINTWISE && H * W % (4 / WORDS) == 0 ? 4 / WORDS : 1;  // positions of a copy
   static const int ACROSS = ROWS / VECTOR, DOWN = 128 / ACROSS;
-  static_assert(1LL * IMAGES * IN * H * W * WORDS < 1LL << 31, "places are 32-bit numbers");
   const unsigned* data;
   int row, base, y, x;
 
@@ -329,6 +328,7 @@ template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES
           int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitConv {
   static_assert(IN == ALL || SPAN % COLUMNS == 0, "a tile's columns read the same blocks");
+  static_assert(1LL * IMAGES * ALL * H * W * WORDS < 1LL << 31, "places are 32-bit numbers");
   typedef OptkitPositions<ROWS, DEEP, WORDS, IN, IMAGES, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
   typedef OptkitWeights<COLUMNS, DEEP, WORDS, FOURS, IN, OUT, KY * KX> Right;
   typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PARTS, PLANES, Left::Steps::COUNT, Left, Right> Tile;

@@ -31,7 +31,6 @@ struct OptkitWidePositions {
   typedef OptkitPieces<2 * ROWS, ROWS, WORDS> Pieces;
   static const int COUNT = IMAGES * OH * OW;
   static const bool POINTWISE = KY * KX * SY * SX == 1 && T == 0 && L == 0 && H == OH && W == OW;
-  static_assert(1LL * IMAGES * IN * H * W * WORDS < 1LL << 31, "places are 32-bit numbers");
   static_assert(2 * DEEP % Pieces::DOWN == 0, "threads have to divide the chunks");
   const unsigned* data;
   int row[Pieces::TURNS], base[Pieces::TURNS], y[Pieces::TURNS], x[Pieces::TURNS];
@@ -179,6 +178,7 @@ template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES
           int KY, int KX, int SY, int SX, int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitWideConv {
   static_assert(IN == ALL || SPAN % COLUMNS == 0, "a tile's columns read the same blocks");
+  static_assert(1LL * IMAGES * ALL * H * W * WORDS < 1LL << 31, "places are 32-bit numbers");
   typedef OptkitWidePositions<ROWS, DEEP, WORDS, IN, IMAGES, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
   typedef OptkitWideWeights<2 * ROWS, COLUMNS, DEEP, WORDS, FOURS, IN, OUT, KY * KX> Right;
   typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Left::Steps::COUNT, Left, Right> Tile;

@@ -157,7 +157,7 @@ def may_be_wide(operator: Operator, target: Target) -> bool:
 def span_of(operator: Operator) -> int:
     """Output channels of a convolution in groups that read the same input blocks; 0 for others, and for products."""
     s = operator.named()
-    return tile_span(s["o"], s["groups"], s["c"], s["b"]) if s.get("groups", 1) > 1 else 0
+    return tile_span(s["o"], s["groups"], s["c"]) if s.get("groups", 1) > 1 else 0
 
 
 def depth_of(operator: Operator) -> int:

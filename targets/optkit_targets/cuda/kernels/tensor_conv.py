@@ -36,7 +36,7 @@ _FAR = 2**31
 
 
 class TensorConvRule(TensorCoreRule):
-    """Takes convolutions, in groups or in one, whose sums fill half an instruction."""
+    """Takes convolutions whose sums fill half an instruction, and those in groups that are not too small."""
 
     name, template, kind = "cuda.tensor_conv", "implicit_gemm", CONV
     mark, beside = "conv", frozenset({"pad", "crop", INTERLEAVE})
@@ -54,7 +54,9 @@ class TensorConvRule(TensorCoreRule):
             return None
         depth = depth_of(operator)
         terms = depth * c * s["kh"] * s["kw"]
-        if words * WORD[operator.compute] != c or words not in (1, 2, 4) or 2 * terms < STEP[operator.compute]:
+        if words * WORD[operator.compute] != c or words not in (1, 2, 4):
+            return None
+        if groups == 1 and 2 * terms < STEP[operator.compute]:
             return None
         packed = [blocks[1], depth, s["kh"], s["kw"], 1, b, c]
         fill = 0 if pad is None else _padding(sch.get(pad))
