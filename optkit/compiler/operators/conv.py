@@ -169,8 +169,8 @@ def input_blocks(out_channels: int, groups: int, in_channels: int, b: int, c: in
 SPANS = (32, 64, 128, 256)
 """Columns of tensor cores' tiles, all of whose output channels read the same input blocks."""
 _UNIT, _MOST = 8, 8
-"""Channels that are read at once, about, and how many times those of a group may be read at most: tensor cores compute so
-many products, all but one with a zero, faster than other units that one."""
+"""Channels that are read at once, about, and how many times those of a group may be read: tensor cores compute so many
+products, all but one with a zero, faster than other units that one."""
 
 
 def tile_span(out_channels: int, groups: int, in_channels: int) -> int:
