@@ -21,6 +21,18 @@ OPTKIT_DEVICE void optkit_copy(unsigned* to, const unsigned* from, bool inside =
                  : "memory");
   }
 }
+// The same with words of FILL where `inside` is false, copied like all others: a thread that stored them itself, in a branch,
+// left ptxas with warps apart while wgmma is under way, and wrong sums (CUDA 13.0, tiles of deep steps).
+template <unsigned FILL>
+__device__ __align__(16) unsigned optkit_filling[4] = {FILL, FILL, FILL, FILL};
+template <int bytes, unsigned FILL>
+OPTKIT_DEVICE void optkit_fill(unsigned* to, const unsigned* from, bool inside) {
+  if (FILL == 0) {
+    optkit_copy<bytes>(to, from, inside);
+  } else {
+    optkit_copy<bytes>(to, inside ? from : optkit_filling<FILL>);
+  }
+}
 OPTKIT_DEVICE void optkit_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int pending>
 OPTKIT_DEVICE void optkit_wait() {

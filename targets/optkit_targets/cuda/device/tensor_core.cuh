@@ -126,11 +126,7 @@ struct OptkitPositions {
       const bool inside = (COUNT % ROWS == 0 || row < COUNT) && Steps::inside(step, k) &&
                           (POINTWISE || (iy >= 0 && iy < H && ix >= 0 && ix < W));
       const unsigned* from = data + base + (block * (H * W) + iy * W + ix) * WORDS;
-      if (FILL == 0 || inside) {
-        optkit_copy<4 * WORDS * VECTOR>(to, from, inside);
-      } else {
-        for (int w = 0; w < WORDS * VECTOR; ++w) to[w] = FILL;
-      }
+      optkit_fill<4 * WORDS * VECTOR, FILL>(to, from, inside);
     }
   }
   OPTKIT_DEVICE int at(int k, int m) { return (k / WORDS * STRIDE + m) * WORDS + k % WORDS; }

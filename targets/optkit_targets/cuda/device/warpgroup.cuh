@@ -56,11 +56,7 @@ struct OptkitWidePositions {
         const bool inside = (COUNT % ROWS == 0 || row[i] < COUNT) && Steps::inside(step, k) &&
                             (POINTWISE || (iy >= 0 && iy < H && ix >= 0 && ix < W));
         const unsigned* from = data + base[i] + (block * (H * W) + iy * W + ix) * WORDS;
-        if (FILL == 0 || inside) {
-          optkit_copy<4 * WORDS>(to, from, inside);
-        } else {
-          for (int w = 0; w < WORDS; ++w) to[w] = FILL;
-        }
+        optkit_fill<4 * WORDS, FILL>(to, from, inside);
       }
     }
   }

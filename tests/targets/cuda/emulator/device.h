@@ -392,6 +392,15 @@ OPTKIT_DEVICE void optkit_copy(unsigned* to, const unsigned* from, bool inside =
   }
   emulator::self().uncommitted.push_back({to, inside ? from : nullptr, bytes});
 }
+template <int bytes, unsigned FILL>
+OPTKIT_DEVICE void optkit_fill(unsigned* to, const unsigned* from, bool inside) {
+  static const unsigned words[4] = {FILL, FILL, FILL, FILL};
+  if (FILL == 0 || inside) {
+    optkit_copy<bytes>(to, from, inside);
+  } else {
+    emulator::self().uncommitted.push_back({to, words, bytes});
+  }
+}
 OPTKIT_DEVICE void optkit_commit() {
   emulator::self().groups.push_back(emulator::self().uncommitted);
   emulator::self().uncommitted.clear();
