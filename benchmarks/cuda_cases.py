@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import onnx_ir as ir
 import optkit
 from benchmarks import cuda_peers as peers
 from benchmarks.on_gpu import one_line
+from benchmarks.workers import Step, Workers
 from benchmarks.zoo import ZOO, export_model
 from optkit.model import load_model, save_model
 from optkit.shapes import bind_shapes
@@ -102,24 +102,21 @@ def prepare(
         until: on `time.monotonic`'s clock; what is not done then is left.
         found: gets what each build says, or why it failed.
     """
-    context = get_context("spawn")
     # What torch.compile does to its process costs no build.
-    pool, other = (ProcessPoolExecutor(n, context, os.nice, (10,)) for n in (workers, max(1, workers // 4)))
-    # Detectors take longest.
-    queue = sorted(cases, key=lambda case: case.model not in ONE_BATCH)
-    steps: dict[Future[Any], tuple[Case, str]] = {pool.submit(export, case, folder): (case, "") for case in queue}
+    pool, other = Workers(workers), Workers(max(1, workers // 4))
+    steps: dict[Future[Any], Step] = {}
     left = {case: len(precisions) for case in cases}
 
+    def start(step: Step) -> None:
+        steps[step.pool.submit(step)] = step
+
     def follow(case: Case) -> None:
-        more: list[tuple[ProcessPoolExecutor, Any, str]] = [(pool, build, p) for p in precisions]
-        more += [(other, warm, mode) for mode in modes]
+        for precision in precisions:
+            start(Step(pool, build, (case, precision, folder)))
+        for mode in modes:
+            start(Step(other, warm, (case, mode, folder)))
         if case is cases[0]:
-            more.append((other, build_foreign, FOREIGN))
-        for where, step, name in more:
-            try:
-                steps[where.submit(step, case, name, folder)] = case, name
-            except BrokenProcessPool as error:
-                tell(case, name, {"error": one_line(error)})
+            start(Step(other, build_foreign, (case, FOREIGN, folder)))
 
     def tell(case: Case, name: str, outcome: Any) -> None:
         stem = f"{case.name}.{name}".rstrip(".")
@@ -128,13 +125,22 @@ def prepare(
             found[stem] = outcome
             left[case] -= 1 if name else left[case]
 
+    # Detectors take longest.
+    for case in sorted(cases, key=lambda case: case.model not in ONE_BATCH):
+        start(Step(pool, export, (case, "", folder)))
     try:
         while steps and (seconds := until - time.monotonic()) > 0:
             done, _ = wait(steps, seconds, FIRST_COMPLETED)
             for future in done:
-                case, name = steps.pop(future)
+                step = steps.pop(future)
+                case, name, _ = step.arguments
                 try:
                     outcome = future.result()
+                except BrokenProcessPool as error:
+                    if not step.again:
+                        start(replace(step, again=True))
+                        continue
+                    outcome = {"error": one_line(error)}
                 except Exception as error:
                     outcome = {"error": one_line(error)}
                 if outcome is None and not name:
@@ -145,11 +151,9 @@ def prepare(
                     yield case
     finally:
         for each in (pool, other):
-            workers_left = list((each._processes or {}).values())
-            each.shutdown(wait=False, cancel_futures=True)
-            for process in workers_left if steps else ():
-                process.kill()
-    found.update({f"{case.name}.{name}".rstrip("."): {"error": "not done in time"} for case, name in steps.values()})
+            each.end(kill=bool(steps))
+    late = (f"{step.arguments[0].name}.{step.arguments[1]}".rstrip(".") for step in steps.values())
+    found.update({stem: {"error": "not done in time"} for stem in late})
 
 
 def build_foreign(case: Case, name: str, folder: Path) -> None:
@@ -171,7 +175,7 @@ def warm(case: Case, mode: str, _folder: Path) -> float:
     return time.perf_counter() - began
 
 
-def export(case: Case, folder: Path) -> None:
+def export(case: Case, _: str, folder: Path) -> None:
     """The model as ONNX, its batch fixed."""
     source = export_model(case.model, folder / f"{case.name}.open.onnx", dynamic_batch=case.batch > 1)
     model = load_model(source)
