@@ -71,7 +71,7 @@ def test_what_tensor_cores_do_not_take_is_float32_and_says_so() -> None:
     found = lower(marked(b.model()), find_target("cuda:sm_80"))
     assert [(record.compute, record.reason) for record in found.records] == [
         ("tensorfloat32", "its input is not quantized"),
-        ("float32", "not in TF32: it is grouped"),
+        ("float32", "not in TF32: its groups are small"),
         ("tensorfloat32", "its input is not quantized"),
         ("tensorfloat32", "its input is not quantized"),
         ("float32", "not in TF32: 16 x 9 is not in whole fours"),
