@@ -13,7 +13,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from optkit.compiler.joins import JOIN, PART, Joins, arguments, extents, find
+from optkit.compiler.joins import Joins, arguments, extents, find
 from optkit.compiler.kept import keep
 from optkit.compiler.places import moved
 from optkit.compiler.values import INJECTIVE
@@ -248,4 +248,4 @@ class _Placed:
         return relax.VarBinding(relax.Var(f"{root.name}_room", root.ty), self.builder.normalize(made))
 
 
-__all__ = ["JOIN", "PART", "Joining", "join", "keep_joins"]
+__all__ = ["Joining", "join", "keep_joins"]

@@ -75,8 +75,6 @@ class Value:
             array = self.const if block == PLAIN else block_array(self.const, block)
             kind = storage(self.dtype)
             return relax.const(array if kind == self.dtype else array.view(kind), kind)
-        if block != PLAIN and PLAIN in self.forms:
-            return self.low.emit(layout.to_blocked, self.forms[PLAIN], block, name="to_blocked", kind=INJECTIVE)
         if block != PLAIN:
             return self.low.emit(layout.to_blocked, self.form(PLAIN), block, name="to_blocked", kind=INJECTIVE)
         source = next(iter(self.forms.values()))
@@ -122,7 +120,22 @@ class Dequantized(Value):
         return self.low.emit(quant.dequantize, a.q.form(block), a.scale, a.zero, name="dequantize")
 
 
-class Known(Value):
+class Deferred(Value):
+    """A value that nobody has computed; its plain form is made where someone asks for any."""
+
+    @property
+    def block(self) -> int:
+        return PLAIN
+
+    def make(self, block: int) -> Any:
+        return self.make_plain() if block == PLAIN else super().make(block)
+
+    def make_plain(self) -> Any:
+        """Compute the plain form."""
+        raise NotImplementedError
+
+
+class Known(Deferred):
     """Integers that follow from the shapes of other tensors; a tensor only where someone asks for it.
 
     `elements` is an array of ints and TIR expressions.
@@ -132,13 +145,8 @@ class Known(Value):
         super().__init__(low, tuple(elements.shape), dtype)
         self.elements = elements
 
-    @property
-    def block(self) -> int:
-        return PLAIN
-
-    def make(self, block: int) -> Any:
-        if block != PLAIN:
-            return super().make(block)
+    def make_plain(self) -> Any:
+        """A tensor of what the extents are when the model runs."""
         extents = [tirx.const(e, "int64") if isinstance(e, int) else e for e in self.elements.flat]
         expr = self.low.bind(relax.op.shape_to_tensor(relax.ShapeExpr(extents)))
         if len(self.shape) != 1:

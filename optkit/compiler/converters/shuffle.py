@@ -13,12 +13,12 @@ from tvm import relax
 
 from optkit.compiler.lowering import Lowering
 from optkit.compiler.operators.layout import shuffle_blocks
-from optkit.compiler.values import INJECTIVE, PLAIN, Value
+from optkit.compiler.values import INJECTIVE, PLAIN, Deferred, Value
 
 _SWAP = [0, 2, 1]
 
 
-class Divided(Value):
+class Divided(Deferred):
     """A blocked image (N, C, *S) as (N, groups, C / groups, *S); `swapped`, as (N, C / groups, groups, *S)."""
 
     def __init__(self, low: Lowering, image: Value, groups: int, swapped: bool = False) -> None:
@@ -27,14 +27,8 @@ class Divided(Value):
         super().__init__(low, (n, *axes, *space), image.dtype)
         self.image, self.groups, self.swapped = image, groups, swapped
 
-    @property
-    def block(self) -> int:
-        return PLAIN
-
-    def make(self, block: int) -> Any:
-        """The plain form, by a reshape and a transposition of the image's."""
-        if block != PLAIN:
-            return super().make(block)
+    def make_plain(self) -> Any:
+        """A reshape and a transposition of the image's plain form."""
         n, channels, *space = self.image.shape
         divided = (n, self.groups, channels // self.groups, *space)
         expr = self.low.bind(relax.op.reshape(self.image.plain(), divided))

@@ -28,15 +28,7 @@ from optkit.compiler.operators.conv import Window
 from optkit.compiler.operators.volume import interleave_phases, interleave_volumes
 from optkit.compiler.operators.windows import Windows
 from optkit.compiler.packing import pad_axis, round_up
-from optkit.compiler.values import (
-    INJECTIVE,
-    OUT_FUSABLE,
-    PLAIN,
-    Accumulated,
-    Dequantized,
-    QuantizedWeight,
-    Value,
-)
+from optkit.compiler.values import INJECTIVE, OUT_FUSABLE, PLAIN, Accumulated, Dequantized, QuantizedWeight, Value
 
 
 def conv_transpose(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import te
@@ -37,27 +37,26 @@ def take_blocks(data: te.Tensor, first: int, count: int) -> te.Tensor:
 
 def take_channels(data: te.Tensor, first: int, count: int) -> te.Tensor:
     """(N, C/b, *S, b) -> (N, count/b, *S, b), from channel `first` on; lanes past the last channel are zero."""
-    n, _, *space, b = static(data.shape)
-
-    def element(*i: Any) -> Any:
-        channel = i[1] * b + i[-1]
-        read = data(i[0], (channel + first) // b, *i[2:-1], (channel + first) % b)
-        return read if count % b == 0 else te.if_then_else(channel < count, read, const(0, str(data.dtype)))
-
-    return te.compute((n, -(-count // b), *space, b), element, name="take_channels")
+    return _channels(data, count, lambda channel: channel + first, "take_channels")
 
 
 def shuffle_blocks(data: te.Tensor, channels: int, groups: int) -> te.Tensor:
     """(N, C/b, *S, b) with the first channels of all groups first, then the second ones; zero past the last."""
-    n, blocks, *space, b = static(data.shape)
+    each = channels // groups
+    return _channels(data, channels, lambda channel: channel % groups * each + channel // groups, "shuffle")
+
+
+def _channels(data: te.Tensor, count: int, source: Callable[[Any], Any], name: str) -> te.Tensor:
+    """`count` channels, each the one of `data` that `source` says."""
+    n, _, *space, b = static(data.shape)
 
     def element(*i: Any) -> Any:
         channel = i[1] * b + i[-1]
-        source = channel % groups * (channels // groups) + channel // groups
-        read = data(i[0], source // b, *i[2:-1], source % b)
-        return read if channels % b == 0 else te.if_then_else(channel < channels, read, const(0, str(data.dtype)))
+        at = source(channel)
+        read = data(i[0], at // b, *i[2:-1], at % b)
+        return read if count % b == 0 else te.if_then_else(channel < count, read, const(0, str(data.dtype)))
 
-    return te.compute((n, blocks, *space, b), element, name="shuffle")
+    return te.compute((n, -(-count // b), *space, b), element, name=name)
 
 
 def concat_blocked(parts: Sequence[te.Tensor], channels: Sequence[int]) -> te.Tensor:

@@ -69,10 +69,4 @@ def interleave_volumes(data: te.Tensor, strides: Sequence[int], out: Sequence[in
     return te.compute((n, own, *out, b), element, name="interleave_volumes")
 
 
-__all__ = [
-    "INTERLEAVE",
-    "interleave_phases",
-    "interleave_volumes",
-    "stack_depths",
-    "unstack_depths",
-]
+__all__ = ["INTERLEAVE", "interleave_phases", "interleave_volumes", "stack_depths", "unstack_depths"]

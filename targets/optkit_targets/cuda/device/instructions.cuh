@@ -21,8 +21,8 @@ OPTKIT_DEVICE void optkit_copy(unsigned* to, const unsigned* from, bool inside =
                  : "memory");
   }
 }
-// The same with words of FILL where `inside` is false, copied like all others: a thread that stored them itself, in a branch,
-// left ptxas with warps apart while wgmma is under way, and wrong sums (CUDA 13.0, tiles of deep steps).
+// The same with words of FILL where `inside` is false, copied like all others. Threads that stored them themselves, in a
+// branch while wgmma was under way, left wrong sums in tiles of deep steps on an H200 (CUDA 13.0).
 template <unsigned FILL>
 __device__ __align__(16) unsigned optkit_filling[4] = {FILL, FILL, FILL, FILL};
 template <int bytes, unsigned FILL>
