@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optkit_targets.cuda.kernels.tensor import extents_of
+from optkit_targets.cuda.kernels.tensor import work_of
 from optkit_targets.cuda.kernels.tiles import SPACE, Tile
 
 import optkit
@@ -82,4 +82,5 @@ def listed_times(
 def _cycles(kernel: Mapping[str, Any], target: Target) -> float | None:
     if not kernel.get("operator") or set(SPACE) - set(kernel["params"]):
         return None
-    return Tile.of(kernel["params"], target).cycles(*extents_of(Operator.parse(kernel["operator"])), target)
+    work = work_of(Operator.parse(kernel["operator"]), target)
+    return Tile.of(kernel["params"], work, target).cycles(work, target)

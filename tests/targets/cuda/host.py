@@ -27,6 +27,7 @@ def host_library(folder: Path, source: str, *options: str) -> ctypes.CDLL:
         #include "wgmma.cuh"
         #include "tensor_core.cuh"
         #include "warpgroup.cuh"
+        #include "strip.cuh"
         #include "cluster.cuh"
         #include "attention.cuh"
         extern "C" void bounds(const char* data, int bytes, const char* weights, int more) {{

@@ -132,12 +132,30 @@ def wide() -> ir.Model:
         n = Add(m, b1)
         z = Relu(n)
         """,
-        inputs="float[1,96,64,63] x, float[1,2046,128] t",
+        inputs="float[1,192,64,63] x, float[1,2046,256] t",
         outputs="float[1,252,64,63] y, float[1,2046,508] z",
-        w0=weights(252, 96, 1, 1, seed=0, scale=0.1),
+        w0=weights(252, 192, 1, 1, seed=0, scale=0.1),
         b0=weights(252, seed=1),
-        w1=weights(128, 508, seed=2, scale=0.1),
+        w1=weights(256, 508, seed=2, scale=0.1),
         b1=weights(508, seed=3),
+    )
+
+
+def taps() -> ir.Model:
+    """Convolutions whose taps share what they read, of two images; one with another sum behind."""
+    return build(
+        """
+        a = Conv<pads=[1,1,1,1]>(x, w0, b0)
+        r = Relu(a)
+        c = Conv<pads=[1,1,1,1]>(r, w1)
+        s = Add(c, a)
+        y = Relu(s)
+        """,
+        inputs="float[2,128,26,23] x",
+        outputs="float[2,120,26,23] y",
+        w0=weights(120, 128, 3, 3, seed=0, scale=0.05),
+        b0=weights(120, seed=1),
+        w1=weights(120, 120, 3, 3, seed=2, scale=0.05),
     )
 
 
@@ -190,10 +208,10 @@ def projection() -> ir.Model:
         a = Add(m, b0)
         y = Add(a, z)
         """,
-        inputs="float[1,128,512] x, float[1,128,512] z",
-        outputs="float[1,128,512] y",
-        w0=weights(512, 512, seed=0, scale=0.05),
-        b0=weights(512, seed=1),
+        inputs="float[1,16,2048] x, float[1,16,128] z",
+        outputs="float[1,16,128] y",
+        w0=weights(2048, 128, seed=0, scale=0.02),
+        b0=weights(128, seed=1),
     )
 
 

@@ -70,7 +70,9 @@ def _tensor_core(block: Any) -> Any:
     else:
         if clusters:  # all of the sums in every block, as they are once its neighbours have been asked
             scalars[0] = tirx.const(numbers[5] - 1, "int32")
-        body = _SIMULATED[function.replace("Wide", "")](*tensors[:3], numbers, *scalars)
+        more = [numbers.pop(7) for _ in range(3)] if function == "OptkitStripConv" else []
+        simulated = _SIMULATED[function.replace("Wide", "").replace("Strip", "")]
+        body = simulated(*tensors[:3], numbers, *scalars, *more)
     whole = s_tir.SBlock([], block.reads, block.writes, block.name_hint, body, None, buffers)
     return s_tir.SBlockRealize([], tirx.const(True, "bool"), whole)
 
@@ -95,12 +97,20 @@ def _variables(letters: str) -> list[Any]:
     return [tirx.Var(letter, "int32") for letter in letters]
 
 
-def _conv(tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, column: Any, row: Any) -> Any:
+def _conv(tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, column: Any, row: Any, *cut: int) -> Any:
+    """Of plain lists of positions; or of strips, by their columns, positions a line and lines."""
     _, fours, depth, outs, blocks, span, per_in, per_out, images, *geometry = numbers[7:]
     h, w, oh, ow, ky, kx, *rest = geometry
     place = o, m, v = _variables("omv")
     k, y, x, r = _variables("kyxr")
     position, out, kind = row + m, column // 4 + o, str(tile.source.dtype)
+    there = [position < images * oh * ow]
+    if cut:
+        width, pitch, lines = cut
+        count, strip = -(-ow // width), position // (pitch * lines)
+        across, down = position % pitch, position // pitch % lines
+        there = [across < width, across + strip % count * width < ow, down < oh, strip < images * count]
+        position = strip // count * (oh * ow) + down * ow + strip % count * width + across
     image = position // (oh * ow) if images > 1 else data.indices[0]
     lanes = int(data.source.shape[-1])
     first = tirx.min(out * 4 // span * span // per_out * per_in // lanes, blocks - depth)
@@ -108,7 +118,7 @@ def _conv(tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, col
     value = _element(data, image, term, position % (oh * ow), [h, w, ow, *rest]).astype(kind)
     lanes = int(weights.source.shape[-1])
     weight = tirx.BufferLoad(weights.source, [out // fours, k, y, x, 0, out % fours * 4 + v, r]).astype(kind)
-    inside = tirx.all(part == numbers[5] - 1, out < outs, position < images * oh * ow)
+    inside = tirx.all(part == numbers[5] - 1, out < outs, *there)
     return _sums(tile, numbers, inside, {k: depth, y: ky, x: kx, r: lanes}, value * weight, place)
 
 

@@ -19,7 +19,7 @@ from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
 from tests.targets.cuda.detection import regions
-from tests.targets.cuda.models import cnn, deep, grouped, narrow, others, projection, tokens, wide
+from tests.targets.cuda.models import cnn, deep, grouped, narrow, others, projection, taps, tokens, wide
 from tests.targets.cuda.sequences import gates, states
 from tests.targets.cuda.transformers import attention, encoder, head_sizes, heads
 
@@ -138,9 +138,13 @@ def test_deep_sums_run_on_tensor_cores(
 
 @pytest.mark.needs_nvcc
 @pytest.mark.parametrize(("pipeline", "types"), [("int8", "k32.s32.u8.s8"), ("fp16", "k16.f32.f16.f16")])
-def test_large_products_run_by_warpgroups(pipeline: str, types: str, tmp_path: Path) -> None:
-    made = built(wide, pipeline, "cuda:sm_90")
+@pytest.mark.parametrize(("model", "strips"), [(wide, False), (taps, True)], ids=["wide", "taps"])
+def test_large_products_run_by_warpgroups(
+    model: Callable[[], ir.Model], strips: bool, pipeline: str, types: str, tmp_path: Path
+) -> None:
+    made = built(model, pipeline, "cuda:sm_90")
     assert sum(bool(k.params.get("wide")) for k in made.kernels) == 2
+    assert any(k.params.get("strip") for k in made.kernels) == strips
     source = nvcc.with_device_code(made.executable.source())
     (tmp_path / "k.cu").write_text(source)
     command = [nvcc.find_nvcc(), *nvcc.FLAGS, "k.cu"]

@@ -38,6 +38,7 @@ JOINED = ("blocks:fp16", "blocks:int8", "blocks:fp16:sm_80", "skip:fp16", "skip:
 CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
     *("mixed:int8", "encoder:fp16", "encoder:int8-fp16", "memory:fp16", "memory:int8-fp16", "wide:fp16", "wide:int8"),
+    *("taps:fp16", "taps:int8"),
     *("lengths:default", "lengths:fp16", "twice:int8-fp16"),
     *("states:default", "gates:default", "gates:default:sm_80", "volumes:default", "volumes:fp16"),
     *("levels:default", "levels:fp16", "pairs:fp16", "pairs:int8", "groups:fp16", "groups:int8"),

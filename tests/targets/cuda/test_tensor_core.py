@@ -83,6 +83,11 @@ WIDE_GEOMETRIES = {
     ),
     "wide, 3x3, images": (TALL, Geometry(16, 20, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080, images=5)),
     "wide, groups, images": (TALL, Geometry(24, 48, 6, 6, 6, 6, images=3, groups=3)),
+    "wide, 3x3, images, parts": (
+        Tile(64, 128, 2, 4, 1, 2, wide=1),
+        Geometry(32, 20, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080, images=3),
+    ),
+    "wide, tall": (Tile(256, 64, 2, 3, 1, wide=1), Geometry(20, 18, 17, 18, 17, 18)),
     "wide, dilated": (Tile(64, 256, 2, 5, 1, wide=1), Geometry(6, 70, 11, 12, 9, 8, 2, 3, dy=2, dx=2, fill=0)),
 }
 
@@ -186,13 +191,15 @@ def tiles(
     kind = KINDS[operands[0].dtype.name]
     result, word = (np.int32, "int") if kind == "OptkitBytes" else (np.float32, "float")
     m, n = numbers[-2:]
+    begin = "OptkitStrip" if tile.cut else "OptkitWide" if tile.wide else "Optkit"
     sizes = (tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.parts, tile.planes)
-    text = ", ".join([kind, *map(str, sizes), *(f"{v}u" if i == 21 else str(v) for i, v in enumerate(numbers[:-2]))])
+    *numbers, last = (*((tile.cut.width, tile.cut.pitch, tile.cut.lines) if tile.cut else ()), *numbers[:-2])
+    text = ", ".join([kind, *map(str, (*sizes, *numbers)), f"{last}{'u' * (name == 'OptkitConv')}"])
     down, across = -(-m // tile.rows), -(-n // tile.columns)
     library = host_library(
         folder,
         f"""
-        typedef {name.replace("Optkit", "OptkitWide" if tile.wide else "Optkit")}<{text}> Code;
+        typedef {name.replace("Optkit", begin)}<{text}> Code;
         {"" if tile.wide else PLACES}
         extern "C" int run(const unsigned* data, const unsigned* weights, {word}* out) {{
           const int size = {tile.planes * (tile.rows + 1) * 4}, kept = {(tile.rows + 1) * tile.columns};
@@ -260,13 +267,8 @@ def multiplied(x: np.ndarray) -> np.ndarray:
 WIDE_KINDS = [kind for kind in KINDS if kind != "float32"]
 
 
-@NEEDS
-@pytest.mark.parametrize(
-    ("name", "kind"), [*itertools.product(GEOMETRIES, KINDS), *itertools.product(WIDE_GEOMETRIES, WIDE_KINDS)]
-)
-def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
-    tile, g = (GEOMETRIES | WIDE_GEOMETRIES)[name]
-    g = g if kind == "uint8" else replace(g, fill=0)
+def convolution(g: Geometry, kind: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[int, ...], np.ndarray]:
+    """Images in blocks and packed weights, the numbers of `OptkitConv` and extents of the result, and the result."""
     c, b = block(kind, g.fours_in), block(kind, g.fours_out)
     depth = g.fours_in * 4 // g.groups
     shape, kernel = (g.images, g.fours_in * 4, g.h, g.w), (g.fours_out * 4, depth, g.ky, g.kx)
@@ -278,14 +280,28 @@ def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Pa
     bands = channels // c, span or made, depth, made // g.groups
     counts = c * data.itemsize // 4, b // 4, packed.shape[1], g.fours_out, *bands, g.images
     numbers = (*counts, *astuple(g)[2:-2], g.images * g.oh * g.ow, g.fours_out * 4)
-    found = tiles(tmp_path, "OptkitConv", tile, numbers, (blocked, packed))
     filters, each = np.split(multiplied(weights), g.groups), np.split(multiplied(data), g.groups, 1)
     parts = [[sums(image, w, g, g.fill & 255) for image in x] for w, x in zip(filters, each, strict=True)]
-    want = np.concatenate([np.concatenate(part) for part in parts], 1)
-    agree(found, want)
-    if g.images > 1:  # each in a larger one
-        apart = np.pad(blocked.reshape(g.images, -1), ((0, 0), (0, 3 * g.h * g.w * c)))
-        second = f", data + {apart.itemsize * apart.shape[1] // 4}"
+    return (blocked, packed), numbers, np.concatenate([np.concatenate(part) for part in parts], 1)
+
+
+def spread(blocked: np.ndarray, images: int) -> tuple[np.ndarray, str]:
+    """Images each in a larger one, and the argument that says so."""
+    apart = np.pad(blocked.reshape(images, -1), ((0, 0), (0, blocked[0].size * 3)))
+    return apart, f", data + {apart.itemsize * apart.shape[1] // 4}"
+
+
+@NEEDS
+@pytest.mark.parametrize(
+    ("name", "kind"), [*itertools.product(GEOMETRIES, KINDS), *itertools.product(WIDE_GEOMETRIES, WIDE_KINDS)]
+)
+def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
+    tile, g = (GEOMETRIES | WIDE_GEOMETRIES)[name]
+    g = g if kind == "uint8" else replace(g, fill=0)
+    (blocked, packed), numbers, want = convolution(g, kind)
+    agree(tiles(tmp_path, "OptkitConv", tile, numbers, (blocked, packed)), want)
+    if g.images > 1:
+        apart, second = spread(blocked, g.images)
         for clusters in {False, tile.parts > 1}:
             folder = tmp_path / f"apart_{clusters}"
             folder.mkdir()
@@ -306,6 +322,7 @@ def test_tiles_of_a_product_hold_its_sums(kind: str, name: str, tmp_path: Path) 
 
 
 CLUSTERS = {
+    "wide, 2": Tile(64, 64, 2, 4, 1, 2, wide=1),
     "8": replace(SMALL, parts=8),
     "4, slices": replace(SLICED, parts=4),
     "2": replace(SQUARE, parts=2),
@@ -317,7 +334,9 @@ CLUSTERS = {
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_clusters_add_up_what_their_blocks_have(name: str, kind: str, tmp_path: Path) -> None:
     tile = CLUSTERS[name]
-    p = Product(100, 21, 70)
+    if tile.wide and kind not in WIDE_KINDS:
+        pytest.skip("not by warpgroups")
+    p = Product(64 if tile.wide else 100, 21, 70)
     data, weights = operands(kind, (p.m, p.fours_in * 4), (p.fours_in * 4, p.fours_out * 4))
     numbers, packed = (*p.numbers(kind), p.m, p.fours_out * 4), matmul_weight(weights, 4, vector(kind))
     found = tiles(tmp_path, "OptkitMatmul", tile, numbers, (data, packed), clusters=True)

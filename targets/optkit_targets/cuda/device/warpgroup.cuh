@@ -88,7 +88,7 @@ template <int THREADS, int COLUMNS, int DEEP, int WORDS, int FOURS, int IN, int 
 struct OptkitWideWeights : OptkitFrom {
   typedef OptkitSteps<WORDS, DEEP, IN, TAPS> Steps;
   typedef OptkitPieces<THREADS, COLUMNS, WORDS> Pieces;
-  static_assert(2 * DEEP % Pieces::DOWN == 0, "threads have to divide the chunks");
+  static const int CHUNKS = 2 * DEEP, TURNS = (CHUNKS + Pieces::DOWN - 1) / Pieces::DOWN;
   static_assert(4LL * OUT * IN * TAPS * WORDS < 1LL << 31, "places are 32-bit numbers");
 
   using OptkitFrom::OptkitFrom;
@@ -97,8 +97,10 @@ struct OptkitWideWeights : OptkitFrom {
     for (int i = 0; i < Pieces::TURNS; ++i) {
       const int n = Pieces::row(i), out = first / 4 + n / 4;
 #pragma unroll
-      for (int turn = 0; turn < 2 * DEEP / Pieces::DOWN; ++turn) {
-        const int chunk = Pieces::chunk(turn), k = chunk * Pieces::PARTS + Pieces::part();
+      for (int turn = 0; turn < TURNS; ++turn) {
+        const int chunk = Pieces::chunk(turn);
+        if (CHUNKS % Pieces::DOWN && chunk >= CHUNKS) break;
+        const int k = chunk * Pieces::PARTS + Pieces::part();
         unsigned* to = stage + (chunk * COLUMNS + n) * 4 + Pieces::part() * WORDS;
         const bool inside = Steps::inside(step, k) && (OUT * 4 % COLUMNS == 0 || out < OUT);
         const int place = (out / FOURS * (IN * TAPS) + Steps::place(step, k)) * FOURS + out % FOURS;
@@ -108,28 +110,39 @@ struct OptkitWideWeights : OptkitFrom {
   }
 };
 
-// As OptkitTile, by a warpgroup for every 64 rows; not in parts. Of STAGES buffers one is read, one was read until a
-// moment ago, and the others are being filled.
-template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int PLANES, int COUNT, typename Left,
+// What the threads of a warpgroup, whose first row this is, have summed, where a tile's sums belong.
+template <int ROWS, int COLUMNS, typename Sum>
+OPTKIT_DEVICE void optkit_leave(Sum* tile, const Sum (&sums)[COLUMNS / 2], int group) {
+  const int lane = optkit_thread() % 32, m = group + optkit_thread() / 32 * 16 + lane / 4, n = lane % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < COLUMNS / 2; ++i) {
+    const int column = i / 4 * 8 + n + i % 2;
+    tile[(column / 4 * (ROWS + 1) + m + i / 2 % 2 * 8) * 4 + column % 4] = sums[i];
+  }
+}
+
+// As OptkitTile, by a warpgroup for every 64 rows; PARTS divide the steps. Of STAGES buffers one is read, one was read
+// until a moment ago, and the others are being filled.
+template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int PARTS, int PLANES, int STEPS, typename Left,
           typename Right>
 struct OptkitWideTile {
   typedef typename Kind::Sum Sum;
-  static const int HEIGHT = ROWS, WIDTH = COLUMNS, BLOCKS = 1, THREADS = 2 * ROWS;
+  static const int HEIGHT = ROWS, WIDTH = COLUMNS, BLOCKS = PARTS, THREADS = 2 * ROWS, COUNT = STEPS / PARTS;
   static const int LEFT = 8 * DEEP * ROWS, STAGE = LEFT + 8 * DEEP * COLUMNS, AHEAD = STAGES - 2;
   static_assert(STAGES * STAGE <= PLANES * (ROWS + 1) * 4 && COLUMNS / 4 <= PLANES, "the tile has to fit");
-  static_assert(STAGES >= 3 && ROWS % 64 == 0 && DEEP % 2 == 0, "no such tile");
+  static_assert(STAGES >= 3 && ROWS % 64 == 0 && DEEP % 2 == 0 && STEPS % PARTS == 0, "no such tile");
 
-  OPTKIT_DEVICE void run(Sum* tile, const Left& left, const Right& right) {
+  OPTKIT_DEVICE void run(Sum* tile, const Left& left, const Right& right, int part) {
     unsigned* stages = reinterpret_cast<unsigned*>(tile);
-    const int group = optkit_index() / 128 * 64;
+    const int group = optkit_index() / 128 * 64, first = PARTS == 1 ? 0 : part * COUNT;
     Sum sums[COLUMNS / 2];
 #pragma unroll
     for (int i = 0; i < COLUMNS / 2; ++i) sums[i] = 0;
 #pragma unroll
     for (int s = 0; s < AHEAD; ++s) {
       if (s < COUNT) {
-        left.load(stages + s * STAGE, s);
-        right.load(stages + s * STAGE + LEFT, s);
+        left.load(stages + s * STAGE, first + s);
+        right.load(stages + s * STAGE + LEFT, first + s);
       }
       optkit_commit();
     }
@@ -148,8 +161,8 @@ struct OptkitWideTile {
       optkit_end();
       const int free = place + AHEAD < STAGES ? place + AHEAD : place + AHEAD - STAGES;
       if (step + AHEAD < COUNT) {
-        left.load(stages + free * STAGE, step + AHEAD);
-        right.load(stages + free * STAGE + LEFT, step + AHEAD);
+        left.load(stages + free * STAGE, first + step + AHEAD);
+        right.load(stages + free * STAGE + LEFT, first + step + AHEAD);
       }
       optkit_commit();
       optkit_finish<1>(sums);
@@ -158,12 +171,7 @@ struct OptkitWideTile {
     optkit_finish<0>(sums);
     optkit_wait<0>();
     optkit_sync();
-    const int lane = optkit_thread() % 32, m = group + optkit_thread() / 32 * 16 + lane / 4, n = lane % 4 * 2;
-#pragma unroll
-    for (int i = 0; i < COLUMNS / 2; ++i) {
-      const int column = i / 4 * 8 + n + i % 2;
-      tile[(column / 4 * (ROWS + 1) + m + i / 2 % 2 * 8) * 4 + column % 4] = sums[i];
-    }
+    optkit_leave<ROWS, COLUMNS>(tile, sums, group);
     optkit_sync();
   }
 };
@@ -177,13 +185,12 @@ struct OptkitWideConv {
   static_assert(1LL * IMAGES * ALL * H * W * WORDS < 1LL << 31, "places are 32-bit numbers");
   typedef OptkitWidePositions<ROWS, DEEP, WORDS, IN, IMAGES, H, W, OH, OW, KY, KX, SY, SX, DY, DX, T, L, FILL> Left;
   typedef OptkitWideWeights<2 * ROWS, COLUMNS, DEEP, WORDS, FOURS, IN, OUT, KY * KX> Right;
-  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Left::Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int, int column,
+  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PARTS, PLANES, Left::Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int part, int column,
                          int row, const void* next = 0) {
-    static_assert(PARTS == 1, "ptxas would wait for every instruction");
     typedef OptkitImages<IN, ALL, WORDS * 4 / Kind::WORDS, SPAN, FROM, TO> Images;
     const Images images(image, next, column, H * W * WORDS);
-    Tile::run(tile, Left(images.data, row, images.apart), Right(kernels, column));
+    Tile::run(tile, Left(images.data, row, images.apart), Right(kernels, column), part);
   }
 };
 
@@ -194,10 +201,9 @@ struct OptkitWideMatmul {
   typedef OptkitSteps<WORDS, DEEP, IN, 1> Steps;
   typedef OptkitWideRows<2 * ROWS, ROWS, DEEP, M, IN * WORDS> Left;
   typedef OptkitWideWeights<2 * ROWS, COLUMNS, DEEP, WORDS, 1, IN, OUT, 1> Right;
-  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PLANES, Steps::COUNT, Left, Right> Tile;
-  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int, int column, int row,
+  typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PARTS, PLANES, Steps::COUNT, Left, Right> Tile;
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int part, int column, int row,
                          int rows = 0) {
-    static_assert(PARTS == 1, "ptxas would wait for every instruction");
-    Tile::run(tile, Left(matrix, row, rows), Right(kernels, column));
+    Tile::run(tile, Left(matrix, row, rows), Right(kernels, column), part);
   }
 };

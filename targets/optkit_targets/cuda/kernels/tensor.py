@@ -7,6 +7,7 @@ share a tile, from global memory, in a kernel of its own (`parts.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,13 +21,14 @@ from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, extent, look, read_dtype, same
 from optkit_targets.cuda.kernels.device_code import SHORT, Call, around, bound, compute_tiles
 from optkit_targets.cuda.kernels.parts import Shared, compute_parts
-from optkit_targets.cuda.kernels.tiles import SPACE, Tile, ranked, space
+from optkit_targets.cuda.kernels.strips import strips_of
+from optkit_targets.cuda.kernels.tiles import SPACE, Tile, Work, ranked, space
 
 WORD = {"int8": 4, "float16": 2, "bfloat16": 2, TENSOR_FLOAT: 1}
 """Terms in a word, by arithmetic."""
 STEP = {compute: 8 * terms for compute, terms in WORD.items()}
 """Terms that one instruction sums."""
-VERSION = 5
+VERSION = 6
 """Of the templates; they are one piece of device code."""
 LARGEST_GRID = 65535
 """Thread blocks along the second and third axis of a launch."""
@@ -71,8 +73,10 @@ class Tiled:
     def call(self, tile: Tile) -> str:
         """The device function for a tile of this size."""
         sizes = tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.parts, tile.planes
-        function = self.function.replace("Optkit", "OptkitWide") if tile.wide else self.function
-        code = f"{function}<{_KIND[self.operator.compute]}, {', '.join(map(str, (*sizes, *self.numbers)))}>"
+        cut = (tile.cut.width, tile.cut.pitch, tile.cut.lines) if tile.cut else ()
+        kind = "OptkitStrip" if tile.cut else "OptkitWide" if tile.wide else "Optkit"
+        numbers = ", ".join(map(str, (*sizes, *cut, *self.numbers)))
+        code = f"{self.function.replace('Optkit', kind)}<{_KIND[self.operator.compute]}, {numbers}>"
         return f"OptkitCluster<{code}>::run" if tile.parts > 1 and self.clusters else f"{code}::run"
 
 
@@ -111,17 +115,16 @@ class TensorCoreRule:
             return None
         tiled = replace(found, clusters=target.has("cluster"))
 
+        work = work_of(operator, target)
+        if tiled.images is None and operator.kind == MATMUL:
+            work = replace(work, rows=max(work.rows, _SOME_ROWS))
+
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
-            return self.schedule(look(function), tiled, Tile.of(chosen, target))
+            return self.schedule(look(function), tiled, Tile.of(chosen, work, target))
 
         macs = operator.macs()
-        wide = may_be_wide(operator, target)
-        extents, words = extents_of(operator)
-        if tiled.images is None and operator.kind == MATMUL:
-            extents = (1, max(extents[1], _SOME_ROWS), extents[2])
-        tiles = ranked(extents, words, target, wide, tiled.span)
-        params = next(tile for tile in tiles if tile["parts"] in tiled.parts)
-        values = {**space(wide, tiled.span), "parts": tiled.parts}
+        params = next(tile for tile in ranked(work, target) if tile["parts"] in tiled.parts)
+        values = {**space(work), "parts": tiled.parts}
         version = self.templates[self.template]
         return [Choice(self.name, self.template, version, params, values, apply, macs, operator.compute, tunable=True)]
 
@@ -136,9 +139,7 @@ class TensorCoreRule:
             return []
         if operator.named().get("groups", 1) > 1 and not span_of(operator):
             return []
-        wide = may_be_wide(operator, target)
-        tiles = ranked(*extents_of(operator), target, wide, span_of(operator))
-        return [Plan(self.template, params) for params in tiles]
+        return [Plan(self.template, params) for params in ranked(work_of(operator, target), target)]
 
     def find(self, view: View, operator: Operator) -> Tiled | None:
         """What the function computes, None where device code does not fit it."""
@@ -147,11 +148,6 @@ class TensorCoreRule:
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """The scheduled function."""
         raise NotImplementedError
-
-
-def may_be_wide(operator: Operator, target: Target) -> bool:
-    """Whether whole warpgroups can multiply these operands, weights among them."""
-    return target.has("warpgroup") and operator.kind in (CONV, MATMUL) and operator.compute in _WIDE
 
 
 def span_of(operator: Operator) -> int:
@@ -166,15 +162,16 @@ def depth_of(operator: Operator) -> int:
     return input_blocks(s["o"], s["groups"], s["c"], span, s["b"]) if span else -(-s["c"] // s["b"])
 
 
-def extents_of(operator: Operator) -> tuple[tuple[int, int, int], int]:
-    """Batch, rows and columns that tiles cover, and the words of a sum."""
+def work_of(operator: Operator, target: Target) -> Work:
+    """What the tiles of an operator are of."""
     s, terms = operator.named(), WORD[operator.compute]
-    if operator.kind == CONV:
-        height, width = operator.output()
-        channels = depth_of(operator) * s["b"] if s["groups"] > 1 else -(-s["c"] // SHORT) * SHORT
-        depth = channels * s["kh"] * s["kw"]
-        return (1, s["n"] * height * width, s["o"]), depth // terms
-    return (s.get("batch", 1), s["m"], s["n"]), s["k"] // terms
+    wide = target.has("warpgroup") and operator.kind in (CONV, MATMUL) and operator.compute in _WIDE
+    if operator.kind != CONV:
+        return Work(s.get("batch", 1), s["m"], s["n"], -(-s["k"] // (SHORT * terms)), wide=wide)
+    strips = tuple(strips_of(operator)) if wide and s["b"] == SHORT * terms else ()
+    block = max(1, s["b"] // terms)
+    counts = math.prod(operator.output()) * s["n"], s["o"], depth_of(operator), s["kh"] * s["kw"], block
+    return Work(1, *counts, span_of(operator), wide, s["n"], strips)
 
 
 def shape(buffer: Any, first: int = 0) -> list[int] | None:

@@ -98,13 +98,17 @@ class TensorConvRule(TensorCoreRule):
         fours = (extent(sch, v) or SHORT) // SHORT
         sums = sch.get(conv).writes[0].source
         width = found.operator.output()[1] if len(sums.shape) == 5 else None
+        cut = tile.cut
 
         def flat(n: Any, o: Any, *rest: Any) -> tuple[Any, ...]:
-            """Fours of channels, and positions, as one axis each."""
-            p, v, *steps = rest if width is None else (rest[0] * width + rest[1], *rest[2:])
-            return (n, o, p, v, *steps) if fours == 1 else (n, o * fours + v // SHORT, p, v % SHORT, *steps)
+            """Fours of channels as one axis, and positions too where tiles are of plain lists."""
+            axes = 2 if width is None else 3
+            (*place, v), steps = rest[:axes], rest[axes:]
+            if width is not None and cut is None:
+                place = [place[0] * width + place[1]]
+            return (n, o, *place, v, *steps) if fours == 1 else (n, o * fours + v // SHORT, *place, v % SHORT, *steps)
 
-        if width is not None or fours > 1:
+        if (width is not None and cut is None) or fours > 1:
             sch.transform_block_layout(conv, IndexMap.from_func(flat, ndim=len(sch.get(conv).iter_vars)))
             sch.transform_layout(conv, ("write", 0), IndexMap.from_func(flat, ndim=len(sums.shape)))
         data, weights = (read.source for read in sch.get(conv).reads)
@@ -113,10 +117,13 @@ class TensorConvRule(TensorCoreRule):
         batch: tuple[Any, ...] = () if listed else (n,)
         if listed:
             sch.reorder(c, n)
-        positions = sch.fuse(*([n] if listed else []), y, x)
+        places = [y, x] if cut is None else cut.loops(sch, y, x)
+        positions = sch.fuse(*([n] if listed else []), *places)
 
         def index(i: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
-            return (0, i[1], i[0] * count + i[2], i[3]) if listed else (i[0], i[1], i[2], i[3])
+            image = i[0] if listed else 0
+            position = image * count + i[2] if cut is None else cut.position(image, i[2], i[3])
+            return 0 if listed else i[0], i[1], position, i[-1]
 
         axes = Axes(batch, positions, c, v, index, four if fours > 1 else None, True)
         # Where a second image begins tells how far images are apart, also where they lie in larger ones.

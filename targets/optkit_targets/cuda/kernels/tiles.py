@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 from optkit.target import Target
+from optkit_targets.cuda.kernels.strips import Strips
 
 SLICE = 128
 """Threads that sum together."""
@@ -19,15 +20,17 @@ SPACE: dict[str, tuple[int, ...]] = {
     "slices": (1, 2, 4),
     "parts": (1, 2, 4, 8),
     "wide": (0,),
+    "strip": (0,),
 }
 WIDE: dict[str, tuple[int, ...]] = {
-    "rows": (64, 128),
+    "rows": (64, 128, 256),
     "columns": (64, 128, 256),
     "deep": (2, 4),
     "stages": (3, 4, 5),
     "slices": (1,),
-    "parts": (1,),
+    "parts": (1, 2, 4, 8),
     "wide": (1,),
+    "strip": (0,),
 }
 """Tiles by instructions of whole warpgroups."""
 _STATIC = 48 * 1024
@@ -39,8 +42,52 @@ _SECOND = 3000
 """From the end of a kernel to the first results of the next one in a graph."""
 _MEET, _PEER_BYTES = 250, 14
 """Cycles in which thread blocks of a cluster meet, and bytes that one reads from the others in a cycle."""
-_L2_BYTES = 64
-"""Bytes that a multiprocessor gets in a cycle."""
+_L2_BYTES, _L2_SHARE = 64, 20
+"""Bytes that a multiprocessor gets in a cycle: alone, and when all want some (measured on an H200)."""
+_BY_WARPS = 1.5
+"""How much longer a step takes whose operands warps load themselves, between copies (measured on an H200)."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What tiles are of.
+
+    Attributes:
+        batch, rows, columns: extents of the result.
+        blocks: of channels, or of terms, that a sum is over; for every tap.
+        taps: of a convolution's kernel; 1 for products.
+        block: words of a block.
+        span: columns that read the same, which those of a tile divide; 0 where all do.
+        wide: whether warpgroups can multiply what is multiplied here, and thread blocks share their tiles.
+        images: that rows are positions of.
+        strips: ways to cut them; none where tiles of strips cannot be.
+    """
+
+    batch: int
+    rows: int
+    columns: int
+    blocks: int
+    taps: int = 1
+    block: int = 4
+    span: int = 0
+    wide: bool = False
+    images: int = 1
+    strips: tuple[Strips, ...] = ()
+
+    def steps(self, deep: int) -> int:
+        """Of a sum, as `OptkitSteps` divides it."""
+        each = max(1, 8 * deep // self.block)
+        apart, together = -(-self.blocks // each) * self.taps, -(-self.blocks * self.taps // each)
+        return together if self.flat(deep) else apart
+
+    def flat(self, deep: int) -> bool:
+        """Whether steps are of several taps."""
+        each = max(1, 8 * deep // self.block)
+        return -(-self.blocks * self.taps // each) * 4 <= -(-self.blocks // each) * self.taps * 3
+
+    def cut(self, width: int) -> Strips | None:
+        """The strips of so many columns."""
+        return next((strips for strips in self.strips if strips.width == width), None)
 
 
 @dataclass(frozen=True)
@@ -55,6 +102,9 @@ class Tile:
         parts: thread blocks that divide the steps of a tile among themselves; as a cluster they add up their sums,
             without such a second kernel does.
         wide: 1 where whole warpgroups multiply, 64 rows each.
+        strip: columns of the strips that the rows are positions of, whose taps share what they read; 0 where rows are
+            a plain list.
+        cut: those strips.
     """
 
     rows: int
@@ -64,18 +114,25 @@ class Tile:
     slices: int
     parts: int = 1
     wide: int = 0
+    strip: int = 0
+    cut: Strips | None = field(default=None, kw_only=True)
 
     @classmethod
-    def of(cls, params: Mapping[str, int], target: Target) -> Tile:
+    def of(cls, params: Mapping[str, int], work: Work, target: Target) -> Tile:
         """The tile of a choice's parameters.
 
         Raises:
-            ValueError: it does not fit a multiprocessor.
+            ValueError: it does not fit a multiprocessor, or the work.
         """
-        tile = cls(**{name: params[name] for name in SPACE})
-        if not tile.fits(target):
+        tile = cls(**{name: params[name] for name in SPACE}, cut=work.cut(params["strip"]))
+        if not tile.fits(target) or not tile.suits(work):
             raise ValueError(f"{tile.shared} bytes of shared memory, {tile.registers} registers a thread do not fit")
         return tile
+
+    @property
+    def params(self) -> dict[str, int]:
+        """The choice's parameters."""
+        return {name: value for name, value in asdict(self).items() if name in SPACE}
 
     @property
     def threads(self) -> int:
@@ -85,8 +142,11 @@ class Tile:
     @property
     def planes(self) -> int:
         """Of (rows + 1) x 4 words: for the operands, and later for the sums."""
-        gaps = 0 if self.wide else 16
-        operands = self.slices * self.stages * 8 * self.deep * (self.rows + self.columns + gaps)
+        if self.cut:
+            operands = 8 * self.deep * (2 * (self.rows + self.cut.halo) + self.stages * self.columns)
+        else:
+            gaps = 0 if self.wide else 16
+            operands = self.slices * self.stages * 8 * self.deep * (self.rows + self.columns + gaps)
         return max(self.columns // 4, -(-operands // (4 * (self.rows + 1))))
 
     @property
@@ -114,21 +174,30 @@ class Tile:
 
     def fits(self, target: Target) -> bool:
         """Whether the device code takes this tile, and a multiprocessor holds it."""
-        if self.wide and any(getattr(self, name) not in values for name, values in WIDE.items()):
+        if self.wide and any(getattr(self, name) not in values for name, values in WIDE.items() if name != "strip"):
             return False
         if not self.wide and (min(self._mma) < 1 or self.registers > 255):
             return False
         return self.shared <= target.cache[0] - 1024 and self.registers * self.threads <= _REGISTERS
 
-    def cycles(self, extents: tuple[int, int, int], words: int, target: Target) -> float:
-        """About how long the whole kernel takes.
+    def suits(self, work: Work) -> bool:
+        """Whether the device code computes this in such tiles."""
+        if work.span % self.columns:
+            return False
+        if not self.wide:
+            return not self.strip
+        if not work.wide:
+            return False
+        if not self.strip:
+            return work.steps(self.deep) % self.parts == 0
+        if self.cut is None or work.block != 4 or work.flat(self.deep) or self.cut.taps < self.stages:
+            return False
+        return work.steps(self.deep) // work.taps % self.parts == 0
 
-        Args:
-            extents: batch, rows, columns.
-            words: of the sum.
-        """
-        batch, rows, columns = extents
-        blocks = batch * self.parts * -(-rows // self.rows) * -(-columns // self.columns)
+    def cycles(self, work: Work, target: Target) -> float:
+        """About how long the whole kernel takes."""
+        rows = self.cut.positions(work.images) if self.cut else work.rows
+        blocks = work.batch * self.parts * -(-rows // self.rows) * -(-work.columns // self.columns)
         resident = min(
             target.cache[0] // (self.shared + 1024),
             _REGISTERS // (self.registers * self.threads),
@@ -136,17 +205,20 @@ class Tile:
             -(-blocks // target.cores),
         )
         multiply, read = self._step()
-        move = 32 * self.deep * (self.rows + self.columns) / _L2_BYTES
-        busy = max(multiply, read, move) * self.slices
+        # Of a step's operands; those of strips come once for all taps.
+        moved = self.rows if self.cut is None else (self.rows + self.cut.halo) / self.cut.taps
+        rate = min(_L2_BYTES, _L2_SHARE * max(1.0, target.cores / blocks))
+        move = 32 * self.deep * (moved + self.columns) / rate
+        busy = max(multiply, read, move) * self.slices * (1 if self.wide else _BY_WARPS)
         wait = max(_MEMORY / (self.stages - 1 - self.wide), _STEP + multiply)
-        steps = -(-words // (8 * self.deep * self.slices * self.parts))
+        steps = -(-work.steps(self.deep) // (self.slices * self.parts))
         end, after = self.rows * self.columns / 8, 0.0
         meet = 200.0 * self.slices
         if self.parts > 1 and target.has("cluster"):
             end = end / self.parts + 4 * self.rows * self.columns * (self.parts - 1) / self.parts / _PEER_BYTES
             meet = 2.0 * _MEET
         elif self.parts > 1:
-            after = _SECOND + 4 * self.parts * batch * rows * columns / (_L2_BYTES * target.cores)
+            after = _SECOND + 4 * self.parts * work.batch * rows * work.columns / (_L2_SHARE * target.cores)
         # The first thread blocks of a multiprocessor go hand in hand; later ones multiply while others end.
         first = steps * max(busy * resident, wait) + _START + end * resident + meet
         alone = steps * max(busy, wait) + _START + end + meet
@@ -168,26 +240,19 @@ def scope(size: int) -> str:
     return "shared" if size <= _STATIC else "shared.dyn"
 
 
-def space(wide: bool, span: int = 0) -> dict[str, tuple[int, ...]]:
-    """Every value of every parameter; of columns, those that divide `span`, as in `ranked`."""
-    values = {name: {*SPACE[name], *(WIDE[name] if wide else ())} for name in SPACE}
-    values["columns"] = {columns for columns in values["columns"] if span % columns == 0}
+def space(work: Work) -> dict[str, tuple[int, ...]]:
+    """Every value of every parameter that tiles of this can have."""
+    values = {name: {*SPACE[name], *(WIDE[name] if work.wide else ())} for name in SPACE}
+    values["columns"] = {columns for columns in values["columns"] if work.span % columns == 0}
+    values["strip"] = {0, *(strips.width for strips in work.strips)}
     return {name: tuple(sorted(found)) for name, found in values.items()}
 
 
-def ranked(
-    extents: tuple[int, int, int], words: int, target: Target, wide: bool, span: int = 0
-) -> list[dict[str, int]]:
-    """Parameters of the tiles that fit, the quickest by `Tile.cycles` first; of equals, the one that takes least.
-
-    Args:
-        extents: batch, rows, columns.
-        words: of the sum.
-        wide: whether warpgroups can multiply what is multiplied here.
-        span: columns that read the same, which those of a tile divide; 0 where all do.
-    """
-    spaces = (SPACE, WIDE) if wide else (SPACE,)
-    tiles = (Tile(*values) for each in spaces for values in itertools.product(*each.values()))
-    fitting = [tile for tile in tiles if tile.fits(target) and span % tile.columns == 0]
-    order = sorted(fitting, key=lambda t: (t.cycles(extents, words, target), t.shared, t.threads))
-    return [asdict(tile) for tile in order]
+def ranked(work: Work, target: Target) -> list[dict[str, int]]:
+    """Parameters of the tiles that fit, the quickest by `Tile.cycles` first; of equals, the one that takes least."""
+    tiles = [Tile(*values) for *values, _ in itertools.product(*SPACE.values())]
+    if work.wide:
+        plain = [Tile(*values) for *values, _ in itertools.product(*WIDE.values())]
+        tiles += plain + [replace(tile, strip=cut.width, cut=cut) for tile in plain for cut in work.strips]
+    fitting = [tile for tile in tiles if tile.fits(target) and tile.suits(work)]
+    return [t.params for t in sorted(fitting, key=lambda t: (t.cycles(work, target), t.shared, t.threads))]
