@@ -29,6 +29,7 @@ def host_library(folder: Path, source: str, *options: str) -> ctypes.CDLL:
         #include "warpgroup.cuh"
         #include "strip.cuh"
         #include "cluster.cuh"
+        #include "bulk.cuh"
         #include "attention.cuh"
         extern "C" void bounds(const char* data, int bytes, const char* weights, int more) {{
           emulator::readable = {{{{data, data + bytes}}, {{weights, weights + more}}}};

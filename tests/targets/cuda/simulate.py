@@ -70,8 +70,10 @@ def _tensor_core(block: Any) -> Any:
     else:
         if clusters:  # all of the sums in every block, as they are once its neighbours have been asked
             scalars[0] = tirx.const(numbers[5] - 1, "int32")
-        more = [numbers.pop(7) for _ in range(3)] if function == "OptkitStripConv" else []
-        simulated = _SIMULATED[function.replace("Wide", "").replace("Strip", "")]
+        if function.startswith("OptkitBulk"):
+            numbers.pop(7)  # blocks of a cluster
+        more = [numbers.pop(7) for _ in range(3)] if function in ("OptkitStripConv", "OptkitBulkConv") else []
+        simulated = _SIMULATED[re.sub("Wide|Strip|Bulk", "", function)]
         body = simulated(*tensors[:3], numbers, *scalars, *more)
     whole = s_tir.SBlock([], block.reads, block.writes, block.name_hint, body, None, buffers)
     return s_tir.SBlockRealize([], tirx.const(True, "bool"), whole)

@@ -33,6 +33,8 @@ SEVERAL = ("states:", "gates:", "volumes:")
 DETECTION, BY_HAND, REDUCED = "boxes:default", "regions:default", "reductions:default"
 EMPTY = "nothing:default", "nothing:fp16"
 PARTED = "halves:fp16", "halves:int8"
+BULK = "taps:fp16:bulk", "taps:int8:bulk"
+"""Weights that come in bulk, to two thread blocks each."""
 JOINED = ("blocks:fp16", "blocks:int8", "blocks:fp16:sm_80", "skip:fp16", "skip:int8")
 """What is written and read where it lies in larger tensors, of several images."""
 CASES = (
@@ -45,6 +47,7 @@ CASES = (
     *("shuffled:fp16", "shuffled:int8"),
     *ROUNDED,
     *SHARED,
+    *BULK,
     *OPEN,
     *JOINED,
 )
@@ -110,6 +113,13 @@ def test_parts_of_concatenations_are_made_in_their_places(case: str, compiled: t
     found = compiled[1][case]
     assert found["calls"] == (7 if case.startswith("skip") else 8)
     assert not [name for name in found["kernels"] if "concat" in name or "split" in name]
+
+
+@pytest.mark.parametrize("case", BULK)
+def test_thread_blocks_of_a_cluster_get_weights_together(case: str, compiled: tuple[Path, dict[str, Any]]) -> None:
+    casts = compiled[1][case]["casts"]
+    assert casts.count(2) == 1
+    assert set(casts) == {0, 2}
 
 
 def test_attention_of_an_open_batch_is_the_same_kernel(environment: dict[str, str], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Strips:
         lines: from one strip to the next.
         count: strips of an image.
         halo: positions from a tile's own to the last that its taps read.
-        taps: of the kernel.
+        taps: of the kernel; 1 of a pointwise one, whose strip is the image.
     """
 
     width: int
@@ -55,7 +55,7 @@ class Strips:
 def strips_of(operator: Operator) -> Sequence[Strips]:
     """Every way to cut a convolution's images; none where neighbouring positions do not read neighbours."""
     s = operator.named()
-    if operator.kind != CONV or s["sh"] != 1 or s["sw"] != 1 or s["kh"] * s["kw"] < 2:
+    if operator.kind != CONV or s["sh"] != 1 or s["sw"] != 1:
         return ()
     height, width = operator.output()
     down, across = (s["kh"] - 1) * s["dh"], (s["kw"] - 1) * s["dw"]
@@ -66,7 +66,7 @@ def strips_of(operator: Operator) -> Sequence[Strips]:
     )
     lines = max(height, s["h"] + max(s["pt"], below))
     found = {}
-    for parts in _COUNTS:
+    for parts in _COUNTS if s["kh"] * s["kw"] > 1 else (1,):
         each = -(-width // parts)
         count = -(-width // each)
         if count > 1 and each < NARROWEST:

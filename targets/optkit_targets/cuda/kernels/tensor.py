@@ -73,9 +73,11 @@ class Tiled:
     def call(self, tile: Tile) -> str:
         """The device function for a tile of this size."""
         sizes = tile.rows, tile.columns, tile.deep, tile.stages, tile.slices, tile.parts, tile.planes
+        cast = (tile.cast,) if tile.cast else ()
         cut = (tile.cut.width, tile.cut.pitch, tile.cut.lines) if tile.cut else ()
         kind = "OptkitStrip" if tile.cut else "OptkitWide" if tile.wide else "Optkit"
-        numbers = ", ".join(map(str, (*sizes, *cut, *self.numbers)))
+        kind = "OptkitBulk" if tile.cast else kind
+        numbers = ", ".join(map(str, (*sizes, *cast, *cut, *self.numbers)))
         code = f"{self.function.replace('Optkit', kind)}<{_KIND[self.operator.compute]}, {numbers}>"
         return f"OptkitCluster<{code}>::run" if tile.parts > 1 and self.clusters else f"{code}::run"
 
@@ -168,10 +170,13 @@ def work_of(operator: Operator, target: Target) -> Work:
     wide = target.has("warpgroup") and operator.kind in (CONV, MATMUL) and operator.compute in _WIDE
     if operator.kind != CONV:
         return Work(s.get("batch", 1), s["m"], s["n"], -(-s["k"] // (SHORT * terms)), wide=wide)
-    strips = tuple(strips_of(operator)) if wide and s["b"] == SHORT * terms else ()
+    vector = SHORT * terms
+    strips = tuple(strips_of(operator)) if wide and s["b"] == vector else ()
     block = max(1, s["b"] // terms)
+    # Channels out are in blocks like those in.
+    fours = max(n for n in (1, 2, 4) if (n * SHORT <= vector and s["o"] % (n * SHORT) == 0) or n == 1)
     counts = math.prod(operator.output()) * s["n"], s["o"], depth_of(operator), s["kh"] * s["kw"], block
-    return Work(1, *counts, span_of(operator), wide, s["n"], strips)
+    return Work(1, *counts, span_of(operator), wide, s["n"], strips, fours)
 
 
 def shape(buffer: Any, first: int = 0) -> list[int] | None:
@@ -250,7 +255,8 @@ def compute_product(
         shared = Shared(tile.parts, counts, axes.index, axes.columns_outside)
         return compute_parts(sch, block, call(1), shared, order, axes.channels)
     across, ci = sch.split(columns, [None, tile.columns // (SHORT * many)])
-    down, pi = sch.split(rows, [None, tile.rows])
+    down, rank, pi = sch.split(rows, [None, max(1, tile.cast), tile.rows])
+    down = sch.fuse(down, rank)  # whole clusters
     images = batch
     if axes.fours is not None:
         sch.reorder(across, down, ci, axes.fours, pi)
@@ -272,10 +278,11 @@ def compute_product(
         sch.bind(image, "blockIdx.z")
     loops = (across, down, inner, axes.channels)
     func = compute_tiles(sch, block, call(tile.parts), loops, lambda i: axes.index(i)[1:], images)
-    return func if tile.parts == 1 else in_clusters(func, tile.parts)
+    func = func if tile.parts == 1 else in_clusters(func, tile.parts, "z")
+    return func if tile.cast < 2 else in_clusters(func, tile.cast, "x")
 
 
-def in_clusters(func: Any, size: int) -> Any:
-    """The function launched in clusters of so many thread blocks, neighbours along the third axis."""
-    body = bound("clusterCtaIdx.z", tirx.Var("cluster", "int32"), size, func.body.block.body)
+def in_clusters(func: Any, size: int, axis: str) -> Any:
+    """The function launched in clusters of so many thread blocks, neighbours along this axis."""
+    body = bound(f"clusterCtaIdx.{axis}", tirx.Var("cluster", "int32"), size, func.body.block.body)
     return func.with_body(around(func.body, body))

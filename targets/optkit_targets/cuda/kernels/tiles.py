@@ -21,6 +21,7 @@ SPACE: dict[str, tuple[int, ...]] = {
     "parts": (1, 2, 4, 8),
     "wide": (0,),
     "strip": (0,),
+    "cast": (0,),
 }
 WIDE: dict[str, tuple[int, ...]] = {
     "rows": (64, 128, 256),
@@ -31,8 +32,11 @@ WIDE: dict[str, tuple[int, ...]] = {
     "parts": (1, 2, 4, 8),
     "wide": (1,),
     "strip": (0,),
+    "cast": (0,),
 }
 """Tiles by instructions of whole warpgroups."""
+BULK: dict[str, tuple[int, ...]] = WIDE | {"deep": (1, 2, 4), "stages": (3, 4), "parts": (1,), "cast": (1, 2, 4)}
+"""Those whose weights come in bulk."""
 _STATIC = 48 * 1024
 """Bytes of shared memory that a block has on every GPU without asking for more."""
 _REGISTERS, _THREADS = 65536, 1536  # of a multiprocessor
@@ -61,6 +65,7 @@ class Work:
         wide: whether warpgroups can multiply what is multiplied here, and thread blocks share their tiles.
         images: that rows are positions of.
         strips: ways to cut them; none where tiles of strips cannot be.
+        fours: of columns whose weights lie side by side.
     """
 
     batch: int
@@ -73,6 +78,7 @@ class Work:
     wide: bool = False
     images: int = 1
     strips: tuple[Strips, ...] = ()
+    fours: int = 1
 
     def steps(self, deep: int) -> int:
         """Of a sum, as `OptkitSteps` divides it."""
@@ -104,7 +110,9 @@ class Tile:
         wide: 1 where whole warpgroups multiply, 64 rows each.
         strip: columns of the strips that the rows are positions of, whose taps share what they read; 0 where rows are
             a plain list.
-        cut: those strips.
+        cast: thread blocks of a cluster, neighbours along the rows, that weights come to in bulk; 0 where threads copy
+            them. A step is of all taps then.
+        cut: the strips.
     """
 
     rows: int
@@ -115,6 +123,7 @@ class Tile:
     parts: int = 1
     wide: int = 0
     strip: int = 0
+    cast: int = 0
     cut: Strips | None = field(default=None, kw_only=True)
 
     @classmethod
@@ -142,8 +151,13 @@ class Tile:
     @property
     def planes(self) -> int:
         """Of (rows + 1) x 4 words: for the operands, and later for the sums."""
+        halo, taps = (self.cut.halo, self.cut.taps) if self.cut else (0, 1)
+        if self.cast:
+            operands = self.stages * 8 * self.deep * (self.rows + halo + self.columns * taps)
+            barriers = 4 * self.stages
+            return -(-(max(operands, self.columns * (self.rows + 1)) + barriers) // (4 * (self.rows + 1)))
         if self.cut:
-            operands = 8 * self.deep * (2 * (self.rows + self.cut.halo) + self.stages * self.columns)
+            operands = 8 * self.deep * (2 * (self.rows + halo) + self.stages * self.columns)
         else:
             gaps = 0 if self.wide else 16
             operands = self.slices * self.stages * 8 * self.deep * (self.rows + self.columns + gaps)
@@ -174,7 +188,8 @@ class Tile:
 
     def fits(self, target: Target) -> bool:
         """Whether the device code takes this tile, and a multiprocessor holds it."""
-        if self.wide and any(getattr(self, name) not in values for name, values in WIDE.items() if name != "strip"):
+        given = BULK if self.cast else WIDE
+        if self.wide and any(getattr(self, name) not in values for name, values in given.items() if name != "strip"):
             return False
         if not self.wide and (min(self._mma) < 1 or self.registers > 255):
             return False
@@ -185,9 +200,13 @@ class Tile:
         if work.span % self.columns:
             return False
         if not self.wide:
-            return not self.strip
+            return not self.strip and not self.cast
         if not work.wide:
             return False
+        if self.cast:
+            whole = work.block == 4 and work.blocks % (2 * self.deep) == 0
+            halves = work.fours // 2  # a block of columns is one or two core matrices
+            return whole and halves > 0 and self.columns // halves >= 64 and bool(self.cut) == bool(work.strips)
         if not self.strip:
             return work.steps(self.deep) % self.parts == 0
         if self.cut is None or work.block != 4 or work.flat(self.deep) or self.cut.taps < self.stages:
@@ -205,12 +224,14 @@ class Tile:
             -(-blocks // target.cores),
         )
         multiply, read = self._step()
-        # Of a step's operands; those of strips come once for all taps.
+        # Of a step's operands; those of strips come once for all taps, weights in bulk once for a cluster.
         moved = self.rows if self.cut is None else (self.rows + self.cut.halo) / self.cut.taps
+        moved += self.columns / max(1, self.cast)
         rate = min(_L2_BYTES, _L2_SHARE * max(1.0, target.cores / blocks))
-        move = 32 * self.deep * (moved + self.columns) / rate
+        move = 32 * self.deep * moved / rate
         busy = max(multiply, read, move) * self.slices * (1 if self.wide else _BY_WARPS)
-        wait = max(_MEMORY / (self.stages - 1 - self.wide), _STEP + multiply)
+        taps = self.cut.taps if self.cut and self.cast else 1  # that threads wait for together
+        wait = max(_MEMORY / (self.stages - 1 - self.wide) / taps, _STEP / taps + multiply)
         steps = -(-work.steps(self.deep) // (self.slices * self.parts))
         end, after = self.rows * self.columns / 8, 0.0
         meet = 200.0 * self.slices
@@ -242,17 +263,29 @@ def scope(size: int) -> str:
 
 def space(work: Work) -> dict[str, tuple[int, ...]]:
     """Every value of every parameter that tiles of this can have."""
-    values = {name: {*SPACE[name], *(WIDE[name] if work.wide else ())} for name in SPACE}
+    spaces = (SPACE, WIDE, BULK) if work.wide else (SPACE,)
+    values = {name: {value for each in spaces for value in each[name]} for name in SPACE}
     values["columns"] = {columns for columns in values["columns"] if work.span % columns == 0}
     values["strip"] = {0, *(strips.width for strips in work.strips)}
     return {name: tuple(sorted(found)) for name, found in values.items()}
 
 
 def ranked(work: Work, target: Target) -> list[dict[str, int]]:
-    """Parameters of the tiles that fit, the quickest by `Tile.cycles` first; of equals, the one that takes least."""
-    tiles = [Tile(*values) for *values, _ in itertools.product(*SPACE.values())]
+    """Parameters of the tiles that fit, the quickest by `Tile.cycles` first; of equals, the one that takes least.
+
+    Those whose weights come in bulk have not been measured: the first is none of them, whatever the model says.
+    """
+    tiles = _every(SPACE)
     if work.wide:
-        plain = [Tile(*values) for *values, _ in itertools.product(*WIDE.values())]
-        tiles += plain + [replace(tile, strip=cut.width, cut=cut) for tile in plain for cut in work.strips]
+        plain, bulk = _every(WIDE), _every(BULK)
+        cut = [replace(tile, strip=cut.width, cut=cut) for tile in plain + bulk for cut in work.strips]
+        tiles += plain + bulk + cut
     fitting = [tile for tile in tiles if tile.fits(target) and tile.suits(work)]
-    return [t.params for t in sorted(fitting, key=lambda t: (t.cycles(work, target), t.shared, t.threads))]
+    order = sorted(fitting, key=lambda t: (t.cycles(work, target), t.shared, t.threads))
+    first = next(tile for tile in order if not tile.cast)
+    return [first.params, *(tile.params for tile in order if tile is not first)]
+
+
+def _every(values: Mapping[str, tuple[int, ...]]) -> list[Tile]:
+    """A tile of every combination, of plain lists."""
+    return [replace(Tile(*sizes), cast=cast) for *sizes, _, cast in itertools.product(*values.values())]

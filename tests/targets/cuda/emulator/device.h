@@ -81,6 +81,13 @@ static const int LARGEST_CLUSTER = 8;
 static std::vector<std::unique_ptr<Fiber>> fibers;
 static std::vector<std::unique_ptr<Block>> blocks;
 static Barrier cluster_barrier;
+// A barrier in shared memory that counts arrivals and bytes, and copies to where it is that have not arrived.
+struct Counter {
+  int count, pending, bytes = 0;
+  unsigned phase = 0;
+  std::vector<Copy> copies = {};
+};
+static std::map<const void*, Counter> counters;
 static ucontext_t scheduler;
 static int current, running, clustered, problems;
 static long followed;
@@ -129,9 +136,11 @@ static void enter() {
   yield();
 }
 
-// The blocks of one cluster, from this one along z; false where threads wait for each other forever.
-inline bool run_cluster(uint3 first, int size) {
+// The blocks of one cluster, from this one along x or z; false where threads wait for each other forever.
+inline bool run_cluster(uint3 first, dim3 shape) {
+  const int size = shape.x * shape.z;
   running = blockDim.x * blockDim.y * blockDim.z, clustered = size;
+  counters.clear();
   const int count = running * size;
   cluster_barrier = Barrier();
   while (static_cast<int>(blocks.size()) < size) {
@@ -144,7 +153,7 @@ inline bool run_cluster(uint3 first, int size) {
   }
   for (int slot = 0; slot < size; ++slot) {
     Block& next = *blocks[slot];
-    next.index = make_uint3(first.x, first.y, first.z + slot);
+    next.index = make_uint3(first.x + slot % shape.x, first.y, first.z + slot / shape.x);
     next.all = Barrier(), next.running = running;
     for (auto& barrier : next.slices) barrier = Barrier();
     for (auto& barrier : next.warps) barrier = Barrier();
@@ -190,15 +199,17 @@ inline bool run_cluster(uint3 first, int size) {
     }
     if (!any && left) return false;
   }
+  for (const auto& counter : counters) problems += !counter.second.copies.empty() || counter.second.bytes;
   return true;
 }
 
-// All blocks of a grid, `cluster` of them along z at a time; threads that never wait for each other need no fibers.
-inline int run_grid(dim3 grid, dim3 block, int cluster, void (*function)(void*), void* data, bool alone) {
+// All blocks of a grid, `cluster` of them along x and z at a time; threads that never wait for each other need no fibers.
+inline int run_grid(dim3 grid, dim3 block, dim3 cluster, void (*function)(void*), void* data, bool alone) {
   gridDim = grid, blockDim = block, body = function, body_data = data, problems = followed = 0;
-  for (unsigned z = 0; z < grid.z; z += cluster)
+  if (grid.x % cluster.x || grid.z % cluster.z) return -1;
+  for (unsigned z = 0; z < grid.z; z += cluster.z)
     for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x) {
+      for (unsigned x = 0; x < grid.x; x += cluster.x) {
         blockIdx = make_uint3(x, y, z);
         if (!alone) {
           if (!run_cluster(blockIdx, cluster)) return -1;
@@ -215,7 +226,8 @@ inline int run_grid(dim3 grid, dim3 block, int cluster, void (*function)(void*),
 template <typename Function>
 int run_threads(int threads, Function function, int cluster = 1) {
   auto call = [](void* data) { (*static_cast<Function*>(data))(); };
-  return run_grid(dim3(1, 1, cluster), dim3(threads), cluster, call, &function, false);
+  backwards = !backwards;
+  return run_grid(dim3(1, 1, cluster), dim3(threads), dim3(1, 1, cluster), call, &function, false);
 }
 
 template <typename... A>
@@ -229,7 +241,7 @@ struct Kernel {
   static void run(void* kernel) { static_cast<Kernel*>(kernel)->call(std::index_sequence_for<A...>()); }
 };
 template <typename... A>
-int launch(void (*function)(A...), dim3 grid, dim3 block, int cluster, bool early, void** arguments, bool alone) {
+int launch(void (*function)(A...), dim3 grid, dim3 block, dim3 cluster, bool early, void** arguments, bool alone) {
   Kernel<A...> kernel{function, arguments};
   static std::map<void (*)(A...), int> launches;
   backwards = launches[function]++ % 2;  // every other time with the last warp first
@@ -533,6 +545,73 @@ void optkit_read_peer(T* four, const T* place, int block) {
   const char* mine = emulator::block().shared;
   if (reinterpret_cast<std::uintptr_t>(place) % 16) ++emulator::problems;
   std::memcpy(four, emulator::blocks[block]->shared + (reinterpret_cast<const char*>(place) - mine), 16);
+}
+namespace emulator {
+// The same place in shared memory of another block of the cluster.
+template <typename T>
+T* peer(T* place, int slot) {
+  const char* mine = emulator::block().shared;
+  return reinterpret_cast<T*>(blocks[slot]->shared + (reinterpret_cast<const char*>(place) - mine));
+}
+inline Counter& counter(const void* place) {
+  const auto found = counters.find(place);
+  if (found == counters.end()) std::abort();
+  return found->second;
+}
+inline void settle(Counter& counter) {
+  if (counter.pending || counter.bytes) return;
+  counter.pending = counter.count, ++counter.phase, moved = true;
+}
+inline void arrive(Counter& counter, int bytes) {
+  if (--counter.pending < 0) std::abort();
+  counter.bytes += bytes;
+  settle(counter);
+}
+inline void deliver(Counter& counter) {
+  const std::vector<Copy> copies = std::move(counter.copies);
+  counter.copies.clear();
+  for (const Copy& copy : copies) {
+    std::memcpy(copy.to, copy.from, copy.bytes);
+    counter.bytes -= copy.bytes;
+  }
+  if (!copies.empty()) settle(counter);
+}
+}  // namespace emulator
+OPTKIT_DEVICE void optkit_barrier(unsigned long long* barrier, int count) {
+  if (reinterpret_cast<std::uintptr_t>(barrier) % 8) ++emulator::problems;
+  emulator::counters[barrier] = {count, count};
+}
+OPTKIT_DEVICE void optkit_made() {}
+OPTKIT_DEVICE void optkit_expect(unsigned long long* barrier, int bytes) {
+  emulator::arrive(emulator::counter(barrier), bytes);
+}
+OPTKIT_DEVICE void optkit_arrive(unsigned long long* barrier, int block) {
+  emulator::arrive(emulator::counter(emulator::peer(barrier, block)), 0);
+}
+// Every other time as late as can be, else at once: so neither may be what was not waited for.
+template <int CAST>
+OPTKIT_DEVICE void optkit_bulk(unsigned* to, const unsigned* from, int bytes, unsigned long long* barrier) {
+  const char* begin = reinterpret_cast<const char*>(from);
+  bool allowed = emulator::readable.empty();
+  for (const auto& range : emulator::readable) allowed |= begin >= range.first && begin + bytes <= range.second;
+  const std::uintptr_t places = reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from) | bytes;
+  if (!allowed || places % 16 || bytes <= 0) {
+    ++emulator::problems;
+    return;
+  }
+  for (int slot = 0; slot < CAST; ++slot) {
+    const int block = CAST > 1 ? slot : emulator::self().slot;
+    emulator::Counter& counter = emulator::counter(emulator::peer(barrier, block));
+    counter.copies.push_back({emulator::peer(to, block), from, bytes});
+    if (emulator::backwards) emulator::deliver(counter);
+  }
+}
+OPTKIT_DEVICE void optkit_await(unsigned long long* barrier, int parity) {
+  emulator::Counter& counter = emulator::counter(barrier);
+  while (static_cast<int>(counter.phase & 1) == parity) {
+    emulator::deliver(counter);
+    if (static_cast<int>(counter.phase & 1) == parity) emulator::yield();
+  }
 }
 OPTKIT_DEVICE void optkit_write_peer(float* place, int block, float value) {
   const char* mine = emulator::block().shared;

@@ -22,13 +22,12 @@
 
 namespace {
 struct Function {
-  int (*run)(dim3, dim3, int, bool, void**);
+  int (*run)(dim3, dim3, dim3, bool, void**);
   void** (*keep)(void**);
 };
 struct Launch {
   Function function;
-  dim3 grid, block;
-  int cluster;
+  dim3 grid, block, cluster;
   bool early;
   void** arguments;
 };
@@ -151,7 +150,7 @@ CUresult cuModuleLoadData(CUmodule* module, const void* image) {
 CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
   const std::string run = std::string("emulated_run_") + name, keep = std::string("emulated_keep_") + name;
   Function found;
-  found.run = reinterpret_cast<int (*)(dim3, dim3, int, bool, void**)>(dlsym(module, run.c_str()));
+  found.run = reinterpret_cast<int (*)(dim3, dim3, dim3, bool, void**)>(dlsym(module, run.c_str()));
   found.keep = reinterpret_cast<void** (*)(void**)>(dlsym(module, keep.c_str()));
   if (!found.run || !found.keep) return CUDA_ERROR_NOT_FOUND;
   *function = reinterpret_cast<CUfunction>(new Function(found));
@@ -178,7 +177,7 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
   if (config->gridDimY > 65535 || config->gridDimZ > 65535 || config->sharedMemBytes > 227 * 1024 ||
       config->blockDimX * config->blockDimY * config->blockDimZ > 1024 || !config->gridDimX)
     return CUDA_ERROR_INVALID_VALUE;
-  int cluster = 1;
+  dim3 cluster(1, 1, 1);
   bool follows = false;
   for (unsigned i = 0; i < config->numAttrs; ++i) {
     if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
@@ -187,8 +186,9 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
     }
     if (config->attrs[i].id != CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) return CUDA_ERROR_NOT_SUPPORTED;
     const auto& size = config->attrs[i].value.clusterDim;
-    if (size.x != 1 || size.y != 1 || size.z > 8 || config->gridDimZ % size.z) return CUDA_ERROR_INVALID_CLUSTER_SIZE;
-    cluster = size.z;
+    if (size.y != 1 || size.x * size.z > 8 || config->gridDimX % size.x || config->gridDimZ % size.z)
+      return CUDA_ERROR_INVALID_CLUSTER_SIZE;
+    cluster = dim3(size.x, size.y, size.z);
   }
   Launch launch{found, dim3(config->gridDimX, config->gridDimY, config->gridDimZ),
                 dim3(config->blockDimX, config->blockDimY, config->blockDimZ), cluster, follows, found.keep(arguments)};

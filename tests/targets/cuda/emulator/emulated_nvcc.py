@@ -42,7 +42,7 @@ def translate(source: str) -> str:
         text = source[kernel.start() : following.start() if following else len(source)]
         alone = "false" if _WAITS.search(text) else "true"
         parts.append(f"""
-            extern "C" int emulated_run_{name}(dim3 grid, dim3 block, int cluster, bool early, void** arguments) {{
+            extern "C" int emulated_run_{name}(dim3 grid, dim3 block, dim3 cluster, bool early, void** arguments) {{
               return emulator::launch(&{name}, grid, block, cluster, early, arguments, {alone});
             }}
             extern "C" void** emulated_keep_{name}(void** arguments) {{

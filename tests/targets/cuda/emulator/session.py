@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 from onnx import numpy_helper
+from optkit_targets.cuda.kernels import tensor, tiles
+from optkit_targets.cuda.kernels.tiles import Work
 
 import optkit
 from optkit.errors import OptkitError
 from optkit.model import to_proto
 from optkit.runtime import staging
+from optkit.target import Target
 from optkit.tune.session import tune as tune_model
 from tests.targets.cuda import detection, joined, models, reduced, sequences, transformers
 
@@ -35,10 +38,14 @@ def _count() -> tuple[int, int, int, int]:
 def compile_models(folder: Path, *cases: str) -> None:
     """Compile "model:pipeline" each, verified on the emulated GPU, and run it again on tensors that lie there.
 
-    "model:pipeline:sm_80" is with kernels for that GPU.
+    "model:pipeline:sm_80" is with kernels for that GPU; "model:pipeline:bulk" in tiles whose weights come in bulk.
     """
+    ranked = tensor.ranked
     for case in cases:
         name, pipeline, *arch = case.split(":")
+        tensor.ranked = ranked
+        if arch == ["bulk"]:
+            arch, tensor.ranked = [], _in_bulk
         path = folder / f"{name}.onnx"
         homes = models, reduced, transformers, sequences, detection, joined
         build = next(getattr(each, name) for each in homes if hasattr(each, name))
@@ -60,12 +67,18 @@ def compile_models(folder: Path, *cases: str) -> None:
             parts=sorted(kernel["params"].get("parts", 1) for kernel in artifact.report["kernels"]),
             rules=sorted({kernel["rule"] for kernel in artifact.report["kernels"]}),
             kernels=sorted(kernel["name"] for kernel in artifact.report["kernels"]),
+            casts=sorted(kernel["params"].get("cast", 0) for kernel in artifact.report["kernels"]),
             launched=launched,
             early=early,
             replayed=replayed,
             calls=calls,
             repeats=all(np.array_equal(first[k], second[k]) and np.array_equal(first[k], third[k]) for k in first),
         )
+
+
+def _in_bulk(work: Work, target: Target) -> list[dict[str, int]]:
+    """Tiles for two thread blocks whose weights come in bulk first."""
+    return sorted(tiles.ranked(work, target), key=lambda params: params["cast"] != 2)
 
 
 def instrumented(runner: optkit.runtime.Runner, feed: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
