@@ -18,7 +18,7 @@ from optkit.compiler.converters.grouped import grouped_codes, grouped_product
 from optkit.compiler.converters.integer_conv import SIGN, bias_fits, integer_bias
 from optkit.compiler.converters.movement import permuted, rounded
 from optkit.compiler.lowering import Lowering, Node
-from optkit.compiler.operator import BATCH_MATMUL, MATMUL, TENSOR_CORE, Operator
+from optkit.compiler.operator import BATCH_MATMUL, MATMUL, TENSOR_CORE, TENSOR_FLOAT, Operator
 from optkit.compiler.operators import matmul as define
 from optkit.compiler.operators.common import BITS
 from optkit.compiler.operators.quant import flip_sign, last_channel, less_zero_points
@@ -34,6 +34,9 @@ from optkit.compiler.values import (
     Value,
     dims,
 )
+
+_EIGHT = 8
+"""Columns of a core matrix."""
 
 
 def matmul(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -124,7 +127,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         zero = a.affine.zero
         if target.has("int8_signed"):
             data, zero = low.emit(flip_sign, data, "int8", name="flip_sign"), zero - SIGN
-        packed = relax.const(packing.matmul_weight(weight, target.lanes, g))
+        packed = relax.const(packing.matmul_weight(weight, _together(low, "int8", weight, g), g))
         acc = low.emit(define.matmul, data, packed, columns, tile("int8"), name="matmul", kind=OUT_FUSABLE)
         scale = np.broadcast_to(b.scale.astype("float64") * a.affine.scale, (columns,))
         flat = None if bias is None else _flat_bias(low, bias, columns)
@@ -152,7 +155,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         weight = b.const if axis == 1 else b.const.T
     if g == 1:
         g = _group(low, compute, weight)
-    packed = relax.const(packing.matmul_weight(weight, target.lanes, g))
+    packed = relax.const(packing.matmul_weight(weight, _together(low, compute, weight, g), g))
     result = low.emit(define.matmul, data, packed, columns, tile(compute), name="matmul", kind=OUT_FUSABLE)
     return _with_bias(low, a, out_shape, result, bias)
 
@@ -166,6 +169,12 @@ def _group(low: Lowering, compute: str, weight: np.ndarray) -> int:
     if compute == "int8":
         return dot_group(low)
     return 4 if compute in TENSOR_CORE and low.target.has("tensor_fours") and depth % 4 == 0 else 1
+
+
+def _together(low: Lowering, compute: str, weight: np.ndarray, g: int) -> int:
+    """Columns of the weights that lie together, of which `g` rows do: warpgroups read eight of them at once."""
+    wide = low.target.has("warpgroup") and compute in BYTES and compute != TENSOR_FLOAT
+    return _EIGHT if wide and g * BYTES[compute] == COPY and weight.shape[1] % _EIGHT == 0 else low.target.lanes
 
 
 def _with_bias(low: Lowering, a: Value, shape: Any, result: Any, bias: Value | None) -> Value:

@@ -127,14 +127,14 @@ def _conv(tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, col
 def _matmul(
     tile: Any, data: Any, weights: Any, numbers: list[int], part: Any, column: Any, row: Any, count: Any = 0
 ) -> Any:
-    _, depth, outs, known = numbers[7:]
+    _, fours, depth, outs, known = numbers[7:]
     rows = known or count
     place = o, m, v = _variables("omv")
     (k,) = _variables("k")
     position, out, kind = row + m, column // 4 + o, str(tile.source.dtype)
     indices = unflatten(position, static(data.source.shape)[:-1])
     group = int(weights.source.shape[-1])
-    weight = tirx.BufferLoad(weights.source, [out, k // group, v, k % group]).astype(kind)
+    weight = tirx.BufferLoad(weights.source, [out // fours, k // group, out % fours * 4 + v, k % group]).astype(kind)
     value = tirx.BufferLoad(data.source, [*indices, k]).astype(kind)
     inside = tirx.all(part == numbers[5] - 1, out < outs, position < rows)
     return _sums(tile, numbers, inside, {k: depth * group}, value * weight, place)

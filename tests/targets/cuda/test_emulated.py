@@ -33,7 +33,7 @@ SEVERAL = ("states:", "gates:", "volumes:")
 DETECTION, BY_HAND, REDUCED = "boxes:default", "regions:default", "reductions:default"
 EMPTY = "nothing:default", "nothing:fp16"
 PARTED = "halves:fp16", "halves:int8"
-BULK = "taps:fp16:bulk", "taps:int8:bulk"
+BULK = "taps:fp16:bulk", "taps:int8:bulk", "projection:fp16:bulk"
 """Weights that come in bulk, to two thread blocks each."""
 JOINED = ("blocks:fp16", "blocks:int8", "blocks:fp16:sm_80", "skip:fp16", "skip:int8")
 """What is written and read where it lies in larger tensors, of several images."""

@@ -94,15 +94,16 @@ WIDE_GEOMETRIES = {
 
 @dataclass(frozen=True)
 class Product:
-    """Rows of the result, fours of terms and of columns."""
+    """Fours of terms and of columns, rows of the result, columns whose weights lie together."""
 
     fours_in: int
     fours_out: int
     m: int
+    together: int = 4
 
     def numbers(self, kind: str) -> tuple[int, ...]:
         """Those of `OptkitMatmul`, in its order."""
-        return 4, self.fours_in * 4 // vector(kind), self.fours_out, self.m
+        return 4, self.together // 4, self.fours_in * 4 // vector(kind), self.fours_out, self.m
 
 
 PRODUCTS = {
@@ -111,12 +112,14 @@ PRODUCTS = {
     "one row, slices": (SLICED, Product(100, 25, 1)),
     "one row, slices of parts": (replace(SLICED, parts=4), Product(100, 25, 1)),
     "deep steps": (LARGE, Product(36, 40, 100)),
+    "eights of columns": (SQUARE, Product(36, 22, 70, 8)),
     "one strip of warps": (Tile(128, 32, 2, 3, 1), Product(12, 8, 128)),
 }
 
 WIDE_PRODUCTS = {
     "wide, whole tiles": (BROAD, Product(32, 32, 256)),
     "wide, tiles not full": (TALL, Product(44, 21, 150)),
+    "wide, eights of columns": (BROAD, Product(32, 42, 140, 8)),
     "wide, few steps": (Tile(64, 128, 4, 5, 1, wide=1), Product(12, 9, 37)),
 }
 
@@ -316,7 +319,7 @@ def test_tiles_of_a_convolution_hold_its_sums(kind: str, name: str, tmp_path: Pa
 def test_tiles_of_a_product_hold_its_sums(kind: str, name: str, tmp_path: Path) -> None:
     tile, p = (PRODUCTS | WIDE_PRODUCTS)[name]
     data, weights = operands(kind, (p.m, p.fours_in * 4), (p.fours_in * 4, p.fours_out * 4))
-    packed = matmul_weight(weights, 4, vector(kind))
+    packed = matmul_weight(weights, p.together, vector(kind))
     found = tiles(tmp_path, "OptkitMatmul", tile, (*p.numbers(kind), p.m, p.fours_out * 4), (data, packed))
     agree(found, multiplied(data).astype(np.float64) @ multiplied(weights).astype(np.float64))
 
@@ -338,7 +341,7 @@ def test_clusters_add_up_what_their_blocks_have(name: str, kind: str, tmp_path: 
         pytest.skip("not by warpgroups")
     p = Product(64 if tile.wide else 100, 21, 70)
     data, weights = operands(kind, (p.m, p.fours_in * 4), (p.fours_in * 4, p.fours_out * 4))
-    numbers, packed = (*p.numbers(kind), p.m, p.fours_out * 4), matmul_weight(weights, 4, vector(kind))
+    numbers, packed = (*p.numbers(kind), p.m, p.fours_out * 4), matmul_weight(weights, p.together, vector(kind))
     found = tiles(tmp_path, "OptkitMatmul", tile, numbers, (data, packed), clusters=True)
     agree(found, multiplied(data).astype(np.float64) @ multiplied(weights).astype(np.float64))
 
@@ -349,7 +352,9 @@ def test_other_gpus_compute_wide_tiles_without_warpgroups(kind: str, tmp_path: P
     tile, p = WIDE_PRODUCTS["wide, tiles not full"]
     data, weights = operands(kind, (p.m, p.fours_in * 4), (p.fours_in * 4, p.fours_out * 4))
     numbers, option = (*p.numbers(kind), p.m, p.fours_out * 4), "-DOPTKIT_WITHOUT_WARPGROUPS"
-    found = tiles(tmp_path, "OptkitMatmul", tile, numbers, (data, matmul_weight(weights, 4, vector(kind))), option)
+    found = tiles(
+        tmp_path, "OptkitMatmul", tile, numbers, (data, matmul_weight(weights, p.together, vector(kind))), option
+    )
     agree(found, data.astype(np.float64) @ weights.astype(np.float64))
 
 

@@ -199,7 +199,7 @@ struct OptkitBulkConv {
   }
 };
 
-// As OptkitMatmul, of weights in blocks of FOURS fours of columns.
+// As OptkitMatmul; CAST thread blocks, neighbours along the rows, are a cluster.
 template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int CAST,
           int WORDS, int FOURS, int IN, int OUT, int M>
 struct OptkitBulkMatmul {

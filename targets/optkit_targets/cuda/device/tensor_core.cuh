@@ -336,14 +336,14 @@ struct OptkitConv {
   }
 };
 
-// A thread block's tile of the product of M rows, IN blocks of WORDS words deep, and weights of OUT fours of columns. Where
-// M is 0, there are `rows`.
+// A thread block's tile of the product of M rows, IN blocks of WORDS words deep, and weights of OUT fours of columns, in
+// blocks of FOURS. Where M is 0, there are `rows`.
 template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int WORDS,
-          int IN, int OUT, int M>
+          int FOURS, int IN, int OUT, int M>
 struct OptkitMatmul {
   typedef OptkitSteps<WORDS, DEEP, IN, 1> Steps;
   typedef OptkitRows<ROWS, DEEP, M, IN * WORDS> Left;
-  typedef OptkitWeights<COLUMNS, DEEP, WORDS, 1, IN, OUT, 1> Right;
+  typedef OptkitWeights<COLUMNS, DEEP, WORDS, FOURS, IN, OUT, 1> Right;
   typedef OptkitTile<Kind, ROWS, COLUMNS, DEEP, STAGES, SLICES, PARTS, PLANES, Steps::COUNT, Left, Right> Tile;
   OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int part, int column, int row,
                          int rows = 0) {

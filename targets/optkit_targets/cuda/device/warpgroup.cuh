@@ -196,11 +196,11 @@ struct OptkitWideConv {
 
 // As OptkitMatmul.
 template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int WORDS,
-          int IN, int OUT, int M>
+          int FOURS, int IN, int OUT, int M>
 struct OptkitWideMatmul {
   typedef OptkitSteps<WORDS, DEEP, IN, 1> Steps;
   typedef OptkitWideRows<2 * ROWS, ROWS, DEEP, M, IN * WORDS> Left;
-  typedef OptkitWideWeights<2 * ROWS, COLUMNS, DEEP, WORDS, 1, IN, OUT, 1> Right;
+  typedef OptkitWideWeights<2 * ROWS, COLUMNS, DEEP, WORDS, FOURS, IN, OUT, 1> Right;
   typedef OptkitWideTile<Kind, ROWS, COLUMNS, DEEP, STAGES, PARTS, PLANES, Steps::COUNT, Left, Right> Tile;
   OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int part, int column, int row,
                          int rows = 0) {

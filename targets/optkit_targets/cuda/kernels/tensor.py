@@ -168,13 +168,14 @@ def work_of(operator: Operator, target: Target) -> Work:
     """What the tiles of an operator are of."""
     s, terms = operator.named(), WORD[operator.compute]
     wide = target.has("warpgroup") and operator.kind in (CONV, MATMUL) and operator.compute in _WIDE
-    if operator.kind != CONV:
-        return Work(s.get("batch", 1), s["m"], s["n"], -(-s["k"] // (SHORT * terms)), wide=wide)
     vector = SHORT * terms
+    if operator.kind != CONV:
+        fours = 2 if wide and s["n"] % (2 * SHORT) == 0 else 1
+        return Work(s.get("batch", 1), s["m"], s["n"], -(-s["k"] // vector), wide=wide, fours=fours)
     strips = tuple(strips_of(operator)) if wide and s["b"] == vector else ()
     block = max(1, s["b"] // terms)
     # Channels out are in blocks like those in.
-    fours = max(n for n in (1, 2, 4) if (n * SHORT <= vector and s["o"] % (n * SHORT) == 0) or n == 1)
+    fours = max(n for n in (1, 2, 4) if n == 1 or (strips and n * SHORT <= vector and s["o"] % (n * SHORT) == 0))
     counts = math.prod(operator.output()) * s["n"], s["o"], depth_of(operator), s["kh"] * s["kw"], block
     return Work(1, *counts, span_of(operator), wide, s["n"], strips, fours)
 
@@ -255,8 +256,11 @@ def compute_product(
         shared = Shared(tile.parts, counts, axes.index, axes.columns_outside)
         return compute_parts(sch, block, call(1), shared, order, axes.channels)
     across, ci = sch.split(columns, [None, tile.columns // (SHORT * many)])
-    down, rank, pi = sch.split(rows, [None, max(1, tile.cast), tile.rows])
-    down = sch.fuse(down, rank)  # whole clusters
+    if tile.cast > 1:  # whole clusters
+        down, rank, pi = sch.split(rows, [None, tile.cast, tile.rows])
+        down = sch.fuse(down, rank)
+    else:
+        down, pi = sch.split(rows, [None, tile.rows])
     images = batch
     if axes.fours is not None:
         sch.reorder(across, down, ci, axes.fours, pi)

@@ -46,7 +46,8 @@ class TensorMatmulRule(TensorCoreRule):
         if k < STEP[operator.compute] or k % VECTOR[operator.compute] or n % SHORT:
             return None
         vector = VECTOR[operator.compute]
-        if not constant_weights(view, block, operator.compute, [n // SHORT, k // vector, SHORT, vector]):
+        together = int(sch.get(block).reads[1].source.shape[2])  # columns
+        if not constant_weights(view, block, operator.compute, [n // together, k // vector, together, vector]):
             return None
         source = sch.get(block).reads[0].source
         sums, out = (sch.get(b).writes[0].source for b in (block, view.last))
@@ -54,12 +55,12 @@ class TensorMatmulRule(TensorCoreRule):
         batch, rows = row_split([*lead, depth])
         if depth != k or not from_outside(view, source) or static(out.shape)[-1] != n:
             return None
-        if static(sums.shape)[len(batch) :] != [rows, n // SHORT, SHORT] or len(sums.shape) != len(batch) + 3:
+        if static(sums.shape)[len(batch) :] != [rows, n // together, together] or len(sums.shape) != len(batch) + 3:
             return None
         # What ends in another shape has as many numbers; of open extents it has to be the product's own.
         if len(out.shape) != len(lead) + 1 if batch else math.prod(shape(out) or ()) != rows * n:
             return None
-        numbers = vector // WORD[operator.compute], k // vector, n // SHORT, 0 if batch else rows
+        numbers = vector // WORD[operator.compute], together // SHORT, k // vector, n // SHORT, 0 if batch else rows
         return Tiled(operator, "OptkitMatmul", numbers, None if batch else 1)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
@@ -72,13 +73,14 @@ class TensorMatmulRule(TensorCoreRule):
         *lead, n = sch.get_loops(view.last)
         rows = sch.fuse(*lead) if len(lead) > 1 else lead[0]
         columns, v = sch.split(n, [None, SHORT])
+        fours = static(reads[1].shape)[2] // SHORT
 
         def index(i: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
-            *at, o, four = i
+            *at, o, column = i
             row = at[0]
             for extent, place in zip([*batch, inner][1:], at[1:], strict=True):
                 row = row * extent + place
-            return 0, o, row, four
+            return 0, o * fours + column // SHORT, row, column % SHORT
 
         axes = Axes((), rows, columns, v, index)
         count = [math.prod(data[:-1])] if batch else []

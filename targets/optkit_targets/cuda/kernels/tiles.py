@@ -65,7 +65,7 @@ class Work:
         wide: whether warpgroups can multiply what is multiplied here, and thread blocks share their tiles.
         images: that rows are positions of.
         strips: ways to cut them; none where tiles of strips cannot be.
-        fours: of columns whose weights lie side by side.
+        fours: of columns whose weights lie side by side; 1 where they cannot come in bulk.
     """
 
     batch: int
@@ -204,7 +204,8 @@ class Tile:
         if not work.wide:
             return False
         if self.cast:
-            whole = work.block == 4 and work.blocks % (2 * self.deep) == 0
+            even = bool(self.cut) or self.deep % 2 == 0
+            whole = work.block == 4 and work.blocks % (2 * self.deep) == 0 and even
             halves = work.fours // 2  # a block of columns is one or two core matrices
             return whole and halves > 0 and self.columns // halves >= 64 and bool(self.cut) == bool(work.strips)
         if not self.strip:
