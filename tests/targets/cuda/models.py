@@ -141,7 +141,7 @@ def wide() -> ir.Model:
     )
 
 
-def taps() -> ir.Model:
+def taps(batch: str = "2") -> ir.Model:
     """Convolutions whose taps share what they read, of two images; one with another sum behind."""
     return build(
         """
@@ -151,12 +151,17 @@ def taps() -> ir.Model:
         s = Add(c, a)
         y = Relu(s)
         """,
-        inputs="float[2,128,26,23] x",
-        outputs="float[2,120,26,23] y",
+        inputs=f"float[{batch},128,26,23] x",
+        outputs=f"float[{batch},120,26,23] y",
         w0=weights(120, 128, 3, 3, seed=0, scale=0.05),
         b0=weights(120, seed=1),
         w1=weights(120, 120, 3, 3, seed=2, scale=0.05),
     )
+
+
+def open_taps() -> ir.Model:
+    """The same for any number of images."""
+    return taps("n")
 
 
 def summed() -> ir.Model:

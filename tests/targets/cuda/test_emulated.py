@@ -26,15 +26,15 @@ ROUNDED = dict.fromkeys(("deep:bf16", "heads:bf16", "encoder:bf16"), 2**-9) | di
 """What is multiplied in bfloat16 or TF32 alone, with half the distance of two such numbers next to 1."""
 SHARED = ("summed:fp16", "summed:int8", "summed:tf32", "summed:fp16:sm_80", "summed:int8:sm_80")
 """Where thread blocks share tiles: as clusters, and in two kernels."""
-OPEN = ("open_tokens:fp16", "open_tokens:int8", "open_gates:default")
+OPEN = ("open_tokens:fp16", "open_tokens:int8", "open_taps:fp16", "open_gates:default")
 """What is of open extents is not captured."""
 SEVERAL = ("states:", "gates:", "volumes:")
 """Where outputs are written on the way, with a graph before and one behind."""
 DETECTION, BY_HAND, REDUCED = "boxes:default", "regions:default", "reductions:default"
 EMPTY = "nothing:default", "nothing:fp16"
 PARTED = "halves:fp16", "halves:int8"
-BULK = "taps:fp16:bulk", "taps:int8:bulk", "projection:fp16:bulk"
-"""Weights that come in bulk, to two thread blocks each."""
+BULK = {"taps:fp16:bulk": 1, "taps:int8:bulk": 1, "projection:fp16:bulk": 1, "skip:fp16:bulk": 4, "blocks:int8:bulk": 5}
+"""Where weights come in bulk, to two thread blocks each: in how many kernels."""
 JOINED = ("blocks:fp16", "blocks:int8", "blocks:fp16:sm_80", "skip:fp16", "skip:int8")
 """What is written and read where it lies in larger tensors, of several images."""
 CASES = (
@@ -118,7 +118,7 @@ def test_parts_of_concatenations_are_made_in_their_places(case: str, compiled: t
 @pytest.mark.parametrize("case", BULK)
 def test_thread_blocks_of_a_cluster_get_weights_together(case: str, compiled: tuple[Path, dict[str, Any]]) -> None:
     casts = compiled[1][case]["casts"]
-    assert casts.count(2) == 1
+    assert casts.count(2) == BULK[case]
     assert set(casts) == {0, 2}
 
 

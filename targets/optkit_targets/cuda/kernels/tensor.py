@@ -54,6 +54,7 @@ class Tiled:
         listed: images whose positions are one list, cut into tiles together.
         span: columns that read the same blocks of channels, which tiles divide; 0 where all do.
         clusters: whether thread blocks that share a tile can read each other's shared memory.
+        fours: of columns whose weights lie side by side.
     """
 
     operator: Operator
@@ -63,6 +64,7 @@ class Tiled:
     listed: int = 1
     span: int = 0
     clusters: bool = False
+    fours: int = 1
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -118,6 +120,7 @@ class TensorCoreRule:
         tiled = replace(found, clusters=target.has("cluster"))
 
         work = work_of(operator, target)
+        work = replace(work, fours=min(work.fours, tiled.fours))
         if tiled.images is None and operator.kind == MATMUL:
             work = replace(work, rows=max(work.rows, _SOME_ROWS))
 

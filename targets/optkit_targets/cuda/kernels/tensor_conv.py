@@ -81,7 +81,8 @@ class TensorConvRule(TensorCoreRule):
         bands = blocks[0], span or s["o"], s["c"] // groups, s["o"] // groups
         counts = words, fours, depth, blocks[1] * fours, *bands, images
         numbers = (*counts, s["h"], s["w"], height, width, *window, f"{fill}u")
-        return Tiled(operator, "OptkitConv", numbers, batch[0] // images if batch else None, images, span)
+        whole = batch[0] // images if batch else None
+        return Tiled(operator, "OptkitConv", numbers, whole, images, span, fours=fours)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring positions, or fours of a position's channels, which lie side by side."""
@@ -122,7 +123,12 @@ class TensorConvRule(TensorCoreRule):
 
         def index(i: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
             image = i[0] if listed else 0
-            position = image * count + i[2] if cut is None else cut.position(image, i[2], i[3])
+            if cut is None:
+                position = image * count + i[2]
+            else:
+                across = found.operator.output()[1]
+                place = (i[2] // across, i[2] % across) if width is None else (i[2], i[3])
+                position = cut.position(image, *place)
             return 0 if listed else i[0], i[1], position, i[-1]
 
         axes = Axes(batch, positions, c, v, index, four if fours > 1 else None, True)

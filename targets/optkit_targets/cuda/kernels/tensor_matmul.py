@@ -61,7 +61,7 @@ class TensorMatmulRule(TensorCoreRule):
         if len(out.shape) != len(lead) + 1 if batch else math.prod(shape(out) or ()) != rows * n:
             return None
         numbers = vector // WORD[operator.compute], together // SHORT, k // vector, n // SHORT, 0 if batch else rows
-        return Tiled(operator, "OptkitMatmul", numbers, None if batch else 1)
+        return Tiled(operator, "OptkitMatmul", numbers, None if batch else 1, fours=together // SHORT)
 
     def schedule(self, view: View, found: Tiled, tile: Tile) -> Any:
         """Threads of a tile are neighbouring columns, which lie side by side."""
