@@ -93,15 +93,16 @@ def _schedule(
     """Apply the first choice that works: the function, the choice, its parameters, and who refused and why.
 
     A template that meets an epilogue it was not made for costs speed and not the whole compilation; what it
-    said stays with the kernel.
+    said stays with the kernel. So do parameters that were measured for the operator where another function has it.
     """
     refused: list[str] = []
     for choice in offers(func, target):
-        params = _params(choice, func, target, tuned)
-        try:
-            return choice.apply(func, params), choice, params, refused
-        except (RuntimeError, ValueError, IndexError) as error:
-            refused.append(f"{choice.rule}: {_last_line(error)}")
+        measured = _params(choice, func, target, tuned)
+        for params in (measured, choice.params) if measured != choice.params else (measured,):
+            try:
+                return choice.apply(func, params), choice, params, refused
+            except (RuntimeError, ValueError, IndexError) as error:
+                refused.append(f"{choice.rule}: {_last_line(error)}")
     raise CompileError(f"no rule can schedule kernel {name!r}: {'; '.join(refused)}")
 
 

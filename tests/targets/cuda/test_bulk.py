@@ -136,6 +136,7 @@ PRODUCTS = {
     "alone": (Sizes(64, 64, 2, 3, 1), 70, 256, 72),
     "of two": (Sizes(128, 128, 4, 4, 2), 300, 512, 200),
     "of four": (Sizes(64, 256, 2, 3, 4), 130, 384, 264),
+    "of two, the second without rows": (Sizes(64, 64, 2, 3, 2), 192, 256, 64),
 }
 
 

@@ -23,7 +23,7 @@ from optkit.pipeline import Pipeline
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
 from optkit.target import Target
-from tests.graphs import build as build_graph
+from tests.graphs import build, weights
 from tests.targets.cuda.joined import cropped, skip
 from tests.targets.cuda.models import (
     cnn,
@@ -174,6 +174,54 @@ def test_thread_blocks_share_a_tile_only_where_the_batch_is_known(batch: str, pa
     assert all(kernel.tuned and not kernel.refused for kernel in found)
 
 
+@dataclass(frozen=True)
+class InBulk:
+    """Records of which every one lets weights come in bulk where the operator allows it."""
+
+    def best(self, operator: Operator, target: Target, templates: Collection[str]) -> Plan | None:
+        plans = (
+            plan for rule in target.rules() if isinstance(rule, TunableRule) for plan in rule.plans(operator, target)
+        )
+        return next((p for p in plans if p.template in templates and p.params["cast"]), None)
+
+
+def transposed() -> ir.Model:
+    """Channels out in blocks of four, though there are sixteen fours of them with all phases."""
+    return build(
+        "y = ConvTranspose<strides=[2,2], pads=[1,1,1,1]>(x, w)",
+        inputs="float[1,64,9,9] x",
+        outputs="float[1,12,18,18] y",
+        w=weights(64, 12, 4, 4, seed=0, scale=0.1),
+    )
+
+
+def test_records_that_do_not_suit_a_function_leave_it_to_the_model() -> None:
+    target = find_target("cuda:sm_90")
+    ready = prepare(passed(transposed(), "fp16"), target)
+    with tvm.target.Target(dict(target.tvm)):
+        _, kernels = schedule_module(ready.module, target, ready.labels, InBulk())
+    (found,) = (kernel for kernel in kernels if kernel.operator)
+    assert found.rule == "cuda.tensor_conv"
+    assert not found.params["cast"]
+    assert found.refused == ["cuda.tensor_conv: the tile does not suit these channels and layouts"]
+
+
+@pytest.mark.parametrize(("pipeline", "rows"), [("fp16", "n"), ("int8", "n"), ("fp16", "64")])
+def test_what_no_gpu_has_run_is_no_default(pipeline: str, rows: str) -> None:
+    target = find_target("cuda:sm_90")
+    product = build(
+        "y = MatMul(x, w)",
+        inputs=f"float[{rows},2048] x",
+        outputs=f"float[{rows},512] y",
+        w=weights(2048, 512, seed=0, scale=0.02),
+    )
+    ready = prepare(passed(product, pipeline), target)
+    with tvm.target.Target(dict(target.tvm)):
+        _, kernels = schedule_module(ready.module, target, ready.labels)
+    (found,) = (kernel for kernel in kernels if kernel.rule == "cuda.tensor_matmul")
+    assert not found.params["cast"]
+
+
 def test_the_comparison_sees_a_wrong_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     from optkit_targets.cuda.kernels import conv
 
@@ -217,7 +265,7 @@ def test_launches_keep_to_the_limits_of_every_gpu(build: Callable[[], ir.Model])
 @pytest.mark.parametrize("batch", ["70000", "n"])
 def test_attention_of_any_batch_keeps_to_the_limits_of_a_grid(batch: str) -> None:
     """Along one axis only a grid has more than 65535 blocks."""
-    model = build_graph(
+    model = build(
         """
         s = MatMul(x, k)
         p = Softmax<axis=-1>(s)

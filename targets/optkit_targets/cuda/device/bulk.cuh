@@ -171,11 +171,11 @@ struct OptkitBulkTile {
   }
 };
 
-// Rows of a matrix, as a left operand of one tap.
-template <int ROWS, int DEEP, int LIMIT, int DEPTH>
-struct OptkitBulkRows : OptkitWideRows<2 * ROWS, ROWS, DEEP, LIMIT, DEPTH> {
+// Rows of a matrix, as a left operand of one tap. A cluster's last thread blocks may have none.
+template <int ROWS, int DEEP, int LIMIT, int DEPTH, int CAST>
+struct OptkitBulkRows : OptkitWideRows<2 * ROWS, ROWS, DEEP, LIMIT, DEPTH, ROWS * CAST> {
   static const int COUNT = ROWS, SIZE = 8 * DEEP * ROWS;
-  using OptkitWideRows<2 * ROWS, ROWS, DEEP, LIMIT, DEPTH>::OptkitWideRows;
+  using OptkitWideRows<2 * ROWS, ROWS, DEEP, LIMIT, DEPTH, ROWS * CAST>::OptkitWideRows;
   OPTKIT_DEVICE int shift(int) { return 0; }
 };
 
@@ -204,7 +204,7 @@ template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES
           int WORDS, int FOURS, int IN, int OUT, int M>
 struct OptkitBulkMatmul {
   static_assert(WORDS == 4 && PARTS == 1, "a block of terms is a chunk, and all of the sum");
-  typedef OptkitBulkRows<ROWS, DEEP, M, IN * WORDS> Left;
+  typedef OptkitBulkRows<ROWS, DEEP, M, IN * WORDS, CAST> Left;
   typedef OptkitBulkWeights<COLUMNS, DEEP, FOURS, IN, OUT, 1, CAST> Right;
   typedef OptkitBulkTile<Kind, ROWS, COLUMNS, DEEP, STAGES, CAST, PLANES, IN / (2 * DEEP), 1, Left, Right> Tile;
   OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* matrix, const void* kernels, int, int column, int row,

@@ -62,12 +62,12 @@ struct OptkitWidePositions {
   }
 };
 
-// Rows of a matrix, as OptkitRows.
-template <int THREADS, int COUNT, int DEEP, int LIMIT, int DEPTH>
-struct OptkitWideRows : OptkitFromRows<LIMIT, COUNT> {
+// Rows of a matrix, as OptkitRows, of which thread blocks take so many TOGETHER.
+template <int THREADS, int COUNT, int DEEP, int LIMIT, int DEPTH, int TOGETHER = COUNT>
+struct OptkitWideRows : OptkitFromRows<LIMIT, TOGETHER> {
   static const int ITEMS = 2 * DEEP * COUNT;
 
-  using OptkitFromRows<LIMIT, COUNT>::OptkitFromRows;
+  using OptkitFromRows<LIMIT, TOGETHER>::OptkitFromRows;
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
 #pragma unroll
     for (int turn = 0; turn < (ITEMS + THREADS - 1) / THREADS; ++turn) {

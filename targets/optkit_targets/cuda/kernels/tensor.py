@@ -128,7 +128,8 @@ class TensorCoreRule:
             return self.schedule(look(function), tiled, Tile.of(chosen, work, target))
 
         macs = operator.macs()
-        params = next(tile for tile in ranked(work, target) if tile["parts"] in tiled.parts)
+        tiles = (tile for tile in ranked(work, target) if not tile["cast"])  # no GPU has run those yet
+        params = next(tile for tile in tiles if tile["parts"] in tiled.parts)
         values = {**space(work), "parts": tiled.parts}
         version = self.templates[self.template]
         return [Choice(self.name, self.template, version, params, values, apply, macs, operator.compute, tunable=True)]

@@ -134,8 +134,10 @@ class Tile:
             ValueError: it does not fit a multiprocessor, or the work.
         """
         tile = cls(**{name: params[name] for name in SPACE}, cut=work.cut(params["strip"]))
-        if not tile.fits(target) or not tile.suits(work):
+        if not tile.fits(target):
             raise ValueError(f"{tile.shared} bytes of shared memory, {tile.registers} registers a thread do not fit")
+        if not tile.suits(work):
+            raise ValueError("the tile does not suit these channels and layouts")
         return tile
 
     @property
