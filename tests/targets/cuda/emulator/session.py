@@ -10,16 +10,19 @@ import json
 import os
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import numpy_helper
 from optkit_targets.cuda.kernels import tensor, tiles
-from optkit_targets.cuda.kernels.tiles import Work
 
 import optkit
+from optkit.compiler import schedule
+from optkit.compiler.operator import Operator
 from optkit.errors import OptkitError
+from optkit.kernel import Choice
 from optkit.model import to_proto
 from optkit.runtime import staging
 from optkit.target import Target
@@ -40,12 +43,12 @@ def compile_models(folder: Path, *cases: str) -> None:
 
     "model:pipeline:sm_80" is with kernels for that GPU; "model:pipeline:bulk" in tiles whose weights come in bulk.
     """
-    ranked = tensor.ranked
+    params = schedule._params
     for case in cases:
         name, pipeline, *arch = case.split(":")
-        tensor.ranked = ranked
+        schedule._params = params
         if arch == ["bulk"]:
-            arch, tensor.ranked = [], _in_bulk
+            arch, schedule._params = [], _in_bulk
         path = folder / f"{name}.onnx"
         homes = models, reduced, transformers, sequences, detection, joined
         build = next(getattr(each, name) for each in homes if hasattr(each, name))
@@ -76,9 +79,11 @@ def compile_models(folder: Path, *cases: str) -> None:
         )
 
 
-def _in_bulk(work: Work, target: Target) -> list[dict[str, int]]:
-    """Tiles for two thread blocks whose weights come in bulk first."""
-    return sorted(tiles.ranked(work, target), key=lambda params: params["cast"] != 2)
+def _in_bulk(choice: Choice, func: Any, target: Target, _: Any) -> Mapping[str, int]:
+    """As of a record: the model's best tile for two thread blocks whose weights come in bulk, where there is one."""
+    text = schedule.operator_of(func) if choice.rule in ("cuda.tensor_conv", "cuda.tensor_matmul") else ""
+    plans = tiles.ranked(tensor.work_of(Operator.parse(text), target), target) if text else []
+    return next((params for params in plans if params["cast"] == 2), choice.params)
 
 
 def instrumented(runner: optkit.runtime.Runner, feed: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
