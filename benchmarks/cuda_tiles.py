@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from optkit_targets.cuda import nvcc
-from optkit_targets.cuda.kernels.tensor import WORD, Tiled, depth_of, span_of, work_of
+from optkit_targets.cuda.kernels.tensor import WORD, Tiled, depth_of, work_of
+from optkit_targets.cuda.kernels.tensor_conv import conv_numbers
 from optkit_targets.cuda.kernels.tiles import Tile, ranked
 
 from optkit.compiler.operator import CONV, MATMUL, Operator
@@ -64,17 +65,14 @@ def _numbers(operator: Operator, fours: int) -> tuple[object, ...]:
     s, terms = operator.named(), WORD[operator.compute]
     if operator.kind == MATMUL:
         return 4, fours, s["k"] // (4 * terms), s["n"] // 4, s["m"]
-    blocks = -(-s["o"] // (4 * fours)) * fours
-    bands = -(-s["c"] // s["b"]), span_of(operator) or s["o"], s["c"] // s["groups"], s["o"] // s["groups"]
-    geometry = (s["h"], s["w"], *operator.output(), *(s[name] for name in ("kh", "kw", "sh", "sw", "dh", "dw")))
-    return s["b"] // terms, fours, depth_of(operator), blocks, *bands, s["n"], *geometry, s["pt"], s["pl"], "0u"
+    return conv_numbers(operator, fours, s["n"])
 
 
 def _kernel(operator: Operator, tile: Tile, fours: int, number: int) -> tuple[str, str]:
     """A kernel, and its line of the table."""
     s = operator.named()
-    code = Tiled(operator, "OptkitConv" if operator.kind == CONV else "OptkitMatmul", _numbers(operator, fours))
-    call = Tiled(operator, code.function, code.numbers, clusters=True).call(tile)
+    function = "OptkitConv" if operator.kind == CONV else "OptkitMatmul"
+    call = Tiled(operator, function, _numbers(operator, fours), clusters=True).call(tile)
     rows, columns = _extents(operator)
     if tile.cut:
         width, pitch, lines, count = tile.cut.width, tile.cut.pitch, tile.cut.lines, tile.cut.count

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from optkit_targets.cuda.kernels.strips import Strips, strips_of
 from optkit_targets.cuda.kernels.tiles import Tile
 
-from optkit.compiler.operator import CONV, Operator
 from tests.targets.cuda.host import NEEDS
-from tests.targets.cuda.test_tensor_core import WIDE_KINDS, Geometry, agree, convolution, spread, tiles
+from tests.targets.cuda.tiled import WIDE_KINDS, Geometry, agree, convolution, spread, strips, tiles
 
 pytestmark = pytest.mark.needs_nvcc  # for the toolkit's headers
 PADDED = {"ky": 3, "kx": 3, "top": 1, "left": 1}
@@ -53,25 +51,11 @@ CASES = {
 }
 
 
-def operator(g: Geometry) -> Operator:
-    """The convolution of a geometry, its padding behind as far as it is read."""
-    below = (g.oh - 1) + (g.ky - 1) * g.dy + 1 - g.top - g.h
-    right = (g.ow - 1) + (g.kx - 1) * g.dx + 1 - g.left - g.w
-    padding = g.top, g.left, below, right
-    sizes = g.images, g.fours_in * 4, g.h, g.w, g.fours_out * 4, g.ky, g.kx, 1, 1, g.dy, g.dx, *padding, g.groups, 16
-    return Operator(CONV, "int8", sizes)
-
-
-def cut(g: Geometry, width: int) -> Strips:
-    """Strips of so many columns."""
-    return next(strips for strips in strips_of(operator(g)) if strips.width == width)
-
-
 @NEEDS
 @pytest.mark.parametrize(("name", "kind"), [*itertools.product(CASES, WIDE_KINDS)])
 def test_tiles_of_strips_hold_the_sums(kind: str, name: str, tmp_path: Path) -> None:
     tile, width, g = CASES[name]
-    tile, g = replace(tile, strip=width, cut=cut(g, width)), g if kind == "uint8" else replace(g, fill=0)
+    tile, g = replace(tile, strip=width, cut=strips(g, width)), g if kind == "uint8" else replace(g, fill=0)
     assert tile.cut is not None
     (blocked, packed), numbers, want = convolution(g, kind)
     numbers = (*numbers[:-2], tile.cut.positions(g.images), numbers[-1])
@@ -92,7 +76,7 @@ def test_tiles_of_strips_hold_the_sums(kind: str, name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("kind", WIDE_KINDS)
 def test_other_gpus_compute_strips_without_warpgroups(kind: str, tmp_path: Path) -> None:
     tile, width, g = CASES["images share their halo"]
-    tile, g = replace(tile, strip=width, cut=cut(g, width)), replace(g, fill=0)
+    tile, g = replace(tile, strip=width, cut=strips(g, width)), replace(g, fill=0)
     assert tile.cut is not None
     (blocked, packed), numbers, want = convolution(g, kind)
     numbers = (*numbers[:-2], tile.cut.positions(g.images), numbers[-1])

@@ -151,7 +151,7 @@ struct OptkitBulkTile {
     optkit_wait<0>();
     meet();
 #pragma unroll
-    for (int h = 0; h < HALVES; ++h) leave(tile, sums[h], rows, h);
+    for (int h = 0; h < HALVES; ++h) optkit_leave<ROWS, HALVES>(tile, sums[h], rows, h);
     optkit_sync();
   }
   OPTKIT_DEVICE void meet() {
@@ -159,14 +159,6 @@ struct OptkitBulkTile {
       optkit_sync_cluster();
     } else {
       optkit_sync();
-    }
-  }
-  OPTKIT_DEVICE void leave(Sum* tile, const Sum (&sums)[MANY], int group, int half) {
-    const int lane = optkit_thread() % 32, m = group + optkit_thread() / 32 * 16 + lane / 4, n = lane % 4 * 2;
-#pragma unroll
-    for (int i = 0; i < MANY; ++i) {
-      const int column = (i / 4 * HALVES + half) * 8 + n + i % 2;
-      tile[(column / 4 * (ROWS + 1) + m + i / 2 % 2 * 8) * 4 + column % 4] = sums[i];
     }
   }
 };

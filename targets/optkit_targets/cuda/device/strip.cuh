@@ -104,7 +104,7 @@ struct OptkitStripTile {
     optkit_finish<0>(sums);
     optkit_wait<0>();
     optkit_sync();
-    optkit_leave<ROWS, COLUMNS>(tile, sums, rows);
+    optkit_leave<ROWS>(tile, sums, rows);
     optkit_sync();
   }
 };

@@ -110,13 +110,14 @@ struct OptkitWideWeights : OptkitFrom {
   }
 };
 
-// What the threads of a warpgroup, whose first row this is, have summed, where a tile's sums belong.
-template <int ROWS, int COLUMNS, typename Sum>
-OPTKIT_DEVICE void optkit_leave(Sum* tile, const Sum (&sums)[COLUMNS / 2], int group) {
+// What the threads of a warpgroup, whose first row this is, have summed, where a tile's sums belong; of every HALVES core
+// matrices' columns those of one.
+template <int ROWS, int HALVES = 1, typename Sum, int COUNT>
+OPTKIT_DEVICE void optkit_leave(Sum* tile, const Sum (&sums)[COUNT], int group, int half = 0) {
   const int lane = optkit_thread() % 32, m = group + optkit_thread() / 32 * 16 + lane / 4, n = lane % 4 * 2;
 #pragma unroll
-  for (int i = 0; i < COLUMNS / 2; ++i) {
-    const int column = i / 4 * 8 + n + i % 2;
+  for (int i = 0; i < COUNT; ++i) {
+    const int column = (i / 4 * HALVES + half) * 8 + n + i % 2;
     tile[(column / 4 * (ROWS + 1) + m + i / 2 % 2 * 8) * 4 + column % 4] = sums[i];
   }
 }
@@ -171,7 +172,7 @@ struct OptkitWideTile {
     optkit_finish<0>(sums);
     optkit_wait<0>();
     optkit_sync();
-    optkit_leave<ROWS, COLUMNS>(tile, sums, group);
+    optkit_leave<ROWS>(tile, sums, group);
     optkit_sync();
   }
 };

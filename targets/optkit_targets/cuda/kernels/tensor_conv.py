@@ -74,13 +74,10 @@ class TensorConvRule(TensorCoreRule):
         sy, sx = (out[1] // height, out[2] // width) if INTERLEAVE in view.ops else (1, 1)
         if out != [blocks[1] // (sy * sx), height * sy, width * sx, b]:
             return None
-        window = (s["kh"], s["kw"], s["sh"], s["sw"], s["dh"], s["dw"], s["pt"], s["pl"])
         fours, batch = b // SHORT, shape(data)
         # Positions of all images are one list where they can be: so only the last tile of all is not full.
         images = batch[0] if batch and math.prod(batch) // WORD[operator.compute] < _FAR else 1
-        bands = blocks[0], span or s["o"], s["c"] // groups, s["o"] // groups
-        counts = words, fours, depth, blocks[1] * fours, *bands, images
-        numbers = (*counts, s["h"], s["w"], height, width, *window, f"{fill}u")
+        numbers = conv_numbers(operator, fours, images, fill)
         whole = batch[0] // images if batch else None
         return Tiled(operator, "OptkitConv", numbers, whole, images, span, fours=fours)
 
@@ -137,6 +134,22 @@ class TensorConvRule(TensorCoreRule):
         return compute_product(
             view, conv, found, tile, lambda batch: [(data, batch), (weights, ())], axes, places=second
         )
+
+
+def conv_numbers(operator: Operator, fours: int, images: int, fill: int = 0) -> tuple[object, ...]:
+    """What the device code is made for, behind the tile's numbers (`OptkitConv`).
+
+    Args:
+        fours: in a block of channels out.
+        images: whose positions are one list.
+        fill: the word of what is read outside of an image.
+    """
+    s = operator.named()
+    blocks = -(-s["c"] // s["b"]), -(-s["o"] // (SHORT * fours))
+    bands = blocks[0], span_of(operator) or s["o"], s["c"] // s["groups"], s["o"] // s["groups"]
+    counts = s["b"] // WORD[operator.compute], fours, depth_of(operator), blocks[1] * fours, *bands, images
+    window = (s[name] for name in ("kh", "kw", "sh", "sw", "dh", "dw", "pt", "pl"))
+    return (*counts, s["h"], s["w"], *operator.output(), *window, f"{fill}u")
 
 
 def _padding(block: Any) -> int | None:

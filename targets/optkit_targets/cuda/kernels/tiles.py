@@ -47,9 +47,13 @@ _SECOND = 3000
 _MEET, _PEER_BYTES = 250, 14
 """Cycles in which thread blocks of a cluster meet, and bytes that one reads from the others in a cycle."""
 _L2_BYTES, _L2_SHARE = 64, 20
-"""Bytes that a multiprocessor gets in a cycle: alone, and when all want some (measured on an H200)."""
+"""Bytes that a multiprocessor gets of the L2 cache in a cycle: alone, and when all want some.
+
+The second is fitted to kernels by warpgroups timed on an H200 (benchmarks/results/cuda.kernels.json), in cycles of 1755
+MHz: 4.6 TB/s together.
+"""
 _BY_WARPS = 1.5
-"""How much longer a step takes whose operands warps load themselves, between copies (measured on an H200)."""
+"""How much longer a step takes whose operands warps load themselves, between copies; fitted to the same kernels."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,18 @@ class Work:
 
     def steps(self, deep: int) -> int:
         """Of a sum, as `OptkitSteps` divides it."""
-        each = max(1, 8 * deep // self.block)
-        apart, together = -(-self.blocks // each) * self.taps, -(-self.blocks * self.taps // each)
+        apart, together = self._steps(deep)
         return together if self.flat(deep) else apart
 
     def flat(self, deep: int) -> bool:
         """Whether steps are of several taps."""
+        apart, together = self._steps(deep)
+        return together * 4 <= apart * 3
+
+    def _steps(self, deep: int) -> tuple[int, int]:
+        """Of one tap each, and of blocks and taps as they lie in the weights."""
         each = max(1, 8 * deep // self.block)
-        return -(-self.blocks * self.taps // each) * 4 <= -(-self.blocks // each) * self.taps * 3
+        return -(-self.blocks // each) * self.taps, -(-self.blocks * self.taps // each)
 
     def cut(self, width: int) -> Strips | None:
         """The strips of so many columns."""

@@ -540,19 +540,20 @@ OPTKIT_DEVICE void optkit_follow() { ++emulator::followed; }
 OPTKIT_DEVICE void optkit_sync_cluster() {
   emulator::wait(emulator::cluster_barrier, emulator::running * emulator::clustered);
 }
-template <typename T>
-void optkit_read_peer(T* four, const T* place, int block) {
-  const char* mine = emulator::block().shared;
-  if (reinterpret_cast<std::uintptr_t>(place) % 16) ++emulator::problems;
-  std::memcpy(four, emulator::blocks[block]->shared + (reinterpret_cast<const char*>(place) - mine), 16);
-}
 namespace emulator {
 // The same place in shared memory of another block of the cluster.
 template <typename T>
 T* peer(T* place, int slot) {
-  const char* mine = emulator::block().shared;
+  const char* mine = block().shared;
   return reinterpret_cast<T*>(blocks[slot]->shared + (reinterpret_cast<const char*>(place) - mine));
 }
+}  // namespace emulator
+template <typename T>
+void optkit_read_peer(T* four, const T* place, int block) {
+  if (reinterpret_cast<std::uintptr_t>(place) % 16) ++emulator::problems;
+  std::memcpy(four, emulator::peer(place, block), 16);
+}
+namespace emulator {
 inline Counter& counter(const void* place) {
   const auto found = counters.find(place);
   if (found == counters.end()) std::abort();
@@ -614,8 +615,7 @@ OPTKIT_DEVICE void optkit_await(unsigned long long* barrier, int parity) {
   }
 }
 OPTKIT_DEVICE void optkit_write_peer(float* place, int block, float value) {
-  const char* mine = emulator::block().shared;
-  std::memcpy(emulator::blocks[block]->shared + (reinterpret_cast<const char*>(place) - mine), &value, 4);
+  std::memcpy(emulator::peer(place, block), &value, 4);
 }
 OPTKIT_DEVICE int optkit_dp4a_u8s8(unsigned a, int b, int c) {
   for (int i = 0; i < 4; ++i) c += emulator::Bytes::left(a, i) * emulator::Bytes::right(b, i);
