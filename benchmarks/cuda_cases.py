@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 import optkit
+from benchmarks import cuda_integers as integers
 from benchmarks import cuda_peers as peers
 from benchmarks.on_gpu import one_line
 from benchmarks.workers import Step, Workers
@@ -26,6 +27,8 @@ CHECKED = 8
 """Samples of a batch that are checked."""
 FP16_ERROR = 2e-2
 INT8_ERROR = 2e-2
+LOST_MORE = 1.25
+"""How much farther than the CPU's artifact one with float16 between INT8 layers may be from the model in float32."""
 UNMATCHED = 0.05
 """Share of boxes that may come or go, or one: with random weights many scores are at the threshold."""
 FOREIGN = "foreign"
@@ -71,14 +74,26 @@ def build(case: Case, precision: str, folder: Path) -> dict[str, Any]:
         recipe = "recognize,fold,fuse,fold,quantize{products=false}" if case.model in MIXED else "int8"
         data, model = ZOO[case.model].samples(CHECKED), folder / f"{case.name}.open.onnx"
         quantized = optkit.quantize(model, passes=recipe, calib_data=data)
-        for path, count in ((source, case.batch), (bound, min(case.batch, CHECKED))):
-            save_model(fixed(quantized.clone(), case.feed(count)) if case.batch > 1 else quantized, path)
+        whole, few = (_of_samples(quantized, case, count) for count in (case.batch, min(case.batch, CHECKED)))
+        save_model(whole, source)
+        save_model(few, bound)
     began = time.perf_counter()
     made = optkit.compile(source, target="cuda", passes=passes, output=folder / f"{stem}.optk", verify=False)
     seconds = time.perf_counter() - began
     if precision == "int8":
         optkit.compile(bound, passes=passes, output=folder / f"{stem}.cpu.optk", verify=False)
+    if precision == "int8" and case.model in MIXED:
+        save_model(integers.told(few), folder / f"{stem}.told.onnx")
+        for model, target in ((whole, "cuda"), (few, "cpu")):
+            cut = folder / f"{stem}.cut.{target}.onnx"
+            save_model(integers.cut(model), cut)
+            optkit.compile(cut, target=target, passes=passes, output=cut.with_suffix(".optk"), verify=False)
     return {"seconds": seconds, "arch": made.manifest.target["tvm"]["arch"]}
+
+
+def _of_samples(model: ir.Model, case: Case, count: int) -> ir.Model:
+    """A copy for so many samples; a case of one has no batch that could be fixed."""
+    return fixed(model.clone(), case.feed(count)) if case.batch > 1 else model.clone()
 
 
 def fixed(model: ir.Model, feed: Mapping[str, np.ndarray]) -> ir.Model:
@@ -192,19 +207,16 @@ def relative(found: np.ndarray, want: np.ndarray) -> float:
 
 def check(case: Case, precision: str, folder: Path, path: Path | None = None) -> dict[str, Any]:
     """Answers on the GPU against the CPU's; of another artifact of the case where `path` is given."""
-    import onnxruntime as ort
-
-    with optkit.load(path or folder / f"{case.name}.{precision}.optk") as runner:
+    stem = f"{case.name}.{precision}"
+    with optkit.load(path or folder / f"{stem}.optk") as runner:
         found = runner.run(case.feed())
         again = runner.run(case.feed())
     few = case.feed(CHECKED)
     if precision == "int8":
-        with optkit.load(folder / f"{case.name}.{precision}.cpu.optk") as other:
+        with optkit.load(folder / f"{stem}.cpu.optk") as other:
             want, limit = other.run(few), INT8_ERROR
     else:
-        session = ort.InferenceSession(str(_few(case, folder)), providers=["CPUExecutionProvider"])
-        names = [value.name for value in session.get_outputs()]
-        want, limit = dict(zip(names, session.run(None, few), strict=True)), FP16_ERROR
+        want, limit = _reference(case, folder), FP16_ERROR
     if case.model in ONE_BATCH:
         missing = unmatched(found, want)
         return {
@@ -217,12 +229,49 @@ def check(case: Case, precision: str, folder: Path, path: Path | None = None) ->
         name: float(np.mean(rows[name] == array)) if rows[name].shape == array.shape else 0.0
         for name, array in want.items()
     }
-    return {
+    entry = {
         "errors": errors,
         "equal": equal,
         "repeats": all(np.array_equal(found[name], again[name], equal_nan=True) for name in found),
         "passed": all(error <= limit for error in errors.values()),
     }
+    if precision == "int8" and case.model in MIXED:
+        entry |= _mixed(stem, few, folder, rows, want, _reference(case, folder))
+    return entry
+
+
+def _mixed(
+    stem: str,
+    few: dict[str, np.ndarray],
+    folder: Path,
+    rows: Mapping[str, np.ndarray],
+    want: Mapping[str, np.ndarray],
+    real: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """Of INT8 with float16 between layers: integers where it is cut, and how far both artifacts are from the model."""
+    feed = integers.given(folder / f"{stem}.told.onnx", few)
+    own, other = (integers.outputs(folder / f"{stem}.cut.{target}.optk", feed) for target in ("cuda", "cpu"))
+    found = integers.compare(own, other)
+    ends = {name: relative(own[name][: len(array)], other[name]) for name, array in want.items()}
+    lost = {
+        name: {"gpu": relative(rows[name], array), "cpu": relative(want[name], array)} for name, array in real.items()
+    }
+    return {
+        "integers": {**found, "ends": ends},
+        "lost": lost,
+        "passed": not found["outside"]
+        and all(error <= FP16_ERROR for error in ends.values())
+        and all(error["gpu"] <= LOST_MORE * error["cpu"] for error in lost.values()),
+    }
+
+
+def _reference(case: Case, folder: Path) -> dict[str, np.ndarray]:
+    """What ONNX Runtime answers on the CPU, of the samples that are checked."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(_few(case, folder)), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(None, case.feed(CHECKED)), strict=True))
 
 
 def unmatched(found: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -> float:
