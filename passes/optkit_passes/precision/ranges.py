@@ -83,6 +83,10 @@ def _session(model: ir.Model, names: list[str]) -> Any:
     options.log_severity_level = 3
     # Idle workers that spin would slow everything else down (FACTS: twofold and more).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Nodes in their order, each reduction behind its tensor: by default all of them come last, and all tensors are
+    # kept until then. Blocked layouts would have nodes of their own behind all others.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     with tempfile.TemporaryDirectory(prefix="optkit-") as folder:
         # Through a file, because a model past 2 GB keeps its weights outside of it.
         path = Path(folder) / "model.onnx"
@@ -95,12 +99,24 @@ def _session(model: ir.Model, names: list[str]) -> Any:
 
 def _watch(proto: onnx.ModelProto, names: list[str]) -> None:
     """Make the smallest and largest value of each named tensor the model's only outputs."""
+    wanted = set(names)
+    nodes: list[onnx.NodeProto] = []
     del proto.graph.output[:]
-    for name in names:
+
+    def watch(name: str) -> None:
         for kind, op_type in (("low", "ReduceMin"), ("high", "ReduceMax")):
-            node = onnx.helper.make_node(op_type, [name], [f"{kind}:{name}"], keepdims=0)
-            proto.graph.node.append(node)
+            nodes.append(onnx.helper.make_node(op_type, [name], [f"{kind}:{name}"], keepdims=0))
             proto.graph.output.append(onnx.helper.make_tensor_value_info(f"{kind}:{name}", onnx.TensorProto.FLOAT, []))
+
+    for value in proto.graph.input:
+        if value.name in wanted:
+            watch(value.name)
+    for node in proto.graph.node:
+        nodes.append(node)
+        for name in wanted.intersection(node.output):
+            watch(name)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 def random_samples(model: ir.Model, seed: int, count: int) -> Iterator[Sample]:
