@@ -34,7 +34,7 @@ import optkit
 from benchmarks import cuda_peers as peers
 from benchmarks.cuda_behaviour import failures, transfers
 from benchmarks.cuda_builds import MODELS
-from benchmarks.cuda_cases import ONE_BATCH, Case, check, prepare
+from benchmarks.cuda_cases import IN_BATCHES, ONE_BATCH, Case, check, prepare
 from benchmarks.cuda_faults import search
 from benchmarks.cuda_kernels import kernel_times
 from benchmarks.on_gpu import LIMIT, OnGpu, one_line
@@ -203,10 +203,9 @@ def main() -> int:
     began = time.monotonic()
     deadline = began + 60 * options.minutes
     cases = [
-        Case(model, batch)
+        Case(model if batch == 1 else IN_BATCHES.get(model, model), batch)
         for batch in options.batch
         for model in options.models
-        if batch == 1 or model not in ONE_BATCH
     ]
     result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "environment": environment(), "cases": {}}
     query = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem"

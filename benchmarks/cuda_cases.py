@@ -33,8 +33,9 @@ UNMATCHED = 0.05
 """Share of boxes that may come or go, or one: with random weights many scores are at the threshold."""
 FOREIGN = "foreign"
 """Of an artifact for another GPU."""
-ONE_BATCH = frozenset({"yolo_v8n", "yolo_tiny"})
-"""Detectors, which take one image."""
+IN_BATCHES = {"yolo_v8n": "yolo_v8n_dense", "yolo_tiny": "yolo_tiny_dense"}
+"""Detectors that take one image, and what stands for them where there are more: without suppression."""
+ONE_BATCH = frozenset(IN_BATCHES)
 MIXED = frozenset({"vit_b_16", "vit_tiny", "swin_t", "swin_tiny", "bert_small", "bert_tiny"})
 """Transformers, whose INT8 has attention and what else is real between layers in float16 (`--int8 --fp16`)."""
 

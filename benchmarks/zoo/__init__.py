@@ -131,6 +131,12 @@ FULL = {
         past_value=(1, 12, 63, 64),
     ),
 }
+_CELLS = ("boxes", "scores")
+BATCHES = {
+    "yolo_v8n_dense": _entry("yolo:build_dense", (1, 3, 640, 640), _CELLS),
+    "yolo_tiny_dense": _entry("yolo:build_dense_tiny", (1, 3, 64, 64), _CELLS),
+}
+"""Detectors of images in batches, without suppression; the table of the documentation has them with it."""
 TINY = {
     "vit_tiny": _entry("vit:build_tiny", (1, 3, 32, 32)),
     "swin_tiny": _entry("swin:build_tiny", (1, 3, 32, 32)),
@@ -145,7 +151,7 @@ TINY = {
     ),
 }
 """Small relatives for tests; the table of the documentation leaves them out."""
-ZOO = FULL | TINY
+ZOO = FULL | TINY | BATCHES
 
 
 def export_model(

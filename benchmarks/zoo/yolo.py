@@ -101,20 +101,20 @@ class Yolo(nn.Module):
         return n3, n4, self.down5(torch.cat([self.step5(n4), p5], 1))
 
     def predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Corners (n, 4) in pixels and class scores (n, classes)."""
+        """Corners (batch, n, 4) in pixels and class scores (batch, n, classes) of all n cells."""
         levels = self.pyramid(x)
-        sides = torch.cat([head(level)[0].flatten(1) for head, level in zip(self.boxes, levels, strict=True)], 1)
+        sides = torch.cat([head(level).flatten(2) for head, level in zip(self.boxes, levels, strict=True)], 2)
         places = [grid(*level.shape[2:]) for level in levels]
         centres = torch.cat([place * step for place, step in zip(places, STRIDES, strict=True)])
         steps = torch.cat([torch.full_like(place[:, :1], step) for place, step in zip(places, STRIDES, strict=True)])
         # distances to the four sides as the mean of a distribution over bins (Li et al. 2020)
-        distances = (sides.T.unflatten(1, (4, BINS)).softmax(2) * self.bins).sum(2) * steps
-        boxes = torch.cat([centres - distances[:, :2], centres + distances[:, 2:]], 1)
-        logits = torch.cat([head(level)[0].flatten(1) for head, level in zip(self.classes, levels, strict=True)], 1)
-        return boxes, logits.T.sigmoid()
+        distances = (sides.transpose(1, 2).unflatten(2, (4, BINS)).softmax(3) * self.bins).sum(3) * steps
+        boxes = torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], 2)
+        logits = torch.cat([head(level).flatten(2) for head, level in zip(self.classes, levels, strict=True)], 2)
+        return boxes, logits.transpose(1, 2).sigmoid()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        boxes, scores = self.predict(image)
+        boxes, scores = (rows[0] for rows in self.predict(image))
         best, labels = scores.max(1)
         if self.training:
             return boxes, best, labels
@@ -122,6 +122,13 @@ class Yolo(nn.Module):
         apart = boxes + (labels * self.apart)[:, None]
         kept = nms(apart[None], best[None, None], 300, 0.45, 0.25)[:, 2]
         return boxes[kept], best[kept], labels[kept]
+
+
+class DenseYolo(Yolo):
+    """Boxes and scores of every cell, of as many images as there are: what is left of them is the application's."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self.predict(images)
 
 
 def rare(model: Yolo, shape: tuple[int, ...], logit: float) -> Yolo:
@@ -132,13 +139,24 @@ def rare(model: Yolo, shape: tuple[int, ...], logit: float) -> Yolo:
 
 def build(seed: int = 0) -> nn.Module:
     """YOLOv8n with seeded weights, in eval mode."""
-    model = Yolo()
-    seeded(model, INPUT_SHAPE, seed)
-    return rare(model, INPUT_SHAPE, -6.0)
+    return _weighted(Yolo(), INPUT_SHAPE, -6.0, seed)
+
+
+def build_dense(seed: int = 0) -> nn.Module:
+    """The same network without suppression."""
+    return _weighted(DenseYolo(), INPUT_SHAPE, -6.0, seed)
 
 
 def build_tiny(seed: int = 0) -> nn.Module:
     """A narrow one with ten classes on 64x64 images for tests, in eval mode."""
-    model = Yolo(8, 10)
-    seeded(model, TINY_SHAPE, seed)
-    return rare(model, TINY_SHAPE, -2.0)
+    return _weighted(Yolo(8, 10), TINY_SHAPE, -2.0, seed)
+
+
+def build_dense_tiny(seed: int = 0) -> nn.Module:
+    """The narrow network without suppression."""
+    return _weighted(DenseYolo(8, 10), TINY_SHAPE, -2.0, seed)
+
+
+def _weighted(model: Yolo, shape: tuple[int, ...], logit: float, seed: int) -> Yolo:
+    seeded(model, shape, seed)
+    return rare(model, shape, logit)

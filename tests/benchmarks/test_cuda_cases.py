@@ -15,7 +15,7 @@ import onnxruntime as ort
 import pytest
 
 from benchmarks import cuda_integers as integers
-from benchmarks.cuda_cases import Case
+from benchmarks.cuda_cases import IN_BATCHES, Case
 from optkit.model import load_model, save_model
 from optkit.shapes import bind_shapes
 from tests.targets.cuda import emulator
@@ -118,3 +118,14 @@ def test_integers_between_float16_are_compared_one_by_one(
     assert found["integers"]["tensors"] == len(integers.quantized(load_model(tmp_path / f"{case.name}.int8.onnx")))
     assert found["integers"]["equal"] >= found["integers"]["tensors"] // 2
     assert max(found["integers"]["ends"].values()) < 1e-3
+
+
+@pytest.mark.needs_nvcc
+@pytest.mark.needs_compiler
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels")
+@pytest.mark.parametrize(("precision", "error"), [("fp16", 5e-3), ("int8", 1e-6)])
+def test_detectors_of_several_images(environment: dict[str, str], tmp_path: Path, precision: str, error: float) -> None:
+    found = checked(environment, tmp_path, Case(IN_BATCHES["yolo_tiny"], 3), precision)
+    assert found["passed"]
+    assert set(found["errors"]) == {"boxes", "scores"}
+    assert max(found["errors"].values()) < error
