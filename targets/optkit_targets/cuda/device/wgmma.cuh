@@ -40,11 +40,13 @@ OPTKIT_DEVICE void optkit_finish(int (&sums)[COUNT]) {
 
 #define OPTKIT_8(c, s, i) \
   c(s[i]), c(s[i + 1]), c(s[i + 2]), c(s[i + 3]), c(s[i + 4]), c(s[i + 5]), c(s[i + 6]), c(s[i + 7])
-#define OPTKIT_32(c, s, i) OPTKIT_8(c, s, i), OPTKIT_8(c, s, i + 8), OPTKIT_8(c, s, i + 16), OPTKIT_8(c, s, i + 24)
+#define OPTKIT_16(c, s, i) OPTKIT_8(c, s, i), OPTKIT_8(c, s, i + 8)
+#define OPTKIT_32(c, s, i) OPTKIT_16(c, s, i), OPTKIT_16(c, s, i + 16)
 #define OPTKIT_64(c, s, i) OPTKIT_32(c, s, i), OPTKIT_32(c, s, i + 32)
 #define OPTKIT_128(c, s, i) OPTKIT_64(c, s, i), OPTKIT_64(c, s, i + 64)
+#define OPTKIT_NAMES_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define OPTKIT_NAMES_32 \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15" \
+  OPTKIT_NAMES_16 \
   ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define OPTKIT_NAMES_64 \
   OPTKIT_NAMES_32 \
@@ -64,6 +66,7 @@ OPTKIT_DEVICE void optkit_finish(int (&sums)[COUNT]) {
                  : "l"(a), "l"(b), "r"(1));                                                                           \
   }
 #define OPTKIT_WGMMAS(name, type, constraint, words, types, after)                                                     \
+  OPTKIT_WGMMA(name, type, constraint, 16, "m64n32k" words, types, after, "%16", "%17", "%18")                        \
   OPTKIT_WGMMA(name, type, constraint, 32, "m64n64k" words, types, after, "%32", "%33", "%34")                        \
   OPTKIT_WGMMA(name, type, constraint, 64, "m64n128k" words, types, after, "%64", "%65", "%66")                       \
   OPTKIT_WGMMA(name, type, constraint, 128, "m64n256k" words, types, after, "%128", "%129", "%130")
@@ -75,9 +78,11 @@ OPTKIT_WGMMAS(bfloats, float, "+f", "16", "f32.bf16.bf16", ", 1, 1, 0, 0")
 #undef OPTKIT_NAMES_128
 #undef OPTKIT_NAMES_64
 #undef OPTKIT_NAMES_32
+#undef OPTKIT_NAMES_16
 #undef OPTKIT_128
 #undef OPTKIT_64
 #undef OPTKIT_32
+#undef OPTKIT_16
 #undef OPTKIT_8
 
 #endif

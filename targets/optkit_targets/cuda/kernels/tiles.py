@@ -25,9 +25,9 @@ SPACE: dict[str, tuple[int, ...]] = {
 }
 WIDE: dict[str, tuple[int, ...]] = {
     "rows": (64, 128, 256),
-    "columns": (64, 128, 256),
+    "columns": (32, 64, 128, 256),
     "deep": (2, 4),
-    "stages": (3, 4, 5),
+    "stages": (3, 4, 5, 6, 8),
     "slices": (1,),
     "parts": (1, 2, 4, 8),
     "wide": (1,),
@@ -35,7 +35,13 @@ WIDE: dict[str, tuple[int, ...]] = {
     "cast": (0,),
 }
 """Tiles by instructions of whole warpgroups."""
-BULK: dict[str, tuple[int, ...]] = WIDE | {"deep": (1, 2, 4), "stages": (3, 4), "parts": (1,), "cast": (1, 2, 4)}
+BULK: dict[str, tuple[int, ...]] = WIDE | {
+    "columns": (64, 128, 256),
+    "deep": (1, 2, 4),
+    "stages": (3, 4),
+    "parts": (1,),
+    "cast": (1, 2, 4),
+}
 """Those whose weights come in bulk."""
 _STATIC = 48 * 1024
 """Bytes of shared memory that a block has on every GPU without asking for more."""
@@ -44,8 +50,11 @@ _REGISTERS, _THREADS = 65536, 1536  # of a multiprocessor
 _MEMORY, _STEP, _START = 700, 60, 1500
 _SECOND = 3000
 """From the end of a kernel to the first results of the next one in a graph."""
-_MEET, _PEER_BYTES = 250, 14
-"""Cycles in which thread blocks of a cluster meet, and bytes that one reads from the others in a cycle."""
+_MEET, _PEER_BYTES = 1100, 3
+"""Cycles in which thread blocks of a cluster meet, and bytes that one reads from the others in a cycle.
+
+Fitted to what clusters took on an H200 (benchmarks/results/cuda.kernels.json); 250 and 14 are what others measured.
+"""
 _L2_BYTES, _L2_SHARE = 64, 20
 """Bytes that a multiprocessor gets of the L2 cache in a cycle: alone, and when all want some.
 
@@ -282,7 +291,8 @@ def space(work: Work) -> dict[str, tuple[int, ...]]:
 
 
 def ranked(work: Work, target: Target) -> list[dict[str, int]]:
-    """Parameters of the tiles that fit, the quickest by `Tile.cycles` first; of equals, the one that takes least.
+    """Parameters of the tiles that fit, the quickest by `Tile.cycles` first; of equals, that of deeper steps, which
+    are fewer, or the one that takes least.
 
     Those whose weights come in bulk have not been measured: the first is none of them, whatever the model says.
     """
@@ -292,7 +302,7 @@ def ranked(work: Work, target: Target) -> list[dict[str, int]]:
         cut = [replace(tile, strip=cut.width, cut=cut) for tile in plain + bulk for cut in work.strips]
         tiles += plain + bulk + cut
     fitting = [tile for tile in tiles if tile.fits(target) and tile.suits(work)]
-    order = sorted(fitting, key=lambda t: (t.cycles(work, target), t.shared, t.threads))
+    order = sorted(fitting, key=lambda t: (t.cycles(work, target), -t.deep, t.shared, t.threads))
     first = next(tile for tile in order if not tile.cast)
     return [first.params, *(tile.params for tile in order if tile is not first)]
 
