@@ -243,10 +243,10 @@ class Tile:
             _THREADS // self.threads,
             -(-blocks // target.cores),
         )
-        multiply, read = self._step()
-        # Of a step's operands; those of strips come once for all taps, weights in bulk once for a cluster.
-        moved = self.rows if self.cut is None else (self.rows + self.cut.halo) / self.cut.taps
-        moved += self.columns / max(1, self.cast)
+        # A step's operands: those of strips come once for all taps, weights in bulk once for a cluster.
+        positions = self.rows if self.cut is None else (self.rows + self.cut.halo) / self.cut.taps
+        multiply, read = self._step(positions + self.columns)
+        moved = positions + self.columns / max(1, self.cast)
         rate = min(_L2_BYTES, _L2_SHARE * max(1.0, target.cores / blocks))
         move = 32 * self.deep * moved / rate
         busy = max(multiply, read, move) * self.slices * (1 if self.wide else _BY_WARPS)
@@ -266,12 +266,11 @@ class Tile:
         later = max(alone, resident * max(steps * busy, end))
         return first + (math.ceil(blocks / (target.cores * resident)) - 1) * later + after
 
-    def _step(self) -> tuple[float, float]:
-        """Cycles that multiplying takes, and that reading and writing shared memory does."""
+    def _step(self, written: float) -> tuple[float, float]:
+        """Cycles that multiplying takes, and that reading shared memory and writing so many rows and columns does."""
         if self.wide:
             multiply = self.rows * self.columns * self.deep / 128
-            read = self.rows // 64 * (64 + self.columns) / 4 * self.deep
-            return multiply, read + (self.rows + self.columns) / 4 * self.deep
+            return multiply, (self.rows // 64 * (64 + self.columns) + written) / 4 * self.deep
         down, across = self._mma
         return self.rows * self.columns * self.deep / 64, 4 * (4 * down + 2 * across) * self.deep
 
