@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -19,7 +20,8 @@ INT8_SQNR_LOSS = 1.0
 """dB that the compiled model's SQNR to the FP32 original may lie below ONNX Runtime's on the same Q/DQ model."""
 INT8_SQNR_FLOOR = 10.0
 """dB; all that can be asked of an int8 artifact beside the steps where its Q/DQ or its float model is not at hand."""
-_SQNR_CAP = 100.0
+_SQNR_CAP, _SQNR_CAP_HALVES = 100.0, -20.0 * math.log10(RELATIVE_LIMITS["fp16"])
+"""dB to which a reference can come that makes float32's errors, and float16's."""
 _MISMATCHES = {"fp32": 0.001}
 _MISMATCHES_REDUCED = 0.01
 
@@ -107,7 +109,8 @@ def check_int8(
 
     Where some of the model computes in float16 (`halves`), which runtimes round each in its own way, steps are no
     measure: a difference there turns into others at every quantization behind it, until they are as large as what
-    quantization itself costs. That is the limit then, if it is more than two steps.
+    quantization itself costs. That is the limit then, if it is more than two steps. And ONNX Runtime may compute in
+    float32 what is float16 here, so that an output without integers before it has to be as near as FP16 models are.
 
     Where the model's integers depend on the runtime (see exactness.py), a failure names the operators that
     make them so.
@@ -118,7 +121,8 @@ def check_int8(
     allowed = INT8_STEPS * size + 1e-6 * span
     if halves:
         allowed = max(allowed, INT8_FARTHER * reference.max_abs)
-    least = INT8_SQNR_FLOOR if given else min(reference.sqnr_db, _SQNR_CAP) - INT8_SQNR_LOSS
+    cap = _SQNR_CAP_HALVES if halves else _SQNR_CAP
+    least = INT8_SQNR_FLOOR if given else min(reference.sqnr_db, cap) - INT8_SQNR_LOSS
     limits = {"max_abs_to_emitted": allowed, "sqnr_db": least}
     reason = float_reason(name, emitted, {})
     if not reason and emitted.max_abs > allowed:

@@ -15,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optkit.artifact import TensorSpec
 from optkit.errors import DataError, ModelError, UsageError
+from optkit.measure.checks import check_int8
+from optkit.measure.compare import Comparison
 from optkit.measure.inputs import random_sample, random_samples
 from optkit.measure.reference import Reference
 from optkit.measure.steps import has_quantization, quantized_levels, quantized_step
@@ -139,6 +141,19 @@ def test_float16_between_integers_may_cost_what_quantization_costs(tmp_path: Pat
     assert judged(1.9 * cost, 1) == ""
     assert "steps, exceeds" in judged(2.1 * cost, 1)
     assert "SQNR" in judged(cost, 256)
+
+
+@pytest.mark.parametrize(("halves", "noise", "passes"), [(True, 5e-3, True), (True, 2e-2, False), (False, 5e-3, False)])
+def test_an_output_of_float16_alone_is_held_to_float16(halves: bool, noise: float, passes: bool) -> None:
+    """ONNX Runtime computed it in float32, on the model with Q/DQ nodes as on the original."""
+    rng = np.random.default_rng(0)
+    want = rng.standard_normal(1000).astype(np.float32)
+    found = want * (1 + np.float32(noise) * rng.choice([-1, 1], want.shape).astype(np.float32))
+    exact, off = Comparison(), Comparison()
+    exact.add(want, want)
+    off.add(want, found)
+    check = check_int8("y", off.figures(), exact.figures(), exact.figures(), 0.1, [], halves=halves)
+    assert (check.reason == "") == passes, check.reason
 
 
 def test_int8_that_is_off_by_one_everywhere_fails_by_sqnr(tmp_path: Path) -> None:
