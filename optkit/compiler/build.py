@@ -17,6 +17,7 @@ from optkit.artifact.spec import Partition
 from optkit.compiler.binding_order import order_bindings
 from optkit.compiler.constants import lift_constants
 from optkit.compiler.epilogues import end_products
+from optkit.compiler.forks import fork_rows
 from optkit.compiler.graphs import capture_graphs, note_inputs
 from optkit.compiler.joining import keep_joins
 from optkit.compiler.lower import Lowered, lower
@@ -153,8 +154,11 @@ def fuse(module: Any, target: Target) -> Any:
             keep_residuals,
             keep_joins(target.has("async_copy")),
             t.FuseOps(),
+            *([fork_rows] if target.device == "cuda" else []),
             order_bindings,
             t.FuseTIR(),
+            # Conversions that every reader had for itself, and that fused with none.
+            t.EliminateCommonSubexpr(),
             # Before kernels are scheduled: TVM knows a reshape by its loops.
             t.RewriteDataflowReshape(),
             t.DeadCodeElimination(),

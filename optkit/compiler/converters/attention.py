@@ -19,7 +19,7 @@ from optkit.compiler.operator import ATTENTION, TENSOR_FLOAT, Operator
 from optkit.compiler.operators.attention import attention as define
 from optkit.compiler.operators.half_attention import half_attention
 from optkit.compiler.tiling import Tile, kept, tile_step
-from optkit.compiler.values import OPAQUE, PLAIN, Value, dims
+from optkit.compiler.values import OPAQUE, OUT_FUSABLE, PLAIN, Value, dims
 
 LEAST_ROWS = 8
 """Rows of queries below which packing keys and values is most of the work."""
@@ -234,7 +234,7 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
             operands = [narrowed(low, tensor) for tensor in operands]
             result = "bfloat16" if _rounded(match.product.outputs[0]) else result
         options = mask, match.scale, str(operator), "".join((*seats, out)), first, result
-        made = low.emit(half_attention, *operands, *options, name="attention", kind=OPAQUE)
+        made = low.emit(half_attention, *operands, *options, name="attention", kind=OUT_FUSABLE)
         if result != query.dtype:
             made = low.bind(relax.op.astype(made, query.dtype))
         if out == "i":

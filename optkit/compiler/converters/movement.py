@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import relax
@@ -39,6 +39,19 @@ def narrowed(low: Lowering, expr: Any) -> Any:
     """The same, rounded before it is moved, so that whatever computes it can write it so."""
     source, moves = _unmoved(low, expr)
     return _moved(low, rounded(low, source), moves)
+
+
+def before_reshapes(low: Lowering, expr: Any, compute: Callable[[Any], Any]) -> Any:
+    """What `compute`, which is element by element, makes of an expression: of float16 numbers before they got their
+    shape, where such were reshaped and widened, so that whatever computes them can write the result.
+    """
+    made = _call(low, expr, ("relax.astype",))
+    if made is None or str(made.args[0].ty.dtype) != "float16":
+        return compute(expr)
+    source, moves = _unmoved(low, made.args[0])
+    if not moves or any(move.op.name != "relax.reshape" for move in moves):
+        return compute(expr)
+    return _moved(low, compute(low.bind(relax.op.astype(source, made.ty.dtype))), moves)
 
 
 def unwidened(low: Lowering, expr: Any) -> Any | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from optkit.compiler.converters import affine
+from optkit.compiler.converters.movement import before_reshapes
 from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operators import quant
-from optkit.compiler.values import Accumulated, Affine, Dequantized, GroupedWeight, QuantizedWeight, Value
+from optkit.compiler.values import PLAIN, Accumulated, Affine, Dequantized, GroupedWeight, QuantizedWeight, Value
 
 
 class Quantized(Value):
@@ -63,9 +64,12 @@ def quantize_linear(low: Lowering, node: Node, inputs: list[Value | None]) -> Va
         raw = low.blocked(x.shape, "uint8", x.acc_block, expr)
     else:
         block = x.block
-        raw = low.blocked(
-            x.shape, "uint8", block, low.emit(quant.quantize, x.form(block), scale, offset, name="quantize")
-        )
+
+        def rounded(expr: object) -> object:
+            return low.emit(quant.quantize, expr, scale, offset, name="quantize")
+
+        made = before_reshapes(low, x.form(block), rounded) if block == PLAIN else rounded(x.form(block))
+        raw = low.blocked(x.shape, "uint8", block, made)
     return Quantized(low, raw) if signed else raw
 
 

@@ -53,6 +53,21 @@ def twice() -> ir.Model:
     )
 
 
+def forks(batch: str = "3") -> ir.Model:
+    """Rows that are read as they are and as integers: of odd and even length, a warp's and those of several."""
+    lines, inputs, outputs, constants = [], [], [], {}
+    for size in (36, 64, 768, 4100):
+        norm = f"n{size} = LayerNormalization(x{size}, gain{size}, shift{size})"
+        lines += [norm, f"y{size} = MatMul(n{size}, w{size})", f"z{size} = Sigmoid(n{size})"]
+        inputs.append(f"float[{batch},5,{size}] x{size}")
+        outputs += [f"float[{batch},5,16] y{size}", f"float[{batch},5,{size}] z{size}"]
+        constants[f"gain{size}"], constants[f"shift{size}"] = weights(size, seed=0), weights(size, seed=1)
+        constants[f"w{size}"] = weights(size, 16, seed=2, scale=size**-0.5)
+    lines += ["s = Softmax<axis=-1>(x64)", "ys = MatMul(s, w64)", "zs = Sigmoid(s)"]
+    outputs += [f"float[{batch},5,16] ys", f"float[{batch},5,64] zs"]
+    return build("\n".join(lines), inputs=", ".join(inputs), outputs=", ".join(outputs), **constants)
+
+
 def reductions(batch: str = "3") -> ir.Model:
     """Rows that a warp shares, in one and in several strides, short ones, and results a thread each."""
     return build(

@@ -321,3 +321,11 @@ def test_a_missing_nvcc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_blob_of_another_layout_is_refused() -> None:
     with pytest.raises(CompileError, match="another version of TVM"):
         package.replace_code(b"\x08" + bytes(15), "source", b"code")
+
+
+def test_attention_writes_what_the_next_product_reads() -> None:
+    """Integers, which nothing but a reshape lies before; and what attentions share is converted once for all."""
+    kernels = built(encoder, "int8-fp16", "cuda:sm_90").kernels
+    (attention,) = (k for k in kernels if k.rule == "cuda.tensor_attention")
+    assert "quantize" in attention.name
+    assert not any("reshape" in k.name and "quantize" in k.name for k in kernels)

@@ -12,7 +12,7 @@ from optkit.compiler.check import check_prepared
 from optkit.compiler.operators import norms, rows
 from optkit.compiler.schedule import choose, schedule_module
 from optkit.registry import find_target
-from tests.targets.cuda.reduced import lengths, twice
+from tests.targets.cuda.reduced import forks, lengths, twice
 from tests.targets.cuda.simulate import simulated
 from tests.targets.cuda.test_kernels import passed
 from tests.targets.cuda.transformers import encoder
@@ -119,3 +119,19 @@ def test_what_is_read_twice_is_normalized_once() -> None:
     found = _called("twice")
     assert sum("layer_norm" in name for name in found) == 2
     assert sum(name.startswith("fused_layer_norm_quantize") for name in found) == 1
+
+
+@pytest.mark.parametrize("largest", [False, True])
+@pytest.mark.parametrize("pipeline", ["int8", "int8-fp16"])
+@pytest.mark.parametrize("batch", ["3", "n"])
+def test_rows_and_their_integers_are_one_kernel(batch: str, pipeline: str, largest: bool) -> None:
+    target = find_target("cuda:sm_80")
+    ready = prepare(passed(forks(batch), pipeline), target)
+    assert check_prepared(ready, simulated(target, largest=largest)) == []
+    with tvm.target.Target(dict(target.tvm)):
+        _, kernels = schedule_module(ready.module, target, ready.labels)
+    both = [kernel for kernel in kernels if "_quantize" in kernel.name]
+    assert len(both) == 5
+    assert {kernel.rule for kernel in both} == {"cuda.rows"}
+    assert {kernel.calls[0].rpartition("_")[0] for kernel in both} == {"LayerNormalization", "Softmax"}
+    assert not any(kernel.name.startswith("quantize") for kernel in kernels)

@@ -87,13 +87,14 @@ def schedule(view: View, threads: int, rows: int, lanes: int) -> Any:
     Every pass over a row has the same loops over a thread's vectors, so that nvcc keeps in registers what one of them
     loads and the next loads again.
     """
-    sch, out = view.sch, view.last
+    sch, (out, *forks) = view.sch, _ends(view)
     kinds = {id(b): _kind(view, b) for b in view.blocks}
-    for block in view.blocks[:-1]:
+    before = [b for b in view.blocks[:-1] if b is not out]
+    for block in before:
         if kinds[id(block)] in ("", "row_map"):
             # Cheaper to compute an exponential again than to keep a row of them in shared memory.
             sch.compute_inline(block)
-    kept = [b for b in view.blocks[:-1] if kinds[id(b)] not in ("", "row_map")]
+    kept = [b for b in before if kinds[id(b)] not in ("", "row_map")]
     loads = {id(b): _loads(sch, b, lanes) for b in (*kept, out) if b is out or kinds[id(b)] == "row_whole"}
     store = sch.cache_write(out, 0, "local") if lanes > 1 and write_dtype(sch, out) in _VECTORS else out
     *lead, _ = sch.get_loops(store)
@@ -108,6 +109,13 @@ def schedule(view: View, threads: int, rows: int, lanes: int) -> Any:
         sch.vectorize(vector)
         sch.compute_at(out, chunk, preserve_unit_loops=True)
         sch.unroll(sch.get_loops(out)[-1])
+    for fork in forks:
+        copies = [] if store is out else [sch.cache_write(fork, 0, "local")]
+        for block in (fork, *copies):
+            sch.reverse_compute_at(block, chunk, preserve_unit_loops=True)
+        sch.unroll(sch.get_loops(fork)[-1])
+        for block in copies:
+            sch.vectorize(sch.get_loops(block)[-1])
     for stage in loads[id(out)]:
         place_stage(sch, stage, chunk, 1)
     parts: list[str] = []
@@ -136,11 +144,44 @@ def schedule(view: View, threads: int, rows: int, lanes: int) -> Any:
         for stage in loads[id(block)]:
             place_stage(sch, stage, chunk, 1)
     func = finish(sch)
+    for fork in forks if store is not out else []:
+        func = _from_registers(func, sch.get(store), sch.get(fork))
     if rows > 1:
         func = _guard_rows(func)
     elif parts:
         func = _bound_parts(func, parts, int(sch.get(out).iter_vars[-1].dom.extent))
     return _checked(func, sum(kinds[id(b)] == "row_whole" for b in kept))
+
+
+def _ends(view: View) -> list[Any]:
+    """The block that writes the rows, and one behind it that makes another result of them, where there is one."""
+    sch, last = view.sch, view.last
+    inside = sch.mod["main"].body.block.alloc_buffers
+    read = [region.source for region in sch.get(last).reads]
+
+    def result(block: Any) -> bool:
+        written = sch.get(block).writes[0].source
+        return not any(written.same_as(buffer) for buffer in inside) and any(written.same_as(each) for each in read)
+
+    return [*(block for block in view.blocks[:-1] if result(block)), last]
+
+
+def _from_registers(func: Any, copy: Any, fork: Any) -> Any:
+    """The function whose block `fork` reads what `copy` writes to memory from where that has it."""
+    memory, kept = copy.writes[0].source, copy.reads[0].source
+
+    def near(block: Any) -> Any:
+        if block.name_hint != fork.name_hint:
+            return block
+        loads = tvm_ffi.structural_map(
+            block, [(tvm.ir.TensorLoad, lambda n: tirx.BufferLoad(kept, n.indices) if n.source.same_as(memory) else n)]
+        )
+        return tvm_ffi.structural_map(
+            loads,
+            [(tvm.ir.TensorRegion, lambda n: tirx.BufferRegion(kept, n.region) if n.source.same_as(memory) else n)],
+        )
+
+    return func.with_body(tvm_ffi.structural_map(func.body, [(s_tir.SBlock, near)]))
 
 
 def _checked(func: Any, sums: int) -> Any:

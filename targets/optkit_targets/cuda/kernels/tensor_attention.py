@@ -14,7 +14,7 @@ from optkit.compiler.operators.half_attention import FIRST, SCALE, SEATS, heads_
 from optkit.compiler.operators.matmul import unflatten
 from optkit.kernel import Choice
 from optkit.target import Target
-from optkit_targets.cpu.kernels.tools import View, annotation, look
+from optkit_targets.cpu.kernels.tools import View, annotation, inline_rest, look
 from optkit_targets.cuda.kernels.device_code import SHORT, Call, Sums, use_device_code
 from optkit_targets.cuda.kernels.tensor import from_outside
 from optkit_targets.cuda.kernels.tiles import SLICE, scope
@@ -26,7 +26,7 @@ _MARKS = {"scores", "logits", "weighted", "half_attention", "crop"}
 
 
 class TensorAttentionRule:
-    """Takes `optkit.compiler.operators.half_attention` with nothing fused to it."""
+    """Takes `optkit.compiler.operators.half_attention`, and what is element by element behind it."""
 
     name = "cuda.tensor_attention"
 
@@ -59,7 +59,8 @@ def _operands(view: View) -> tuple[Any, Any, Any, Any]:
     scores, logits, weighted = (
         [read.source for read in view.sch.get(view.ops[mark]).reads] for mark in ("scores", "logits", "weighted")
     )
-    return scores[0], scores[1], weighted[1], logits[1] if len(logits) > 1 else None
+    # Query and key may be parts of one tensor, which a block then reads once.
+    return scores[0], scores[-1], weighted[1], logits[1] if len(logits) > 1 else None
 
 
 def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
@@ -99,6 +100,7 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
     numbers = _KINDS[operator.compute], keys, count, rows, columns, depth, wide, *apart, *masking
     name = f"OptkitAttention<{', '.join(map(str, numbers))}>::run"
     call = Call(name, ROWS, wide, count, SLICE, scope(size), operands, lambda _: (tirx.FloatImm("float32", scale),))
+    inline_rest(view, view.blocks[: view.blocks.index(view.ops["half_attention"]) + 1])
     *outer, m, e = seated(sch.get_loops(view.last), seats[3])
     sch.reorder(*outer, m, e)
     down, mi = sch.split(m, [None, ROWS])
