@@ -26,6 +26,11 @@ CASES = {
     "strips": (Tile(64, 128, 2, 4, 1, wide=1), 11, Geometry(32, 20, 9, 22, 9, 22, **PADDED, fill=0x80808080, images=2)),
     "strips, the last one narrower": (Tile(128, 64, 4, 3, 1, wide=1), 9, Geometry(32, 16, 5, 25, 5, 25, **PADDED)),
     "rows of four warpgroups": (Tile(256, 64, 2, 5, 1, wide=1), 18, Geometry(24, 16, 17, 18, 17, 18, **PADDED)),
+    "32 columns, most stages": (
+        Tile(128, 32, 4, 8, 1, wide=1),
+        7,
+        Geometry(32, 20, 9, 7, 9, 7, **PADDED, fill=0x80808080, images=2),
+    ),
     "parts": (
         Tile(64, 64, 2, 4, 1, 4, wide=1),
         6,

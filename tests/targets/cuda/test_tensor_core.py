@@ -73,6 +73,11 @@ WIDE_GEOMETRIES = {
         Geometry(32, 20, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080, images=3),
     ),
     "wide, tall": (Tile(256, 64, 2, 3, 1, wide=1), Geometry(20, 18, 17, 18, 17, 18)),
+    "wide, tall, few columns": (Tile(256, 32, 2, 6, 1, wide=1), Geometry(20, 18, 17, 18, 17, 18)),
+    "wide, 32 columns": (
+        Tile(64, 32, 4, 8, 1, wide=1),
+        Geometry(16, 20, 6, 7, 6, 7, 3, 3, top=1, left=1, fill=0x80808080, images=2),
+    ),
     "wide, dilated": (Tile(64, 256, 2, 5, 1, wide=1), Geometry(6, 70, 11, 12, 9, 8, 2, 3, dy=2, dx=2, fill=0)),
 }
 
@@ -106,6 +111,7 @@ WIDE_PRODUCTS = {
     "wide, tiles not full": (TALL, Product(44, 21, 150)),
     "wide, eights of columns": (BROAD, Product(32, 42, 140, 8)),
     "wide, few steps": (Tile(64, 128, 4, 5, 1, wide=1), Product(12, 9, 37)),
+    "wide, 32 columns": (Tile(128, 32, 2, 8, 1, wide=1), Product(80, 21, 150)),
 }
 
 
