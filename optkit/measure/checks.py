@@ -110,7 +110,7 @@ def check_int8(
     Where some of the model computes in float16 (`halves`), which runtimes round each in its own way, steps are no
     measure: a difference there turns into others at every quantization behind it, until they are as large as what
     quantization itself costs. That is the limit then, if it is more than two steps. And ONNX Runtime may compute in
-    float32 what is float16 here, so that an output without integers before it has to be as near as FP16 models are.
+    float32 what is float16 here: no output has to come nearer to the original than FP16 models do.
 
     Where the model's integers depend on the runtime (see exactness.py), a failure names the operators that
     make them so.

@@ -21,7 +21,7 @@ from optkit.registry import find_target
 from tests.targets.cuda.detection import regions
 from tests.targets.cuda.models import cnn, deep, grouped, narrow, others, projection, taps, tokens, wide
 from tests.targets.cuda.sequences import gates, states
-from tests.targets.cuda.transformers import attention, encoder, head_sizes, heads
+from tests.targets.cuda.transformers import attention, beside, encoder, head_sizes, heads
 
 CASES = [
     *((cnn, name) for name in ("default", "int8", "fp16", "bf16", "tf32")),
@@ -167,9 +167,9 @@ def test_large_products_run_by_warpgroups(
 
 
 @pytest.mark.needs_nvcc
-@pytest.mark.parametrize(("pipeline", "arch"), [("int8", "sm_80"), ("fp16", "sm_90")])
+@pytest.mark.parametrize(("pipeline", "arch"), [("int8", "sm_80"), ("fp16", "sm_90a")])
 def test_large_thread_blocks_keep_their_sums_in_registers(pipeline: str, arch: str, tmp_path: Path) -> None:
-    source = built(projection, pipeline, f"cuda:{arch}").executable.whole_source()
+    source = built(projection, pipeline, f"cuda:{arch.rstrip('a')}").executable.whole_source()
     assert "__launch_bounds__(512" in source
     (tmp_path / "k.cu").write_text(source)
     command = [nvcc.find_nvcc(), *nvcc.FLAGS, "-cubin", f"-arch={arch}", "-Xptxas=-v", "-o", "k.cubin", "k.cu"]
@@ -329,3 +329,14 @@ def test_attention_writes_what_the_next_product_reads() -> None:
     (attention,) = (k for k in kernels if k.rule == "cuda.tensor_attention")
     assert "quantize" in attention.name
     assert not any("reshape" in k.name and "quantize" in k.name for k in kernels)
+
+
+@pytest.mark.parametrize("batch", ["2", "n"])
+@pytest.mark.parametrize("pipeline", ["fp16", "bf16", "int8-fp16"])
+def test_residuals_are_part_of_attention(pipeline: str, batch: str) -> None:
+    """Also those whose other side is made in the same kernel, before attention is."""
+    kernels = built(lambda: beside(batch), pipeline, "cuda:sm_90").kernels
+    found = [k for k in kernels if "attention" in k.name]
+    assert {k.rule for k in found} == {"cuda.tensor_attention"}
+    assert sum(len(k.calls) for k in found) == 3
+    assert any("attention" in k.name and "add" in k.name for k in found)

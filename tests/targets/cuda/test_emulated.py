@@ -44,6 +44,7 @@ CASES = (
     *("mixed:int8", "encoder:fp16", "encoder:int8-fp16", "memory:fp16", "memory:int8-fp16", "wide:fp16", "wide:int8"),
     *("taps:fp16", "taps:int8"),
     *("lengths:default", "lengths:fp16", "twice:int8-fp16", "forks:int8", "forks:int8-fp16"),
+    *("beside:fp16", "beside:bf16", "beside:int8-fp16"),
     *("states:default", "gates:default", "gates:default:sm_80", "volumes:default", "volumes:fp16"),
     *("levels:default", "levels:fp16", "pairs:fp16", "pairs:int8", "groups:fp16", "groups:int8"),
     *("shuffled:fp16", "shuffled:int8"),

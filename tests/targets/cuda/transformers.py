@@ -153,6 +153,24 @@ def encoder(batch: str = "1") -> ir.Model:
     )
 
 
+def beside(batch: str = "2") -> ir.Model:
+    """Attention with what is element by element behind it: residuals that are inputs, or made before or behind it."""
+    lines = ["f = Sigmoid(r)", "g = Mul(f, r)"]
+    for i in range(3):
+        lines += [f"{part}{i} = MatMul(x, w{part}{i})" for part in "qkv"]
+        lines += [f"t{i} = Transpose<perm=[0,2,1]>(k{i})", f"s{i} = MatMul(q{i}, t{i})"]
+        lines += [f"p{i} = Softmax<axis=-1>(s{i})", f"a{i} = MatMul(p{i}, v{i})"]
+    lines += ["b0 = Add(a0, r)", "b1 = Add(a1, g)", "h = Tanh(r)", "c2 = Mul(a2, h)", "b2 = Sigmoid(c2)"]
+    lines += [f"y{i} = MatMul(b{i}, w)" for i in range(3)]
+    names = ["w", *(f"w{part}{i}" for part in "qkv" for i in range(3))]
+    return build(
+        "\n".join(lines),
+        inputs=f"float[{batch},70,32] x, float[{batch},70,32] r",
+        outputs=", ".join(f"float[{batch},70,32] y{i}" for i in range(3)),
+        **{name: weights(32, 32, seed=i, scale=0.2) for i, name in enumerate(names)},
+    )
+
+
 def memory() -> ir.Model:
     """Queries of 70 rows, keys and values of 37 others: 2 heads of 64."""
     return build(

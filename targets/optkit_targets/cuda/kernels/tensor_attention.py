@@ -63,6 +63,17 @@ def _operands(view: View) -> tuple[Any, Any, Any, Any]:
     return scores[0], scores[-1], weighted[1], logits[1] if len(logits) > 1 else None
 
 
+def _stages(view: View, block: Any) -> list[Any]:
+    """The block, and those that make what it reads; what is fused behind may read what others make before it."""
+    read = [region.source for region in view.sch.get(block).reads]
+    before = [
+        other
+        for other in view.blocks
+        if any(region.source.same_as(buffer) for region in view.sch.get(other).writes for buffer in read)
+    ]
+    return [block, *(stage for other in before for stage in _stages(view, other))]
+
+
 def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
     """Apply the template; ValueError where the operands do not fit a multiprocessor's shared memory."""
     sch = view.sch
@@ -100,7 +111,7 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
     numbers = _KINDS[operator.compute], keys, count, rows, columns, depth, wide, *apart, *masking
     name = f"OptkitAttention<{', '.join(map(str, numbers))}>::run"
     call = Call(name, ROWS, wide, count, SLICE, scope(size), operands, lambda _: (tirx.FloatImm("float32", scale),))
-    inline_rest(view, view.blocks[: view.blocks.index(view.ops["half_attention"]) + 1])
+    inline_rest(view, _stages(view, view.ops["half_attention"]))
     *outer, m, e = seated(sch.get_loops(view.last), seats[3])
     sch.reorder(*outer, m, e)
     down, mi = sch.split(m, [None, ROWS])
