@@ -19,6 +19,7 @@ from optkit.compiler.constants import lift_constants
 from optkit.compiler.epilogues import end_products
 from optkit.compiler.forks import fork_rows
 from optkit.compiler.graphs import capture_graphs, note_inputs
+from optkit.compiler.group_names import name_groups
 from optkit.compiler.joining import keep_joins
 from optkit.compiler.lower import Lowered, lower
 from optkit.compiler.lowering import NodeRecord, Sites
@@ -143,8 +144,12 @@ def legalize(module: Any) -> Any:
     )(module)
 
 
-def fuse(module: Any, target: Target) -> Any:
-    """Fuse element-wise neighbours into the operators that feed them."""
+def fuse(module: Any, target: Target, nodes: Mapping[str, str], found: dict[str, str]) -> Any:
+    """Fuse element-wise neighbours into the operators that feed them.
+
+    Args:
+        nodes, found: those of `name_groups`.
+    """
     t = relax.transform
     return tvm.transform.Sequential(
         [
@@ -154,6 +159,7 @@ def fuse(module: Any, target: Target) -> Any:
             keep_residuals,
             keep_joins(target.has("async_copy")),
             t.FuseOps(),
+            name_groups(nodes, found),
             *([fork_rows] if target.device == "cuda" else []),
             order_bindings,
             t.FuseTIR(),
@@ -223,8 +229,9 @@ def prepare(model: ir.Model, target: Target, tuned: Records | None = None) -> Pr
     lowered = lower(model, target, tuned)
     with tvm_target(target), stage("its operators cannot be turned into kernels"):
         lifted = lift_constants(legalize(lowered.module))
-        labels = Labels(lowered.names, {w: lowered.names.get(v, v) for w, v in lifted.owners.items()})
-        fused = fuse(lifted.module, target)
+        groups: dict[str, str] = {}
+        fused = fuse(lifted.module, target, lowered.names, groups)
+        labels = Labels(groups | lowered.names, {w: lowered.names.get(v, v) for w, v in lifted.owners.items()})
         if target.device == "cuda":
             fused = note_inputs(fused, len(lowered.input_names))
         return Prepared(lowered, fused, lifted.weights, labels)
