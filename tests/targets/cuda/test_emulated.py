@@ -30,8 +30,8 @@ OPEN = ("open_tokens:fp16", "open_tokens:int8", "open_taps:fp16", "open_gates:de
 """What is of open extents is not captured."""
 ENDS = ("heads:bf16", "forks:int8", "forks:int8-fp16")
 """Where every kernel reads an input or writes an output, and none is left to capture."""
-SEVERAL = ("states:", "gates:", "volumes:")
-"""Where outputs are written on the way, with a graph before and one behind."""
+SEVERAL = {"states:": 2, "gates:": 2, "volumes:": 2, "beside:bf16": 3}
+"""Where outputs are written on the way, with graphs before, between and behind: how many."""
 DETECTION, BY_HAND, REDUCED = "boxes:default", "regions:default", "reductions:default"
 EMPTY = "nothing:default", "nothing:fp16"
 PARTED = "halves:fp16", "halves:int8"
@@ -106,7 +106,7 @@ def test_later_runs_replay_a_graph_and_instruments_see_every_call(
     assert found["launched"] == found["calls"] + seconds
     assert found["early"] == (0 if found["arch"] == "sm_80" else found["launched"])
     # What reads inputs or writes outputs, the caller's memory, is outside: of two calls both, and here the mask too.
-    graphs = 2 if case.startswith(SEVERAL) else 1
+    graphs = next((count for start, count in SEVERAL.items() if case.startswith(start)), 1)
     assert found["replayed"] == graphs * (found["calls"] > 2 and case not in ENDS)
 
 

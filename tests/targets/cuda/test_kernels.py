@@ -276,7 +276,7 @@ def test_attention_of_any_batch_keeps_to_the_limits_of_a_grid(batch: str) -> Non
     )
     target = find_target("cuda:sm_80")
     ready = prepare(passed(model, "fp16"), target)
-    (func,) = [f for v, f in ready.module.functions.items() if v.name_hint == "attention"]
+    (func,) = [f for v, f in ready.module.functions.items() if "attention" in v.name_hint]
     choice = choose(func, target)
     assert choice.rule == "cuda.tensor_attention"
     with tvm.target.Target(dict(target.tvm)):
