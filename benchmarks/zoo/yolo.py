@@ -63,15 +63,14 @@ class Sppf(nn.Module):
         return y
 
 
-class Yolo(nn.Module):
-    """Boxes, scores and labels of what was found: as many as there are, in one image of any size.
+class Cells(nn.Module):
+    """The network, in front of what is done with its boxes.
 
     Args:
         base: channels of the first layer; the last has 16 times as many.
-        apart: longer than any image's side.
     """
 
-    def __init__(self, base: int = 16, classes: int = 80, apart: float = 4096.0) -> None:
+    def __init__(self, base: int = 16, classes: int = 80) -> None:
         super().__init__()
         a, b, c, d = (base * 2**i for i in range(1, 5))
         self.p3 = nn.Sequential(Conv(3, base, 3, 2), Conv(base, a, 3, 2), C2f(a, a, 1, True), Conv(a, b, 3, 2))
@@ -89,7 +88,6 @@ class Yolo(nn.Module):
             layers = [Conv(channels, deep, 3), Conv(deep, deep, 3), nn.Conv2d(deep, classes, 1)]
             self.classes.append(nn.Sequential(*layers))
         self.register_buffer("bins", torch.arange(BINS).float(), persistent=False)
-        self.apart = apart
 
     def pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
         p3 = self.p3(x)
@@ -113,6 +111,16 @@ class Yolo(nn.Module):
         logits = torch.cat([head(level).flatten(2) for head, level in zip(self.classes, levels, strict=True)], 2)
         return boxes, logits.transpose(1, 2).sigmoid()
 
+
+class Yolo(Cells):
+    """Boxes, scores and labels of what was found: as many as there are, in one image of any size.
+
+    Attributes:
+        apart: longer than any image's side.
+    """
+
+    apart = 4096.0
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         boxes, scores = (rows[0] for rows in self.predict(image))
         best, labels = scores.max(1)
@@ -124,14 +132,14 @@ class Yolo(nn.Module):
         return boxes[kept], best[kept], labels[kept]
 
 
-class DenseYolo(Yolo):
+class DenseYolo(Cells):
     """Boxes and scores of every cell, of as many images as there are: what is left of them is the application's."""
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.predict(images)
 
 
-def rare(model: Yolo, shape: tuple[int, ...], logit: float) -> Yolo:
+def rare(model: Cells, shape: tuple[int, ...], logit: float) -> Cells:
     """Let few cells see an object."""
     standardize(model, [head[-1] for head in model.classes], shape, logit, 1.5)
     return model
@@ -157,6 +165,6 @@ def build_dense_tiny(seed: int = 0) -> nn.Module:
     return _weighted(DenseYolo(8, 10), TINY_SHAPE, -2.0, seed)
 
 
-def _weighted(model: Yolo, shape: tuple[int, ...], logit: float, seed: int) -> Yolo:
+def _weighted(model: Cells, shape: tuple[int, ...], logit: float, seed: int) -> Cells:
     seeded(model, shape, seed)
     return rare(model, shape, logit)

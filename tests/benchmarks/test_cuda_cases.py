@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from benchmarks.cuda_cases import IN_BATCHES, Case
 from optkit.model import load_model, save_model
 from optkit.shapes import bind_shapes
 from tests.targets.cuda import emulator
+from tests.targets.cuda.host import EMULATED
 
 _PROGRAM = """
 import json, sys
@@ -30,6 +30,13 @@ export(case, "", folder)
 build(case, precision, folder)
 print(json.dumps(check(case, precision, folder)))
 """
+
+
+def emulated(test: Any) -> Any:
+    """The test with the marks of those with an emulated GPU."""
+    for mark in EMULATED:
+        test = mark(test)
+    return test
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +111,7 @@ def test_few_integers_may_be_one_step_apart(steps: int, count: int, passes: bool
     assert (not told["outside"]) == passes
 
 
-@pytest.mark.needs_nvcc
-@pytest.mark.needs_compiler
-@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels")
+@emulated
 @pytest.mark.parametrize("case", [Case("bert_tiny", 3), Case("vit_tiny", 1)], ids=lambda case: case.name)
 def test_integers_between_float16_are_compared_one_by_one(
     environment: dict[str, str], tmp_path: Path, case: Case
@@ -120,9 +125,7 @@ def test_integers_between_float16_are_compared_one_by_one(
     assert max(found["integers"]["ends"].values()) < 1e-3
 
 
-@pytest.mark.needs_nvcc
-@pytest.mark.needs_compiler
-@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels")
+@emulated
 @pytest.mark.parametrize(("precision", "error"), [("fp16", 5e-3), ("int8", 1e-6)])
 def test_detectors_of_several_images(environment: dict[str, str], tmp_path: Path, precision: str, error: float) -> None:
     found = checked(environment, tmp_path, Case(IN_BATCHES["yolo_tiny"], 3), precision)

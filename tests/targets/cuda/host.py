@@ -14,6 +14,8 @@ from optkit_targets.cuda import nvcc
 from tests.targets.cuda import emulator
 
 NEEDS = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the device code")
+EMULATED = [pytest.mark.needs_nvcc, pytest.mark.needs_compiler, NEEDS]
+"""Of tests with an emulated GPU."""
 
 
 def host_library(folder: Path, source: str, *options: str) -> ctypes.CDLL:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +12,9 @@ from typing import Any
 import pytest
 
 from tests.targets.cuda import emulator
+from tests.targets.cuda.host import EMULATED
 
-pytestmark = [
-    pytest.mark.needs_nvcc,
-    pytest.mark.needs_compiler,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels"),
-]
+pytestmark = EMULATED
 # Most open batches are in `test_kernels.py`; here kernels are launched as they are on a GPU.
 ROUNDED = dict.fromkeys(("deep:bf16", "heads:bf16", "encoder:bf16"), 2**-9) | dict.fromkeys(
     ("deep:tf32", "tokens:tf32", "heads:tf32"), 2**-12
@@ -31,7 +27,7 @@ OPEN = ("open_tokens:fp16", "open_tokens:int8", "open_taps:fp16", "open_gates:de
 ENDS = ("heads:bf16", "forks:int8", "forks:int8-fp16")
 """Where every kernel reads an input or writes an output, and none is left to capture."""
 SEVERAL = {"states:": 2, "gates:": 2, "volumes:": 2, "beside:bf16": 3}
-"""Where outputs are written on the way, with graphs before, between and behind: how many."""
+"""Where inputs are read or outputs written on the way too: how many graphs lie between."""
 DETECTION, BY_HAND, REDUCED = "boxes:default", "regions:default", "reductions:default"
 EMPTY = "nothing:default", "nothing:fp16"
 PARTED = "halves:fp16", "halves:int8"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
 import pytest
 import tvm
 from optkit_targets.cuda.nvcc import with_device_code
@@ -10,7 +11,7 @@ from tvm import te, tirx
 from optkit.compiler.build import prepare
 from optkit.compiler.check import check_prepared
 from optkit.compiler.operators import norms, rows
-from optkit.compiler.schedule import choose, schedule_module
+from optkit.compiler.schedule import Kernel, choose, schedule_module
 from optkit.registry import find_target
 from tests.targets.cuda.reduced import forks, lengths, twice
 from tests.targets.cuda.simulate import simulated
@@ -18,16 +19,21 @@ from tests.targets.cuda.test_kernels import passed
 from tests.targets.cuda.transformers import encoder
 
 
+def scheduled(model: ir.Model, pipeline: str, largest: bool) -> list[Kernel]:
+    """Kernels for a GPU, which with threads one after the other make what they make unscheduled."""
+    target = find_target("cuda:sm_80")
+    ready = prepare(passed(model, pipeline), target)
+    assert check_prepared(ready, simulated(target, largest=largest)) == []
+    with tvm.target.Target(dict(target.tvm)):
+        return schedule_module(ready.module, target, ready.labels)[1]
+
+
 @pytest.mark.parametrize(
     ("batch", "pipeline", "largest"),
     [("3", "default", False), ("3", "default", True), ("3", "fp16", False), ("n", "default", False)],
 )
 def test_rows_of_any_length_are_what_the_unscheduled_kernels_make(batch: str, pipeline: str, largest: bool) -> None:
-    target = find_target("cuda:sm_80")
-    ready = prepare(passed(lengths(batch), pipeline), target)
-    assert check_prepared(ready, simulated(target, largest=largest)) == []
-    with tvm.target.Target(dict(target.tvm)):
-        _, kernels = schedule_module(ready.module, target, ready.labels)
+    kernels = scheduled(lengths(batch), pipeline, largest)
     assert sum(kernel.rule == "cuda.rows" for kernel in kernels) == 9
 
 
@@ -125,11 +131,7 @@ def test_what_is_read_twice_is_normalized_once() -> None:
 @pytest.mark.parametrize("pipeline", ["int8", "int8-fp16"])
 @pytest.mark.parametrize("batch", ["3", "n"])
 def test_rows_and_their_integers_are_one_kernel(batch: str, pipeline: str, largest: bool) -> None:
-    target = find_target("cuda:sm_80")
-    ready = prepare(passed(forks(batch), pipeline), target)
-    assert check_prepared(ready, simulated(target, largest=largest)) == []
-    with tvm.target.Target(dict(target.tvm)):
-        _, kernels = schedule_module(ready.module, target, ready.labels)
+    kernels = scheduled(forks(batch), pipeline, largest)
     both = [kernel for kernel in kernels if "_quantize" in kernel.name]
     assert len(both) == 5
     assert {kernel.rule for kernel in both} == {"cuda.rows"}
