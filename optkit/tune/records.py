@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 import urllib.parse
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +35,9 @@ CREATE TABLE IF NOT EXISTS records (
     PRIMARY KEY (operator, target, template, version, params, machine, threads)
 ) WITHOUT ROWID
 """
+_PATIENCE = 30.0
+"""Seconds to wait for another process that writes."""
+
 _MAGIC = b"SQLite format 3\0"
 _COLUMNS = (
     "operator",
@@ -113,17 +117,46 @@ class RecordStore:
         """
         self.machine = machine_name() if machine is None else machine
         try:
-            self._database = sqlite3.connect(":memory:" if path is None else path, timeout=30.0, isolation_level=None)
+            name = ":memory:" if path is None else path
+            self._database = sqlite3.connect(name, timeout=_PATIENCE, isolation_level=None)
+            self._make(path)
+            self._log_ahead()
+        except sqlite3.Error as error:
+            raise DataError(f"{path}: not a database of tuning records: {error}") from error
+
+    def _make(self, path: Path | None) -> None:
+        """Make the table where there is none; refuse what is no database of records.
+
+        All of it in one transaction: another process, or one that comes after a kill, sees both the table and its
+        schema's number or neither.
+        """
+        with self._transaction():
             found = int(self._database.execute("PRAGMA user_version").fetchone()[0])
             if found not in (0, SCHEMA):
                 raise DataError(f"{path}: records of schema {found}; this optkit knows {SCHEMA}")
             if not found and self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
                 raise DataError(f"{path}: a database of something else, and not of tuning records")
-            self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute(_TABLE)
             self._database.execute(f"PRAGMA user_version={SCHEMA}")
-        except sqlite3.Error as error:
-            raise DataError(f"{path}: not a database of tuning records: {error}") from error
+
+    def _log_ahead(self) -> None:
+        """Write ahead from now on. SQLite waits by itself for everything but this one's lock."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of what is written inside, or none."""
+        self._database.execute("BEGIN IMMEDIATE")
+        with self._database:
+            yield
 
     def close(self) -> None:
         """Close the database."""
@@ -133,13 +166,13 @@ class RecordStore:
         """Keep measurements; one of a candidate that is there replaces it."""
         marks = ", ".join("?" for _ in _COLUMNS)
         rows = [tuple(asdict(m)[name] for name in _COLUMNS) for m in measurements]
-        with self._database:
+        with self._transaction():
             self._database.executemany(f"INSERT OR REPLACE INTO records VALUES ({marks})", rows)
 
     def forget(self, operators: Iterable[Operator], target: Target, threads: int) -> None:
         """Drop what was measured of these operators on this machine."""
         rows = [(str(operator), target_key(target), self.machine, threads) for operator in operators]
-        with self._database:
+        with self._transaction():
             where = "operator = ? AND target = ? AND machine = ? AND threads = ?"
             self._database.executemany(f"DELETE FROM records WHERE {where}", rows)
 
@@ -200,7 +233,7 @@ def _read_database(path: Path) -> list[Measurement]:
     name = urllib.parse.quote(str(path.resolve()))
     for mode in ("mode=ro", "immutable=1"):  # the latter where the file's folder cannot be written either
         try:
-            with closing(sqlite3.connect(f"file:{name}?{mode}", uri=True, timeout=30.0)) as database:
+            with closing(sqlite3.connect(f"file:{name}?{mode}", uri=True, timeout=_PATIENCE)) as database:
                 found = int(database.execute("PRAGMA user_version").fetchone()[0])
                 if found != SCHEMA:
                     raise DataError(f"{path}: records of schema {found}; this optkit knows {SCHEMA}")

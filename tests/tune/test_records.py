@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,28 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     for opened in (RecordStore, read_records):
         with pytest.raises(DataError, match="schema 7"):
             opened(newer)
+
+
+def test_several_processes_make_one_database(tmp_path: Path) -> None:
+    """Each sees what the others made whole, or makes it itself."""
+    program = (
+        "import pathlib, sys\n"
+        "from optkit.tune.records import RecordStore\n"
+        "print('ready', flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    print(len(RecordStore(pathlib.Path(line.strip())).all()), flush=True)\n"
+    )
+    command = [sys.executable, "-c", program]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(4)]
+    assert [p.stdout.readline() for p in processes] == ["ready\n"] * 4
+    for number in range(100):
+        for process in processes:
+            process.stdin.write(f"{tmp_path / f'{number}.db'}\n")
+            process.stdin.flush()
+        assert [p.stdout.readline() for p in processes] == ["0\n"] * 4
+    for process in processes:
+        process.communicate()
 
 
 def test_reading_writes_nothing(store: RecordStore, tmp_path: Path) -> None:
