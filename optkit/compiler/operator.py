@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 OPERATOR = "optkit.operator"
 """Block annotation: the text of the operator that a kernel computes."""
+NOMINAL = "optkit.nominal_operator"
+"""Block annotation: where extents are open, the text of the operator that it would be at usual ones."""
 
 CONV, DEPTHWISE, MATMUL, BATCH_MATMUL = "conv2d", "depthwise", "matmul", "batch_matmul"
 ATTENTION, GROUPED = "attention", "grouped_matmul"
@@ -21,7 +23,7 @@ SIZES = {
     DEPTHWISE: ("n", "c", "h", "w", "kh", "kw", "sh", "sw", "dh", "dw", "pt", "pl", "pb", "pr"),
     MATMUL: ("m", "k", "n"),
     BATCH_MATMUL: ("batch", "m", "k", "n"),
-    # rows and columns of the scores, depth of either product's other side; not tuned
+    # rows and columns of the scores, 0 where open, depth of either product's other side; not tuned
     ATTENTION: ("batch", "m", "n", "k", "d"),
     # weights of so many bits in groups of so many rows; not tuned
     GROUPED: ("m", "k", "n", "group", "bits"),

@@ -69,7 +69,7 @@ def _find(value: ir.Value, order: list[int]) -> _Found | None:
         return None
     product = Product(node, bias, cast)
     forms = [_form(operand(node, i), product.axis if i == 1 else 0) for i in range(1, len(node.inputs))]
-    *_, heads, depth = _extents(reshape.outputs[0])
+    *_, heads, depth = _extents(reshape.outputs[0])[-2:]
     if node.attributes.get_int("transA", 0) or None in forms or not _fits(product, heads * depth):
         return None
     marks = tuple(sorted(node.metadata_props.items()))
@@ -84,9 +84,10 @@ def _division(value: ir.Value, order: list[int]) -> ir.Node | None:
     while node is not None and node.op_type == "Transpose" and len(node.outputs[0].shape or ()) == len(axes):
         axes = [node.attributes.get_ints("perm", (3, 2, 1, 0))[axis] for axis in axes]
         node = _sole(node.inputs[0])
-    if node is None or node.op_type != "Reshape" or axes != order or len(_extents(node.outputs[0])) != len(order):
+    if node is None or node.op_type != "Reshape" or axes != order:
         return None
-    return node
+    extents = tuple(node.outputs[0].shape or ())
+    return node if len(extents) == len(order) and all(isinstance(extent, int) for extent in extents[-2:]) else None
 
 
 def _fits(product: Product, columns: int) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
 from tvm import relax
+from tvm.sym import Analyzer
 
 from optkit.compiler.converters.accumulation import bits
 from optkit.compiler.converters.matmul import untransposed
@@ -50,7 +51,7 @@ class Attention:
 def find_attention(low: Lowering, graph: ir.Graph) -> dict[ir.Node, Attention]:
     """Every attention of known extents, by its last product; none where its kernel may not be used.
 
-    Kernels of 16 bits take a batch, the first of several axes, of any extent.
+    Kernels of 16 bits take a batch, the first of several axes, and rows of any extent.
 
     Where something is quantized, softmax in float32 has to round as it is written; in 16 bits nobody promises how.
     """
@@ -167,25 +168,28 @@ def _rank(value: ir.Value | None) -> int | None:
     return None if value is None or value.shape is None else len(value.shape)
 
 
-def _shape(value: ir.Value, dtype: ir.DataType, batch: bool) -> tuple[Any, ...] | None:
+def _shape(value: ir.Value, dtype: ir.DataType, named: Sequence[int]) -> tuple[Any, ...] | None:
     """Extents of a tensor, None where they are not known or it is of another type.
 
     Args:
-        batch: whether the first one may be a name.
+        named: axes that may have names instead.
     """
     if value.shape is None or value.dtype != dtype or value.const_value is not None:
         return None
-    first, *others = value.shape if len(value.shape) else (0,)
-    named = batch and isinstance(first, ir.SymbolicDim) and first.value is not None
-    known = all(isinstance(d, int) for d in others) and (named or isinstance(first, int))
-    return tuple(value.shape) if known else None
+    free = {axis % len(value.shape) for axis in named} if len(value.shape) else set()
+    for axis, d in enumerate(value.shape):
+        if not isinstance(d, int) and (axis not in free or d.value is None):
+            return None
+    return tuple(value.shape)
 
 
 def _fits(low: Lowering, match: Attention) -> bool:
     """Whether the kernel computes exactly this: equal leading axes, whole vectors of values, a mask of one rank."""
     half, pairs = low.target.has("half_attention"), _marked(match.product) == "bfloat16"
     dtype = ir.DataType.FLOAT16 if half and not pairs else ir.DataType.FLOAT
-    query, key, value = (_shape(v, dtype, half) for v in (match.query, match.key, match.value))
+    free = [(0, -2), (0, -1), (0, -2)] if half else [(), (), ()]  # of keys, which are transposed, rows come last
+    operands = zip((match.query, match.key, match.value), free, strict=True)
+    query, key, value = (_shape(v, dtype, named) for v, named in operands)
     if query is None or key is None or value is None or not 3 <= len(query) == len(key) == len(value):
         return False
     if pairs and not half and (not low.target.has("bf16_pairs") or query[-1] % 2):
@@ -210,14 +214,16 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
     columns, wide = value.shape[-2:]
     compute, wider = low.arithmetic(node, query.dtype, "it is part of attention")
     reason = wider or "both operands are activations"
-    batch = math.prod(d for d in lead if isinstance(d, int))
+    batch = _known(*lead)
     for name, size in ((match.inner[0].name or "", depth), (node.name, wide)):
-        low.record(replace(node, name=name), compute, batch * rows * columns * size, reason)
+        low.record(replace(node, name=name), compute, batch * _known(rows, columns) * size, reason)
     straight = untransposed(low, key.plain())
     if straight is None:
         straight = permuted(low, key.plain(), [*range(len(lead)), len(lead) + 1, len(lead)])
     tensors = [query.plain(), straight, value.plain()]
-    operator = Operator(ATTENTION, compute, (batch, rows, columns, depth, wide))
+    operator = Operator(
+        ATTENTION, compute, (batch, *(n if isinstance(n, int) else 0 for n in (rows, columns)), depth, wide)
+    )
     mask = None
     if match.mask is not None:
         mask = low.values[match.mask].plain()
@@ -248,6 +254,11 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
     return low.blocked((*lead, rows, wide), query.dtype, PLAIN, made)
 
 
+def _known(*extents: Any) -> int:
+    """The product of those that are known."""
+    return math.prod(n for n in extents if isinstance(n, int))
+
+
 def _seat(low: Lowering, expr: Any) -> tuple[Any, str, int]:
     """A tensor (batch, heads, rows, depth), or what it was transposed from, heads inside rows; and which of the two.
 
@@ -274,7 +285,9 @@ def _beside(low: Lowering, heads: Any) -> tuple[Any, int]:
     *lead, length = dims(split.args[0].ty.shape.values)
     parts = [dims(ty.shape.values) for ty in part.tuple_value.ty.fields]
     begin = sum(shape[-1] for shape in parts[: part.index])
-    if parts[part.index] != (*lead, count * depth) or begin % depth or length % depth:
+    same = Analyzer().can_prove_equal
+    alike = all(same(a, b) for a, b in zip(parts[part.index], (*lead, count * depth), strict=True))
+    if not alike or begin % depth or length % depth:
         return heads, 0
     return low.bind(relax.op.reshape(split.args[0], (batch, rows, length // depth, depth))), begin // depth
 

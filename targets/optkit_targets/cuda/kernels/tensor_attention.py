@@ -77,7 +77,7 @@ def _stages(view: View, block: Any) -> list[Any]:
 def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
     """Apply the template; ValueError where the operands do not fit a multiprocessor's shared memory."""
     sch = view.sch
-    _, rows, columns, depth, wide = operator.sizes
+    *_, depth, wide = operator.sizes
     query, key, value, mask = _operands(view)
     count = planes(keys, depth, wide)
     size = count * (ROWS + 1) * 16
@@ -85,14 +85,16 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
         raise ValueError(f"{size} bytes of shared memory do not fit")
     seats = str(annotation(sch, view.ops["half_attention"], SEATS))
     first = [int(head) for head in str(annotation(sch, view.ops["half_attention"], FIRST)).split()]
-    *lead, _, _ = seated(static(query.shape), seats[0])
+    *lead, rows, _ = seated(static(query.shape), seats[0])
+    columns = seated(static(value.shape), seats[2])[-2]
     lead[-1] = heads_of(str(operator), lead)
     masking, at = [0, 0, 0], None
     scale = float(str(annotation(sch, view.ops["logits"], SCALE)))
     if mask is not None:
         extents = static(mask.shape)
         one = [isinstance(e, int) and e == 1 for e in extents]
-        masking = [1, 0 if one[-2] else extents[-1], 0 if one[-1] else 1]
+        last = extents[-1] if isinstance(extents[-1], int) else -1  # as many as there are columns
+        masking = [1, 0 if one[-2] else last, 0 if one[-1] else 1]
         at = [not alone for alone in one[:-2]]
 
     def operands(loops: Sequence[Any]) -> list[tuple[Any, Sequence[Any]]]:
@@ -108,28 +110,38 @@ def schedule(view: View, operator: Operator, keys: int, target: Target) -> Any:
         math.prod(static(buffer.shape)[-2 if seat == "i" else -1 :])
         for buffer, seat in zip((query, key, value), seats, strict=False)
     ]
-    numbers = _KINDS[operator.compute], keys, count, rows, columns, depth, wide, *apart, *masking
+    known = [isinstance(n, int) for n in (rows, columns)]
+    given = [n if known[0] and known[1] else 0 for n in (rows, columns)]
+    numbers = _KINDS[operator.compute], keys, count, *given, depth, wide, *apart, *masking
     name = f"OptkitAttention<{', '.join(map(str, numbers))}>::run"
-    call = Call(name, ROWS, wide, count, SLICE, scope(size), operands, lambda _: (tirx.FloatImm("float32", scale),))
+    last_numbers = () if all(known) else (rows, columns)
+    factor = tirx.FloatImm("float32", scale)
+    call = Call(name, ROWS, wide, count, SLICE, scope(size), operands, lambda _: (factor,), last_numbers)
     inline_rest(view, _stages(view, view.ops["half_attention"]))
     *outer, m, e = seated(sch.get_loops(view.last), seats[3])
     sch.reorder(*outer, m, e)
     down, mi = sch.split(m, [None, ROWS])
     across, ci, v = sch.split(e, [None, wide // SHORT, SHORT])
     sch.reorder(*outer, across, down, mi, ci, v)
-    # All on the one axis of a grid that has room for any batch, tiles that read the same keys side by side.
-    tile = sch.fuse(*outer, across, down)
+    # All on the one axis of a grid that has room for any batch, tiles that read the same keys side by side; of an open
+    # number of rows apart, since TVM reasons about no quotient by it.
+    if known[0]:
+        tile = inner = sch.fuse(*outer, across, down)
+    else:
+        tile, inner = sch.fuse(*outer, across), down
+        sch.bind(down, "blockIdx.y")
     sch.bind(tile, "blockIdx.x")
     block = view.ops["half_attention"]
-    sch.compute_at(block, tile, preserve_unit_loops=True)
+    sch.compute_at(block, inner, preserve_unit_loops=True)
     sch.set_scope(block, 0, "shared")
     _, thread = sch.split(sch.fuse(mi, ci), [None, SLICE])
     sch.bind(thread, "threadIdx.x")
     sch.vectorize(v)
-    number, tiles = sch.get(tile).loop_var, -(-rows // ROWS)
+    number, turn = sch.get(tile).loop_var, sch.get(inner).loop_var
     around = [sch.get(loop).loop_var for loop in sch.get_loops(block)]
-    place = next(i for i, variable in enumerate(around) if variable.same_as(number))
-    column, row = tirx.const(0, number.ty.dtype), number % tiles
+    place = next(i for i, variable in enumerate(around) if variable.same_as(turn))
+    tiles = -(-rows // ROWS) if known[0] else 1
+    column, row = tirx.const(0, number.ty.dtype), number % tiles if known[0] else turn
     sums = Sums(call, around[place + 1], column, row, lambda i: (i[-2], i[-3], i[-1]), (number // tiles,))
     return use_device_code(sch, sums)
 
