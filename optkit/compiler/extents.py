@@ -14,7 +14,9 @@ import tvm_ffi
 from tvm import tirx
 
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul)
-_ROUNDING = (tirx.FloorDiv, tirx.FloorMod, tirx.Min, tirx.Max, tirx.Select)
+_QUOTIENTS = (tirx.FloorDiv, tirx.Div)
+"""Models compute shapes by quotients that are cut off, which of extents are the same."""
+_ROUNDING = (*_QUOTIENTS, tirx.FloorMod, tirx.Mod, tirx.Min, tirx.Max, tirx.Select)
 
 
 def name_extents(func: Any) -> Any:
@@ -38,7 +40,7 @@ def name_extents(func: Any) -> Any:
         result = mutator.default_mutate(value)
         return result if result.same_as(value) else analyzer.simplify(result)
 
-    changed = tvm_ffi.structural_mutate(func, [((*_ARITHMETIC, tirx.FloorDiv), simplified)])
+    changed = tvm_ffi.structural_mutate(func, [((*_ARITHMETIC, *_QUOTIENTS), simplified)])
     # Made anew, because a function's own type is not among what is mutated.
     return tirx.PrimFunc(changed.params, changed.body, changed.ret_type, changed.attrs)
 
@@ -79,7 +81,7 @@ def _split(whole: Any, analyzer: Any) -> tuple[Any, int]:
     A multiple of a quotient counts whole tiles: as one variable it would lose that.
     """
     quotients: list[Any] = []
-    tvm_ffi.structural_walk(whole, [(tirx.FloorDiv, quotients.append)])
+    tvm_ffi.structural_walk(whole, [(_QUOTIENTS, quotients.append)])
     for quotient in quotients:
         rest = analyzer.simplify(whole - quotient)
         if isinstance(rest, tirx.IntImm):

@@ -14,9 +14,10 @@ from typing import Any
 
 import tvm
 from tvm import relax, tirx
+from tvm.sym import Analyzer
 
 from optkit.compiler.places import movable
-from optkit.compiler.values import INJECTIVE
+from optkit.compiler.values import INJECTIVE, dims
 
 JOIN, PART = "optkit.join", "optkit.part"
 """Attributes of kernels: a concatenation of its arguments, in this order, all of whole blocks of channels; a copy of
@@ -93,13 +94,18 @@ def arguments(call: Any) -> list[Any]:
     return list(given.fields) if isinstance(given, relax.Tuple) else [given]
 
 
-def extents(var: Any) -> tuple[int, ...] | None:
-    """Those of one tensor whose extents are known."""
+def tensors(call: Any) -> list[Any]:
+    """The tensors among what a call of a kernel reads, which may be told extents too."""
+    return [given for given in arguments(call) if isinstance(given.ty, relax.TensorType)]
+
+
+def extents(var: Any) -> tuple[Any, ...] | None:
+    """Those of one tensor in blocks of channels, whose number is known; the others may be open."""
     ty = var.ty
     if not isinstance(ty, relax.TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
         return None
-    found = tuple(int(e) if isinstance(e, int | tirx.IntImm) else -1 for e in ty.shape.values)
-    return None if -1 in found else found
+    found = dims(ty.shape.values)
+    return found if len(found) > 1 and isinstance(found[1], int) else None
 
 
 def examine(func: Any, module: Any, device_code: bool) -> Joins:
@@ -134,9 +140,15 @@ def find(func: Any, module: Any, device_code: bool) -> Joins:
     return found
 
 
-def _near(shape: tuple[int, ...] | None) -> bool:
-    """Whether places in a tensor are 32-bit numbers, as those in an image of its own are."""
-    return shape is not None and math.prod(shape) < _FAR
+def _near(shape: tuple[Any, ...] | None) -> bool:
+    """Whether places in a tensor are 32-bit numbers, as those in an image of its own are; of open extents none are."""
+    return shape is not None and (any(not isinstance(n, int) for n in shape) or math.prod(shape) < _FAR)
+
+
+def _equal(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether extents are the same."""
+    same = Analyzer().can_prove_equal
+    return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
 
 
 def _part(found: Joins, var: Any) -> None:
@@ -149,7 +161,7 @@ def _part(found: Joins, var: Any) -> None:
 
 def _join(found: Joins, var: Any) -> None:
     """Make a concatenation by making its parts there, if that takes no more kernels."""
-    parts, whole = arguments(found.made[var]), extents(var)
+    parts, whole = tensors(found.made[var]), extents(var)
     if not whole or not _near(whole) or var in found.elsewhere:
         return
     spans = list(_spans(found, parts))
@@ -196,7 +208,7 @@ def _fits(found: Joins, span: _Span, spans: Sequence[_Span], var: Any) -> bool:
         return False
     if root not in found.made or not (root in found.joined or _writable(found, root)) or not _movable(found, root):
         return False
-    if (shape[0], *shape[2:]) != (whole[0], *whole[2:]) or first < 0 or first + shape[1] > whole[1]:
+    if not _equal((shape[0], *shape[2:]), (whole[0], *whole[2:])) or first < 0 or first + shape[1] > whole[1]:
         return False
     beside = [s for s in spans if s.start < first + shape[1] and s.end > first]
     return all(s.at.root.same_as(root) for s in beside)
@@ -232,14 +244,15 @@ def _movable(found: Joins, var: Any) -> bool:
     )
 
 
-def _takes(found: Joins, call: Any, index: int, shape: tuple[int, ...] | None) -> bool:
+def _takes(found: Joins, call: Any, index: int, shape: tuple[Any, ...] | None) -> bool:
     """Whether a call's kernel can have a tensor as part of another one."""
     if shape is None or len(call.args) > 2:
         return False  # of extents that are found at run time
-    key = call.args[0], index, shape[0]
+    images = shape[0] if isinstance(shape[0], int) else 0
+    key = call.args[0], index, images
     if key not in found.movable:
         func = found.module[call.args[0]]
-        found.movable[key] = not _reshapes(func) and movable(func, index, shape[0], found.device_code)
+        found.movable[key] = not _reshapes(func) and movable(func, index, images, found.device_code)
     return found.movable[key]
 
 

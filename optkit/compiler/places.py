@@ -9,7 +9,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from optkit.compiler.operator import CONV, DEPTHWISE, OPERATOR, Operator
+from optkit.compiler.operator import CONV, DEPTHWISE, NOMINAL, OPERATOR, Operator
 from optkit.errors import CompileError
 
 _ADDRESS = "tirx.address_of"
@@ -64,11 +64,11 @@ def moved(func: Any, places: Mapping[int, tuple[int, int]]) -> Any:
 def movable(func: Any, index: int, images: int, device_code: bool) -> bool:
     """Whether `moved` takes a kernel, as it is before it is scheduled, with this parameter.
 
-    Where there are several images, nothing may point into them: it would not know where the next one begins. So may the
-    device code of products do, but for convolutions'.
+    Where there are several images, or any number of them, 0, nothing may point into them: it would not know where the
+    next one begins. So may the device code of products do, but for convolutions'.
     """
     buffer = func.params[index]
-    if len(getattr(buffer, "shape", ())) < 2:
+    if len(getattr(buffer, "shape", ())) < 2 or not isinstance(buffer.shape[1], int | tirx.IntImm):
         return False
     try:
         moved(func, {index: (0, int(buffer.shape[1]))})
@@ -111,7 +111,7 @@ def _feeds(func: Any, buffer: Any) -> bool:
     for block in blocks:
         if not any(read.source.same_as(each) for read in block.reads for each in reached):
             continue
-        text = block.annotations.get(OPERATOR)
+        text = block.annotations.get(OPERATOR) or block.annotations.get(NOMINAL)
         if text is not None and Operator.parse(str(text)).kind not in (CONV, DEPTHWISE):
             return True
         reached += [write.source for write in block.writes]

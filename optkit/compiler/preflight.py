@@ -156,8 +156,6 @@ def _why_generic(node: ir.Node) -> str:
         return ""
     if weight.shape is not None and len(weight.shape) > 4:
         return f"a convolution over {len(weight.shape) - 2} dimensions has no template yet"
-    if x.shape is not None and any(not isinstance(d, int) for d in list(x.shape)[2:]):
-        return "its height or width is symbolic; fix it with --input-shape"
     if weight.const_value is None and not _dequantized(weight):
         return "its weights are computed at run time"
     return ""

@@ -19,6 +19,7 @@ from tvm.tirx import compilation_pipeline
 from optkit.compiler import rounding
 from optkit.compiler.conditions import ask_once
 from optkit.compiler.launches import skip_empty
+from optkit.compiler.quotients import Extents, cut_quotients, note_extents
 
 PIPELINE = "optkit"
 STACK_BYTES = 4096
@@ -100,7 +101,12 @@ def pipeline() -> str:
     def make() -> tuple[Any, Any, Any]:
         lower, host, device = compilation_pipeline.get_tir_pipeline("s_tir")
         together = tvm.transform.Sequential
-        return lower, lambda: together([keep_on_stack, skip_empty, host()]), lambda: together([ask_once, device()])
+        extents: Extents = {}
+        return (
+            together([note_extents(extents), lower]),
+            lambda: together([keep_on_stack, skip_empty, host()]),
+            lambda: together([cut_quotients(extents), ask_once, device()]),
+        )
 
     compilation_pipeline.register_tir_pipeline(PIPELINE, make)
     return PIPELINE

@@ -23,7 +23,15 @@ from optkit.compiler.operators.conv import (
     depthwise2d_words,
     tile_span,
 )
-from optkit.compiler.operators.open_conv import conv2d_tiles, crop, depthwise2d_tiles, output_size
+from optkit.compiler.operators.open_conv import (
+    conv2d_positions,
+    conv2d_tiles,
+    crop,
+    depthwise2d_positions,
+    depthwise2d_tiles,
+    output_size,
+    usual,
+)
 from optkit.compiler.operators.quant import flip_sign
 from optkit.compiler.operators.winograd import winograd, winograd_pairs, winograd_weight
 from optkit.compiler.planning import make_tile, templates, winograd_side
@@ -69,8 +77,12 @@ def _winograd_side(low: Lowering, x: Value, geometry: Window, groups: int, compu
 def _operator(
     x: Value, weight: np.ndarray, geometry: Window, groups: int, compute: str, block: int, b: int
 ) -> Operator:
-    """A convolution as tuning knows it, its channels filled up to blocks; of an open batch, what one image takes."""
-    n, channels, h, w = x.shape
+    """A convolution as tuning knows it, its channels filled up to blocks; of an open batch, what one image takes.
+
+    Of images of open size, what usual ones take.
+    """
+    n, channels, *size = x.shape
+    h, w = map(usual, size)
     filters = weight.shape[0]
     images = n if isinstance(n, int) else 1
     window = (*geometry.kernel, *geometry.strides, *geometry.dilations, *geometry.pads)
@@ -133,6 +145,7 @@ def accumulation(
     out = weight.shape[0]
     oh, ow = output_size(geometry, h, w)
     fixed = isinstance(oh, int) and isinstance(ow, int)
+    listed = not fixed and low.target.device == "cuda"
     signed = compute == "int8" and low.target.has("int8_signed") and not depthwise
     kind = {"int8": "uint8", "bfloat16": "bfloat16"}.get(compute, x.dtype)
     pairs = kind == "bfloat16" and low.target.has("bf16_pairs")
@@ -154,6 +167,9 @@ def accumulation(
         if pairs:
             weight = weight.astype("float32")  # as rounded
         packed = relax.const(packing.depthwise_weight(weight, b))
+        if listed:
+            given = read(b), packed, geometry, pad_value
+            return low.emit(depthwise2d_positions, *given, name="depthwise", kind=OUT_FUSABLE), b
         if not fixed:
             tile = choose_tile(OPEN_ROWS, 1, registers)
             args = read(b), packed, geometry, pad_value, tile
@@ -166,8 +182,8 @@ def accumulation(
             return low.emit(depthwise2d_words, *args, name="depthwise", kind=OUT_FUSABLE), b
         args = read(b), packed, geometry, pad_value, tile
         return low.emit(depthwise2d, *args, name="depthwise", kind=OUT_FUSABLE), b
-    span = tensor_span(low, out, groups, channels, compute) if groups > 1 and fixed else 0
-    whole = fixed and (groups == 1 or span > 0)
+    span = tensor_span(low, out, groups, channels, compute) if groups > 1 and (fixed or listed) else 0
+    whole = (fixed or listed) and (groups == 1 or span > 0)
     c, b = _blocks(low, x, weight, compute, together) if whole else (lanes, lanes)
     fours = compute in TENSOR_CORE and (groups == 1 or span > 0) and low.target.has("tensor_fours")
     g = dot_group(low) if compute == "int8" else 2 if pairs else 4 if fours else 1
@@ -176,6 +192,14 @@ def accumulation(
     if channels < lanes and x.block != lanes and groups == 1:
         # Planes as they are serve a kernel that takes one channel at a time; pairs and fours have to lie together.
         c = packing.round_up(channels, g) if g > 1 else 1
+    if listed:
+        packed = relax.const(packing.conv_weight(weight, groups, b, c, g, span))
+        nominal = str(_operator(x, weight, geometry, groups, compute, c, b))
+        define = functools.partial(conv2d_positions, operator=nominal, span=span)
+        sums = low.emit(
+            define, read(c), packed, geometry, (channels, out), groups, pad_value, name="conv2d", kind=OUT_FUSABLE
+        )
+        return sums, b
     if not fixed:
         packed = relax.const(packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g))
         tile = choose_tile(OPEN_ROWS, math.ceil(out / b), registers)

@@ -7,6 +7,7 @@ the model runs. Relax keeps no shape for such a result, and makes no kernel for 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
@@ -18,7 +19,7 @@ from optkit.compiler.converters.gates import hold
 from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operators import shapes as define
 from optkit.compiler.subgraphs import equal
-from optkit.compiler.values import INJECTIVE, Value
+from optkit.compiler.values import INJECTIVE, PLAIN, Dequantized, Value
 
 _BROADCASTING = frozenset(
     [
@@ -79,7 +80,20 @@ def _cast(low: Lowering, value: Value, shape: Sequence[Any]) -> Value:
         return value
     for a, b in pairs:
         _check(low, tirx.EQ(_expr(a), _expr(b)))
-    return low.wrap(low.emit(define.expand, value.plain(), *shape, name="expand", kind=INJECTIVE))
+    return _expanded(low, value, shape)
+
+
+def _expanded(low: Lowering, value: Value, shape: Sequence[Any]) -> Value:
+    """The value as one of this shape, in the layout that it has; integers as they are."""
+    if isinstance(value, Dequantized):
+        return Dequantized(low, replace(value.affine, q=_expanded(low, value.affine.q, shape)))
+    block = value.block
+    if block == PLAIN or not isinstance(shape[1], int) or not _same(shape[1], value.shape[1]):
+        return low.wrap(low.emit(define.expand, value.plain(), *shape, name="expand", kind=INJECTIVE))
+    n, channels, *space = shape
+    blocked = n, -(-channels // block), *space, block
+    made = low.emit(define.expand, value.form(block), *blocked, name="expand", kind=INJECTIVE)
+    return low.blocked(shape, value.dtype, block, made)
 
 
 def _broadcast(low: Lowering, node: Node, inputs: list[Value | None]) -> list[Value | None]:
@@ -142,8 +156,7 @@ def _fitted(low: Lowering, value: Value, target: Sequence[Any], claims: Sequence
     for d in unsaid:
         extent, wanted = _expr(value.shape[d]), _expr(target[start + d])
         _check(low, tirx.any(tirx.EQ(extent, _expr(1)), tirx.EQ(extent, wanted)))
-    shape = [target[start + d] if d in unsaid else e for d, e in enumerate(value.shape)]
-    return low.wrap(low.emit(define.expand, value.plain(), *shape, name="expand", kind=INJECTIVE))
+    return _expanded(low, value, [target[start + d] if d in unsaid else e for d, e in enumerate(value.shape)])
 
 
 def _expr(extent: Any) -> Any:

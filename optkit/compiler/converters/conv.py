@@ -11,8 +11,8 @@ import numpy as np
 from tvm import relax
 
 from optkit.compiler import packing
-from optkit.compiler.converters.accumulation import OPEN, accumulation, tensor_span
-from optkit.compiler.converters.geometry import channel_constant, static_shape, window, windows
+from optkit.compiler.converters.accumulation import accumulation, tensor_span
+from optkit.compiler.converters.geometry import channel_constant, open_size, static_shape, window, windows
 from optkit.compiler.converters.integer_conv import integer_conv, integer_reason
 from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operator import TENSOR_FLOAT
@@ -42,20 +42,14 @@ def conv(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     constant = weight.const is not None and (bias is None or bias.const is not None)
     if constant and x.dtype in ("float32", "float16") and static_shape(x, 1):
         static = static_shape(x, *range(2, rank))
-        if rank == 3 and static:
-            return _conv1d(low, node, x, weight, bias)
-        size = x.shape[2:] if static else _open_size(node, weight.shape[2:])
+        size = x.shape[2:] if static else open_size(node, weight.shape[2:])
+        if rank == 3 and size is not None:
+            return _conv1d(low, node, x, weight, bias, size)
         if rank == 4 and size is not None:
             return images(low, node, x, weight, bias, window(node, weight.shape[2:], size))
         if rank == 5 and static and int(node.get("group", 1)) == 1:
             return _conv3d(low, node, x, weight, bias)
     return general_conv(low, node, x, weight, bias)
-
-
-def _open_size(node: Node, kernel: Sequence[int]) -> Sequence[int] | None:
-    """A size that gives the padding of images of any size; None where the padding depends on the size."""
-    same = str(node.get("auto_pad", "NOTSET")).startswith("SAME")
-    return None if same and any(s != 1 for s in node.get("strides") or (1, 1)) else kernel
 
 
 def general_conv(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None) -> Value:
@@ -134,8 +128,8 @@ def _conv3d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
     return low.blocked(shape, x.dtype, made.block, apart(made.form(made.block)))
 
 
-def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None) -> Value:
-    """One dimension is two with a height of one."""
+def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None, size: Sequence[int]) -> Value:
+    """One dimension is two with a height of one; `size` is the length that gives the padding."""
 
     def widen(value: Value) -> Value:
         shape = (*value.shape[:2], 1, *value.shape[2:])
@@ -155,7 +149,7 @@ def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
         attributes["pads"] = [0, attributes["pads"][0], 0, attributes["pads"][1]]
     flat = replace(node, attributes=attributes)
     wide_x, wide_w = widen(x), widen(weight)
-    geometry = window(flat, wide_w.shape[2:], wide_x.shape[2:])
+    geometry = window(flat, wide_w.shape[2:], (1, *size))
     result = images(low, flat, wide_x, wide_w, bias, geometry)
     return low.wrap(relax.op.squeeze(result.plain(), [2]))
 
@@ -186,7 +180,7 @@ def images(
         low.record(node, "int8", macs)
         assert isinstance(x, Dequantized) and isinstance(weight, QuantizedWeight)
         return integer_conv(low, x, weight, bias, geometry, groups, shape, together or out)
-    misfit = "" if isinstance(oh, int) and isinstance(ow, int) else OPEN
+    misfit = ""
     if groups != 1 and (depthwise or not tensor_span(low, out, groups, channels, TENSOR_FLOAT)):
         misfit = "it is depthwise" if depthwise else "its groups are small"
     compute, wider = low.arithmetic(node, x.dtype, misfit)

@@ -41,6 +41,12 @@ def window(node: Node, kernel: Sequence[int], size: Sequence[int]) -> Window:
     )
 
 
+def open_size(node: Node, kernel: Sequence[int]) -> Sequence[int] | None:
+    """A size that gives the padding of images of any size; None where the padding depends on the size."""
+    same = str(node.get("auto_pad", "NOTSET")).startswith("SAME")
+    return None if same and any(s != 1 for s in node.get("strides") or (1, 1)) else kernel
+
+
 def windows(node: Node, kernel: Sequence[int]) -> Windows:
     """The node's window in any number of dimensions."""
     rank = len(kernel)

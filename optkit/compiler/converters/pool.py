@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tvm import relax
 
-from optkit.compiler.converters.geometry import static_shape, window, windows
+from optkit.compiler.converters.geometry import open_size, static_shape, window, windows
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import pool as define
 from optkit.compiler.operators import quant
 from optkit.compiler.operators import windows as general
+from optkit.compiler.operators.conv import Window
+from optkit.compiler.operators.open_conv import output_size
 from optkit.compiler.values import INJECTIVE, OPAQUE, OUT_FUSABLE, PLAIN, Dequantized, Value
+
+_REAL = ("float32", "float16")
 
 
 def _block(low: Lowering, x: Value) -> int:
@@ -25,34 +30,54 @@ def _images(x: Value | None) -> bool:
     return x is not None and len(x.shape) == 4 and static_shape(x, 1, 2, 3) and x.dtype != "float64"
 
 
+def _size(low: Lowering, node: Node, x: Value) -> Sequence[int] | None:
+    """The size that decides on the padding of images that a template pools; None where none does."""
+    if _images(x):
+        return x.shape[2:]
+    listed = low.target.device == "cuda" and len(x.shape) == 4 and static_shape(x, 1) and x.dtype != "float64"
+    return open_size(node, node.get("kernel_shape")) if listed and not node.get("ceil_mode", 0) else None
+
+
 def max_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value]:
     """MaxPool; with indices, or over other than two dimensions, on plain tensors."""
     x = inputs[0]
     assert x is not None
-    if not _images(x) or node.outputs != 1:
+    size = _size(low, node, x)
+    if size is None or node.outputs != 1:
         return general_pool(low, node, x)
     n, c, h, w = x.shape
-    geometry, ceil = window(node, node.get("kernel_shape"), (h, w)), bool(node.get("ceil_mode", 0))
+    geometry, ceil = window(node, node.get("kernel_shape"), size), bool(node.get("ceil_mode", 0))
     block = _block(low, x)
     out = low.emit(define.max_pool2d, x.form(block), geometry, ceil, name="max_pool2d", kind=OUT_FUSABLE)
-    return low.blocked((n, c, *geometry.output(h, w, ceil)), x.dtype, block, out)
+    return low.blocked((n, c, *_output(geometry, h, w, ceil)), x.dtype, block, out)
+
+
+def _output(geometry: Window, height: Any, width: Any, ceil: bool) -> tuple[Any, Any]:
+    known = isinstance(height, int) and isinstance(width, int)
+    return geometry.output(height, width, ceil) if known else output_size(geometry, height, width)
 
 
 def average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value]:
     """AveragePool: a window sum over the number of elements, which differs at the border."""
     x = inputs[0]
     assert x is not None
-    if not _images(x):
+    size = _size(low, node, x)
+    if size is None:
         return general_pool(low, node, x)
     n, c, h, w = x.shape
-    geometry, ceil = window(node, node.get("kernel_shape"), (h, w)), bool(node.get("ceil_mode", 0))
+    geometry, ceil = window(node, node.get("kernel_shape"), size), bool(node.get("ceil_mode", 0))
     include = bool(node.get("count_include_pad", 0))
-    oh, ow = geometry.output(h, w, ceil)
+    oh, ow = _output(geometry, h, w, ceil)
+    block = _block(low, x)
+    if not _images(x):
+        if any(geometry.pads) and not include:
+            return general_pool(low, node, x)
+        total = low.emit(define.sum_pool2d, x.form(block), geometry, ceil, name="sum_pool2d", kind=OUT_FUSABLE)
+        return _mean(low, x, (n, c, oh, ow), block, total, np.float32(math.prod(geometry.kernel)))
     rows = np.array(define.window_sizes(h, oh, geometry, 0, include), "float32")
     columns = np.array(define.window_sizes(w, ow, geometry, 1, include), "float32")
     counts = np.maximum(np.outer(rows, columns), 1.0).astype("float32")
     counts = counts[0, 0] if (counts == counts[0, 0]).all() else counts.reshape(1, 1, oh, ow, 1)
-    block = _block(low, x)
     total = low.emit(define.sum_pool2d, x.form(block), geometry, ceil, name="sum_pool2d", kind=OUT_FUSABLE)
     return _mean(low, x, (n, c, oh, ow), block, total, counts)
 
@@ -62,10 +87,15 @@ def global_average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -
     x = inputs[0]
     if x is None or x.const is not None:
         return None
-    if not _images(x):
+    listed = low.target.device == "cuda" and len(x.shape) == 4 and static_shape(x, 1) and x.dtype in _REAL
+    if not _images(x) and (not listed or isinstance(x, Dequantized)):
         return global_pool(low, node, [x])
     n, c, h, w = x.shape
     block = _block(low, x)
+    if not _images(x):
+        mean = low.emit(define.global_mean, x.form(block), name="global_mean", kind=OUT_FUSABLE)
+        mean = low.bind(relax.op.astype(mean, x.dtype)) if x.dtype != "float32" else mean
+        return low.blocked((n, c, 1, 1), x.dtype, block, mean)
     if isinstance(x, Dequantized):
         a = x.affine
         total = low.emit(define.global_sum, a.q.form(block), name="global_sum", kind=OUT_FUSABLE)
@@ -92,7 +122,8 @@ def reduce_mean(low: Lowering, node: Node, inputs: list[Value | None]) -> Value 
     x, axes = inputs[0], node.get("axes")
     if len(inputs) > 1 and inputs[1] is not None:
         axes = None if inputs[1].const is None else inputs[1].const.tolist()
-    if x is None or not _images(x) or not x.block or axes is None:
+    images = x is not None and (_images(x) or (low.target.device == "cuda" and len(x.shape) == 4))
+    if x is None or not images or not x.block or axes is None:
         return None
     if sorted(a % 4 for a in axes) != [2, 3]:
         return None

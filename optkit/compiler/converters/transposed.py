@@ -11,11 +11,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from tvm import relax
+from tvm import relax, sym, tirx
 
 from optkit.compiler.converters import conv as convolution
 from optkit.compiler.converters.accumulation import BYTES
@@ -38,10 +38,14 @@ def conv_transpose(low: Lowering, node: Node, inputs: list[Value | None]) -> Val
     window, out = geometry(node, weight.shape[2:], x.shape[2:])
     groups = int(node.get("group", 1))
     known = weight.const is not None and (bias is None or bias.const is not None)
-    images = len(x.shape) == 4 and static_shape(x, 1, 2, 3) and x.dtype in ("float32", "float16")
+    sizes = (1, 2, 3) if low.target.device != "cuda" else (1,)
+    images = len(x.shape) == 4 and static_shape(x, *sizes) and x.dtype in ("float32", "float16")
     plain_taps = all(d == 1 or k == 1 for d, k in zip(window.dilations, window.kernel, strict=True))
-    if known and images and plain_taps and groups == 1 and all(b >= 0 for b in window.begins):
-        return _by_phases(low, node, x, weight, bias, window, out)
+    begins = all(isinstance(b, int) and b >= 0 for b in window.begins)
+    if known and images and plain_taps and groups == 1 and begins:
+        plan = _phases(x, weight, window, out)
+        if all(isinstance(pad, int) for pad in plan.pads):
+            return _by_phases(low, node, x, weight, bias, window, out, plan)
     if known and groups == 1 and _apart(x, weight, window, out):
         return _volume(low, node, x, weight, bias, window.strides)
     if not all(isinstance(b, int) for b in window.begins):
@@ -83,14 +87,46 @@ def geometry(node: Node, kernel: Sequence[int], size: Sequence[Any]) -> tuple[Wi
     return Windows(tuple(kernel), tuple(strides), tuple(dilations), tuple(begins), tuple(ends)), out
 
 
+@dataclass(frozen=True)
+class _Phases:
+    """The convolution of all phases: taps, padding (top, left, bottom, right) and output extents, maybe open ones."""
+
+    taps: tuple[int, ...]
+    pads: tuple[Any, ...]
+    sizes: tuple[Any, ...]
+
+
+def _phases(x: Value, weight: Value, window: Windows, out: Sequence[Any]) -> _Phases:
+    simplify = sym.Analyzer().simplify
+
+    def known(extent: Any) -> Any:
+        value = extent if isinstance(extent, int) else simplify(extent)
+        return int(value) if isinstance(value, tirx.IntImm) else value
+
+    taps = [-(-k // s) for k, s in zip(weight.shape[2:], window.strides, strict=True)]
+    steps = [known((o - 1 + begin) // s + 1) for o, begin, s in zip(out, window.begins, window.strides, strict=True)]
+    first = [begin // s for begin, s in zip(window.begins, window.strides, strict=True)]
+    # Output step q of a phase reads inputs q - taps + 1 to q; those before `first` are never used.
+    lead = [t - 1 - f for t, f in zip(taps, first, strict=True)]
+    sizes = [known(step - f) for step, f in zip(steps, first, strict=True)]
+    trail = [known(n + t - 1 - e - s) for n, t, e, s in zip(sizes, taps, lead, x.shape[2:], strict=True)]
+    return _Phases(tuple(taps), (*lead, *trail), tuple(sizes))
+
+
 def _by_phases(
-    low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None, window: Windows, out: Sequence[int]
+    low: Lowering,
+    node: Node,
+    x: Value,
+    weight: Value,
+    bias: Value | None,
+    window: Windows,
+    out: Sequence[Any],
+    plan: _Phases,
 ) -> Value:
     assert weight.const is not None
-    channels, filters, *kernel = weight.shape
-    strides = window.strides
+    channels, filters, *_ = weight.shape
+    strides, taps = window.strides, plan.taps
     phases = list(itertools.product(*[range(s) for s in strides]))
-    taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
     room = round_up(filters, low.target.lanes) if len(phases) > 1 else filters
 
     def by_phase(array: np.ndarray) -> np.ndarray:
@@ -107,12 +143,6 @@ def _by_phases(
         """A number a filter, for every phase."""
         return np.tile(pad_axis(values, 0, room, fill), len(phases))
 
-    steps = [(o - 1 + begin) // s + 1 for o, begin, s in zip(out, window.begins, strides, strict=True)]
-    first = [begin // s for begin, s in zip(window.begins, strides, strict=True)]
-    # Output step q of a phase reads inputs q - taps + 1 to q; those before `first` are never used.
-    lead = [t - 1 - f for t, f in zip(taps, first, strict=True)]
-    sizes = [step - f for step, f in zip(steps, first, strict=True)]
-    trail = [n + t - 1 - e - s for n, t, e, s in zip(sizes, taps, lead, x.shape[2:], strict=True)]
     flat = by_phase(weight.const)
     wide = Value(low, flat.shape, weight.dtype, const=flat)
     if isinstance(weight, QuantizedWeight) and weight.zero is None and (weight.scale.size == 1 or weight.axis == 1):
@@ -121,17 +151,19 @@ def _by_phases(
     offset = None
     if bias is not None and bias.const is not None:
         offset = Value(low, (len(flat),), bias.dtype, const=column(bias.const, 0.0))
-    plain = Window((taps[0], taps[1]), (1, 1), (1, 1), (lead[0], lead[1], trail[0], trail[1]))
+    top, left, bottom, right = plan.pads
+    plain = Window((taps[0], taps[1]), (1, 1), (1, 1), (top, left, bottom, right))
     made = convolution.images(low, node, x, wide, offset, plain, room)
     shape, b = (x.shape[0], filters, *out), made.block
     if len(phases) == 1:
         return low.blocked(shape, x.dtype, b, made.form(b))
     begins = [begin % s for begin, s in zip(window.begins, strides, strict=True)]
-    whole = not any(begins) and list(out) == [size * s for size, s in zip(sizes, strides, strict=True)]
+    equal = sym.Analyzer().can_prove_equal
+    whole = not any(begins) and all(equal(o, n * s) for o, n, s in zip(out, plan.sizes, strides, strict=True))
     marks = _marks(low, channels, whole)
 
     def interleave(expr: Any) -> Any:
-        args = expr, strides, begins, out
+        args = expr, strides, begins, out, whole
         return low.emit(interleave_phases, *args, name="interleave_phases", kind=INJECTIVE, marks=marks)
 
     if isinstance(made, Accumulated):

@@ -1,16 +1,18 @@
-"""Convolution over images of open height and width, a whole number of register tiles at a time.
+"""Convolution over images of open height and width. Layouts are those of `operators/conv.py`.
 
-The output's width is not known, so it is cut into tiles of a fixed number of positions, the last one past the
-end; `crop` then copies what counts, together with whatever element-wise operators follow. Layouts are those of
-`operators/conv.py`.
+For CPUs a whole number of register tiles at a time: the output's width is not known, so it is cut into tiles of a fixed
+number of positions, the last one past the end; `crop` then copies what counts, together with whatever element-wise
+operators follow. For GPUs, whose threads may be idle, positions are what they are.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import tvm_ffi
 from tvm import sym, te, tirx
 
+from optkit.compiler.operator import NOMINAL
 from optkit.compiler.operators.common import OP, accumulator, const, factor, static, widened
 from optkit.compiler.operators.conv import Window, first_input_block
 from optkit.compiler.tiling import Tile
@@ -23,7 +25,15 @@ def output_size(window: Window, height: Any, width: Any) -> tuple[Any, Any]:
     return oh, ow
 
 
-def _padded(data: te.Tensor, window: Window, height: Any, width: Any, pad_value: float) -> te.Tensor:
+def usual(extent: Any, side: int = 512) -> int:
+    """An extent, with every open one that it depends on so large: images of open size are mostly detectors'."""
+    if isinstance(extent, int):
+        return extent
+    known = tvm_ffi.structural_map(extent, [(tirx.Var, lambda v: tirx.const(side, v.ty.dtype))])
+    return max(1, int(sym.Analyzer().simplify(known)))
+
+
+def padded_images(data: te.Tensor, window: Window, height: Any, width: Any, pad_value: float) -> te.Tensor:
     """The input with padding on all sides, large enough for every window of height x width outputs."""
     n, c, h, w, b = static(data.shape)
     extents = [
@@ -55,7 +65,7 @@ def conv2d_tiles(
     ob, kb, kh, kw, kg, b, g = static(weight.shape)
     kind, rows = accumulator(str(data.dtype)), tile.rows
     tiles = (ow + rows - 1) // rows
-    source = _padded(data, window, oh, tiles * rows, pad_value)
+    source = padded_images(data, window, oh, tiles * rows, pad_value)
     ko, ky, kx = te.reduce_axis((0, kb), "ko"), te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
     ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
     (sy, sx), (dy, dx) = window.strides, window.dilations
@@ -75,6 +85,66 @@ def conv2d_tiles(
     return te.compute((n, ob, oh, tiles, rows, b), element, name="conv", attrs=attrs)
 
 
+def conv2d_positions(
+    data: te.Tensor,
+    weight: te.Tensor,
+    window: Window,
+    channels: tuple[int, int],
+    groups: int,
+    pad_value: float,
+    operator: str,
+    span: int = 0,
+) -> te.Tensor:
+    """Dense or grouped convolution -> (N, O/b, OH, OW, b) in the accumulator type.
+
+    Args:
+        operator: at usual extents, its text form.
+        span: as `operators.conv.conv2d`'s.
+    """
+    n, cb, h, w, c = static(data.shape)
+    oh, ow = output_size(window, h, w)
+    ob, kb, kh, kw, kg, b, g = static(weight.shape)
+    kind = accumulator(str(data.dtype))
+    source = padded_images(data, window, oh, ow, pad_value) if any(window.pads) else data
+    ko, ky, kx = te.reduce_axis((0, kb), "ko"), te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
+    ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
+    (sy, sx), (dy, dx) = window.strides, window.dilations
+    in_channels, out_channels = channels
+
+    def first(o: Any) -> Any:
+        if kb == cb:
+            return 0
+        start = o if not span else o * b // span
+        return te.min(first_input_block(start, out_channels, groups, in_channels, span or b, c), cb - kb)
+
+    def element(i: Any, o: Any, y: Any, x: Any, v: Any) -> Any:
+        place = (i, first(o) + ko, y * sy + ky * dy, x * sx + kx * dx)
+        read = factor(source[*place, ki * g + kr], source, kind)
+        return te.sum(read * factor(weight[o, ko, ky, kx, ki, v, kr], weight, kind), axis=[ko, ky, kx, ki, kr])
+
+    extents = (n, ob, oh, ow, b)
+    sums = te.compute(extents, element, name="conv", attrs={OP: "conv", NOMINAL: operator})
+    return te.compute(extents, lambda *i: sums(*i), name="crop", attrs={OP: "crop"})
+
+
+def depthwise2d_positions(data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float) -> te.Tensor:
+    """Depthwise convolution -> (N, C/b, OH, OW, b) in the accumulator type."""
+    data = widened(data)
+    n, cb, h, w, b = static(data.shape)
+    oh, ow = output_size(window, h, w)
+    _, kh, kw, _ = static(weight.shape)
+    kind = accumulator(str(data.dtype))
+    source = padded_images(data, window, oh, ow, pad_value) if any(window.pads) else data
+    ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
+    (sy, sx), (dy, dx) = window.strides, window.dilations
+
+    def element(i: Any, c: Any, y: Any, x: Any, v: Any) -> Any:
+        read = source[i, c, y * sy + ky * dy, x * sx + kx * dx, v].astype(kind)
+        return te.sum(read * weight[c, ky, kx, v].astype(kind), axis=[ky, kx])
+
+    return te.compute((n, cb, oh, ow, b), element, name="depthwise", attrs={OP: "depthwise"})
+
+
 def depthwise2d_tiles(data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float, tile: Tile) -> te.Tensor:
     """Depthwise convolution -> (N, C/b, OH, tiles, rows, b) in the accumulator type."""
     data = widened(data)
@@ -83,7 +153,7 @@ def depthwise2d_tiles(data: te.Tensor, weight: te.Tensor, window: Window, pad_va
     _, kh, kw, _ = static(weight.shape)
     kind, rows = accumulator(str(data.dtype)), tile.rows
     tiles = (ow + rows - 1) // rows
-    source = _padded(data, window, oh, tiles * rows, pad_value)
+    source = padded_images(data, window, oh, tiles * rows, pad_value)
     ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
     (sy, sx), (dy, dx) = window.strides, window.dilations
 

@@ -8,14 +8,17 @@ from tvm import te, tirx
 
 from optkit.compiler.operators.common import OP, pad_axes, static
 from optkit.compiler.operators.conv import Window
+from optkit.compiler.operators.open_conv import padded_images
 
 
 def _lowest(dtype: str) -> Any:
     return tirx.min_value(dtype)
 
 
-def _padded(data: te.Tensor, window: Window, out: tuple[int, int], value: Any) -> te.Tensor:
+def _padded(data: te.Tensor, window: Window, out: tuple[Any, Any], value: Any) -> te.Tensor:
     _, _, h, w, _ = static(data.shape)
+    if not isinstance(h, int) or not isinstance(w, int):
+        return padded_images(data, window, *out, value) if any(window.pads) else data
     sizes = []
     for i, size in enumerate((h, w)):
         need = (out[i] - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1
@@ -76,3 +79,17 @@ def global_sum(data: te.Tensor) -> te.Tensor:
         name="pool",
         attrs={OP: "pool"},
     )
+
+
+def global_mean(data: te.Tensor) -> te.Tensor:
+    """Mean over height and width, which may be open, in float32 -> (N, C/b, 1, 1, b)."""
+    n, cb, h, w, b = static(data.shape)
+    p = te.reduce_axis((0, h * w), "p")
+    total = te.compute(
+        (n, cb, 1, 1, b),
+        lambda i, c, _y, _x, v: te.sum(data[i, c, p // w, p % w, v].astype("float32"), axis=p),
+        name="pool",
+        attrs={OP: "pool"},
+    )
+    count = h * w
+    return te.compute((n, cb, 1, 1, b), lambda *i: total(*i) / count.astype("float32"), name="mean")

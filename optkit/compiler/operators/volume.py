@@ -39,11 +39,19 @@ def unstack_depths(data: te.Tensor, n: Any, depths: Any) -> te.Tensor:
 
 INTERLEAVE = "interleave"
 """Mark of a block that puts every sum of a convolution to a place of its own."""
+STRIDES = "optkit.strides"
+"""Its annotation: of how many places down and across."""
 
 
-def interleave_phases(data: te.Tensor, strides: Sequence[int], begins: Sequence[int], out: Sequence[int]) -> te.Tensor:
-    """(N, S * S * O/b, QH, QW, b), phase by phase -> (N, O/b, OH, OW, b), one pixel of every phase in turn."""
-    n, blocks, height, width, b = static(data.shape)
+def interleave_phases(
+    data: te.Tensor, strides: Sequence[int], begins: Sequence[int], out: Sequence[Any], whole: bool
+) -> te.Tensor:
+    """(N, S * S * O/b, QH, QW, b), phase by phase -> (N, O/b, OH, OW, b), one pixel of every phase in turn.
+
+    Args:
+        whole: whether every sum has a place.
+    """
+    n, blocks, _, _, b = static(data.shape)
     (sy, sx), (by, bx) = strides, begins
     own = blocks // (sy * sx)
 
@@ -51,8 +59,7 @@ def interleave_phases(data: te.Tensor, strides: Sequence[int], begins: Sequence[
         phase = (y + by) % sy * sx + (x + bx) % sx
         return data[i, phase * own + c, (y + by) // sy, (x + bx) // sx, v]
 
-    whole = not any(begins) and list(out) == [q * s for q, s in zip((height, width), strides, strict=True)]
-    attrs = {OP: INTERLEAVE} if whole else {}
+    attrs = {OP: INTERLEAVE, STRIDES: f"{sy} {sx}"} if whole else {}
     return te.compute((n, own, *out, b), element, name="interleave_phases", attrs=attrs)
 
 
@@ -69,4 +76,4 @@ def interleave_volumes(data: te.Tensor, strides: Sequence[int], out: Sequence[in
     return te.compute((n, own, *out, b), element, name="interleave_volumes")
 
 
-__all__ = ["INTERLEAVE", "interleave_phases", "interleave_volumes", "stack_depths", "unstack_depths"]
+__all__ = ["INTERLEAVE", "STRIDES", "interleave_phases", "interleave_volumes", "stack_depths", "unstack_depths"]

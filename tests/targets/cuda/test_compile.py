@@ -306,10 +306,14 @@ def test_groups_share_tiles_of_tensor_cores(groups: int, channels: int, pipeline
     assert record.macs == 2 * 2 * channels * groups * channels * 9 * 9 * 7
 
 
-def test_groups_over_images_of_open_size_stay_groups() -> None:
-    """Tensor cores do not take those; other units would multiply the zeros."""
-    made = built(lambda: grouped(2, "h", "w"), "fp16", "cuda:sm_90")
-    assert max(array.size for _, array in made.weights) == 32 * 8 * 3 * 3
+@pytest.mark.parametrize(
+    ("groups", "channels", "rule", "read"), [(2, 8, "cuda.tensor_conv", 16), (64, 2, "cuda.conv", 4)]
+)
+def test_groups_over_images_of_open_size_are_taken_alike(groups: int, channels: int, rule: str, read: int) -> None:
+    """Weights are of what a tile's or a thread's columns read, with zeros between."""
+    made = built(lambda: grouped(groups, "h", "w", channels, channels), "fp16", "cuda:sm_90")
+    assert rule in {kernel.rule for kernel in made.kernels}
+    assert max(array.size for _, array in made.weights) == channels * groups * read * 3 * 3
 
 
 def test_a_missing_nvcc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

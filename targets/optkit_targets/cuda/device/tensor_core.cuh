@@ -84,9 +84,9 @@ struct OptkitImages {
   const unsigned* data;
   int apart;
 
-  OPTKIT_MEMBER OptkitImages(const void* image, const void* next, int column, int size)
+  OPTKIT_MEMBER OptkitImages(const void* image, const void* next, int column, long long size)
       : data(static_cast<const unsigned*>(image)) {
-    apart = next ? static_cast<int>(static_cast<const unsigned*>(next) - data) : ALL * size;
+    apart = static_cast<int>(next ? static_cast<const unsigned*>(next) - data : ALL * size);
     if (IN < ALL) {
       const int block = column / SPAN * SPAN / TO * FROM / C;
       data += (block < ALL - IN ? block : ALL - IN) * size;
@@ -94,28 +94,56 @@ struct OptkitImages {
   }
 };
 
-// Positions of IMAGES images, `apart` words from one to the next; of each, blocks [IN][H][W][WORDS] are read. Extents are as
-// in OptkitConv. What a thread reads lies `base` words from the start.
+// Height and width of images, and of what a convolution makes of them; where the first is 0, all as given when the kernel
+// runs, and the others only tell whether it leaves them as they are.
+template <int H, int W, int OH, int OW, bool GIVEN = H == 0>
+struct OptkitExtents {
+  static const bool OPEN = false;
+  typedef int Place;
+  OPTKIT_DEVICE int height() { return H; }
+  OPTKIT_DEVICE int width() { return W; }
+  OPTKIT_DEVICE int down() { return OH; }
+  OPTKIT_DEVICE int across() { return OW; }
+};
+template <int H, int W, int OH, int OW>
+struct OptkitExtents<H, W, OH, OW, true> {
+  static const bool OPEN = true;
+  typedef long long Place;
+  int extents[4];
+
+  OPTKIT_MEMBER int height() const { return extents[0]; }
+  OPTKIT_MEMBER int width() const { return extents[1]; }
+  OPTKIT_MEMBER int down() const { return extents[2]; }
+  OPTKIT_MEMBER int across() const { return extents[3]; }
+};
+
+// Positions of IMAGES images, `apart` words from one to the next, of one where extents are open; of each, blocks
+// [IN][H][W][WORDS] are read. Extents are as in OptkitConv. What a thread reads lies `base` words from the start.
 template <int ROWS, int DEEP, int WORDS, int IN, int IMAGES, int H, int W, int OH, int OW, int KY, int KX, int SY, int SX,
           int DY, int DX, int T, int L, unsigned FILL>
 struct OptkitPositions {
   typedef OptkitSteps<WORDS, DEEP, IN, KY * KX> Steps;
-  static const int BLOCKS = Steps::BLOCKS, STRIDE = ROWS + 8, COUNT = IMAGES * OH * OW;
+  typedef OptkitExtents<H, W, OH, OW> Extents;
+  static const int BLOCKS = Steps::BLOCKS, STRIDE = ROWS + 8;
   static const int SIZE = 8 * DEEP * STRIDE;
+  static const bool WHOLE = !Extents::OPEN && IMAGES * OH * OW % ROWS == 0;  // tiles
   static const bool POINTWISE = KY * KX * SY * SX == 1 && T == 0 && L == 0 && H == OH && W == OW;
-  static const int VECTOR = POINTWISE && H * W % (4 / WORDS) == 0 ? 4 / WORDS : 1;  // positions of a copy
+  // Positions of a copy.
+  static const int VECTOR = POINTWISE && !Extents::OPEN && H * W % (4 / WORDS) == 0 ? 4 / WORDS : 1;
   static const int ACROSS = ROWS / VECTOR, DOWN = 128 / ACROSS;
   const unsigned* data;
+  Extents extents;
   int row, base, y, x;
 
-  OPTKIT_MEMBER OptkitPositions(const unsigned* image, int first, int apart) : data(image) {
+  OPTKIT_MEMBER OptkitPositions(const unsigned* image, int first, int apart, Extents given)
+      : data(image), extents(given) {
     row = first + optkit_thread() % ACROSS * VECTOR;
-    const int place = IMAGES == 1 ? row : row % (OH * OW);
-    base = IMAGES == 1 ? 0 : row / (OH * OW) * apart;
-    y = place / OW * SY - T, x = place % OW * SX - L;
+    const int all = extents.down() * extents.across(), place = IMAGES == 1 ? row : row % all;
+    base = IMAGES == 1 ? 0 : row / all * apart;
+    y = place / extents.across() * SY - T, x = place % extents.across() * SX - L;
   }
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
-    const int m = optkit_thread() % ACROSS * VECTOR;
+    const int m = optkit_thread() % ACROSS * VECTOR, height = extents.height(), width = extents.width();
 #pragma unroll
     for (int turn = 0; turn < (BLOCKS + DOWN - 1) / DOWN; ++turn) {
       const int k = turn * DOWN + optkit_thread() / ACROSS;
@@ -123,9 +151,10 @@ struct OptkitPositions {
       const int block = Steps::block(step, k), tap = Steps::tap(step, k);
       const int iy = y + tap / KX * DY, ix = x + tap % KX * DX;
       unsigned* to = stage + (k * STRIDE + m) * WORDS;
-      const bool inside = (COUNT % ROWS == 0 || row < COUNT) && Steps::inside(step, k) &&
-                          (POINTWISE || (iy >= 0 && iy < H && ix >= 0 && ix < W));
-      const unsigned* from = data + base + (block * (H * W) + iy * W + ix) * WORDS;
+      const bool inside = (WHOLE || row < IMAGES * extents.down() * extents.across()) && Steps::inside(step, k) &&
+                          (POINTWISE || (iy >= 0 && iy < height && ix >= 0 && ix < width));
+      const int place = block * (height * width) + iy * width + ix;
+      const unsigned* from = data + base + static_cast<typename Extents::Place>(place) * WORDS;
       optkit_fill<4 * WORDS * VECTOR, FILL>(to, from, inside);
     }
   }
@@ -317,7 +346,8 @@ struct OptkitTile {
 // A thread block's tile of a convolution of IMAGES images, whose positions are one list.
 //   WORDS: of a block of channels in, of which a tile reads IN; FOURS: fours in a block of channels out, OUT in all
 //   ALL, SPAN, FROM, TO: blocks in, and groups, as in OptkitImages
-//   H, W, OH, OW: extents; K, S, D: kernel, stride, dilation; T, L: padding before; FILL: a word of what is read outside
+//   H, W, OH, OW: extents; H is 0 where they are given to `run`, and IMAGES 1; K, S, D: kernel, stride, dilation; T, L: padding
+//   before; FILL: a word of what is read outside
 //   column: first output channel; row: first position; next: the second image, where it is not right behind the first
 template <typename Kind, int ROWS, int COLUMNS, int DEEP, int STAGES, int SLICES, int PARTS, int PLANES, int WORDS,
           int FOURS, int IN, int OUT, int ALL, int SPAN, int FROM, int TO, int IMAGES, int H, int W, int OH, int OW,
@@ -332,7 +362,14 @@ struct OptkitConv {
                          int row, const void* next = 0) {
     typedef OptkitImages<IN, ALL, WORDS * 4 / Kind::WORDS, SPAN, FROM, TO> Images;
     const Images images(image, next, column, H * W * WORDS);
-    Tile::run(tile, Left(images.data, row, images.apart), Right(kernels, column), part);
+    Tile::run(tile, Left(images.data, row, images.apart, typename Left::Extents()), Right(kernels, column), part);
+  }
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int part, int column,
+                         int row, int height, int width, int down, int across) {
+    typedef OptkitImages<IN, ALL, WORDS * 4 / Kind::WORDS, SPAN, FROM, TO> Images;
+    const Images images(image, 0, column, static_cast<long long>(height) * width * WORDS);
+    const typename Left::Extents extents = {height, width, down, across};
+    Tile::run(tile, Left(images.data, row, 0, extents), Right(kernels, column), part);
   }
 };
 

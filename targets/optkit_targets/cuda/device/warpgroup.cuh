@@ -29,22 +29,27 @@ template <int ROWS, int DEEP, int WORDS, int IN, int IMAGES, int H, int W, int O
 struct OptkitWidePositions {
   typedef OptkitSteps<WORDS, DEEP, IN, KY * KX> Steps;
   typedef OptkitPieces<2 * ROWS, ROWS, WORDS> Pieces;
-  static const int COUNT = IMAGES * OH * OW;
+  typedef OptkitExtents<H, W, OH, OW> Extents;
+  static const bool WHOLE = !Extents::OPEN && IMAGES * OH * OW % ROWS == 0;  // tiles
   static const bool POINTWISE = KY * KX * SY * SX == 1 && T == 0 && L == 0 && H == OH && W == OW;
   static_assert(2 * DEEP % Pieces::DOWN == 0, "threads have to divide the chunks");
   const unsigned* data;
+  Extents extents;
   int row[Pieces::TURNS], base[Pieces::TURNS], y[Pieces::TURNS], x[Pieces::TURNS];
 
-  OPTKIT_MEMBER OptkitWidePositions(const unsigned* image, int first, int apart) : data(image) {
+  OPTKIT_MEMBER OptkitWidePositions(const unsigned* image, int first, int apart, Extents given)
+      : data(image), extents(given) {
+    const int across = extents.across(), all = extents.down() * across;
 #pragma unroll
     for (int i = 0; i < Pieces::TURNS; ++i) {
       row[i] = first + Pieces::row(i);
-      const int place = IMAGES == 1 ? row[i] : row[i] % (OH * OW);
-      base[i] = IMAGES == 1 ? 0 : row[i] / (OH * OW) * apart;
-      y[i] = place / OW * SY - T, x[i] = place % OW * SX - L;
+      const int place = IMAGES == 1 ? row[i] : row[i] % all;
+      base[i] = IMAGES == 1 ? 0 : row[i] / all * apart;
+      y[i] = place / across * SY - T, x[i] = place % across * SX - L;
     }
   }
   OPTKIT_MEMBER void load(unsigned* stage, int step) const {
+    const int height = extents.height(), width = extents.width();
 #pragma unroll
     for (int turn = 0; turn < 2 * DEEP / Pieces::DOWN; ++turn) {
       const int chunk = Pieces::chunk(turn), k = chunk * Pieces::PARTS + Pieces::part();
@@ -53,9 +58,10 @@ struct OptkitWidePositions {
       for (int i = 0; i < Pieces::TURNS; ++i) {
         const int iy = y[i] + tap / KX * DY, ix = x[i] + tap % KX * DX;
         unsigned* to = stage + (chunk * ROWS + Pieces::row(i)) * 4 + Pieces::part() * WORDS;
-        const bool inside = (COUNT % ROWS == 0 || row[i] < COUNT) && Steps::inside(step, k) &&
-                            (POINTWISE || (iy >= 0 && iy < H && ix >= 0 && ix < W));
-        const unsigned* from = data + base[i] + (block * (H * W) + iy * W + ix) * WORDS;
+        const bool inside = (WHOLE || row[i] < IMAGES * extents.down() * extents.across()) && Steps::inside(step, k) &&
+                            (POINTWISE || (iy >= 0 && iy < height && ix >= 0 && ix < width));
+        const int place = block * (height * width) + iy * width + ix;
+        const unsigned* from = data + base[i] + static_cast<typename Extents::Place>(place) * WORDS;
         optkit_fill<4 * WORDS, FILL>(to, from, inside);
       }
     }
@@ -191,7 +197,14 @@ struct OptkitWideConv {
                          int row, const void* next = 0) {
     typedef OptkitImages<IN, ALL, WORDS * 4 / Kind::WORDS, SPAN, FROM, TO> Images;
     const Images images(image, next, column, H * W * WORDS);
-    Tile::run(tile, Left(images.data, row, images.apart), Right(kernels, column), part);
+    Tile::run(tile, Left(images.data, row, images.apart, typename Left::Extents()), Right(kernels, column), part);
+  }
+  OPTKIT_DEVICE void run(typename Kind::Sum* tile, const void* image, const void* kernels, int part, int column,
+                         int row, int height, int width, int down, int across) {
+    typedef OptkitImages<IN, ALL, WORDS * 4 / Kind::WORDS, SPAN, FROM, TO> Images;
+    const Images images(image, 0, column, static_cast<long long>(height) * width * WORDS);
+    const typename Left::Extents extents = {height, width, down, across};
+    Tile::run(tile, Left(images.data, row, 0, extents), Right(kernels, column), part);
   }
 };
 

@@ -14,7 +14,10 @@ from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, divisors, extent, finish, inline_rest, kinds, look, read_dtype
 from optkit_targets.cuda.kernels.intrinsics import contract_products, use_dp4a
-from optkit_targets.cuda.kernels.tools import WARP, largest, load_stage, place_stage, staged, unroll
+from optkit_targets.cuda.kernels.tools import WARP, bounded, largest, load_stage, place_stage, staged, unroll
+
+_POSITIONS = 64 * 64
+"""Of an image of open size, as if there were so many."""
 
 
 class ConvRule:
@@ -30,8 +33,10 @@ class ConvRule:
         sch, conv = view.sch, view.ops["conv"]
         spatial, reduce = kinds(sch, conv)
         _, c, y, x, _ = (extent(sch, loop) for loop in sch.get_loops(view.last))
-        if c is None or y is None or x is None:
+        if c is None:
             return None
+        if y is None or x is None:
+            y, x = _POSITIONS, 1  # one a thread
         # A grouped convolution's output blocks start at input blocks of their own.
         whole = extent(sch, reduce[0]) == int(sch.get(conv).reads[0].source.shape[1])
         params = _tile(c if whole else 1, x, y * x, target.cores)
@@ -74,9 +79,16 @@ def schedule(view: View, params: Mapping[str, int], dot: bool) -> Any:
     sch.reorder(n, co, y, xo, ci, xi, v)
     warps = largest(extent(sch, co) or 1, params["warps"])
     cb, ct = sch.split(co, [None, warps])
-    pb, pt = sch.split(sch.fuse(y, xo), [None, WARP])
-    sch.reorder(n, cb, pb, ct, pt)
-    for loop, axis in ((n, "blockIdx.z"), (cb, "blockIdx.y"), (pb, "blockIdx.x"), (ct, "threadIdx.y")):
+    if extent(sch, y) is None or extent(sch, xo) is None:
+        # Places that are no quotients by an open extent, which TVM takes for no reduction's.
+        pb, pt = sch.split(xo, [None, WARP])
+        sch.reorder(n, cb, y, pb, ct, pt)
+        grid = (sch.fuse(n, cb), "blockIdx.x"), (y, "blockIdx.y"), (pb, "blockIdx.z")
+    else:
+        pb, pt = sch.split(sch.fuse(y, xo), [None, WARP])
+        sch.reorder(n, cb, pb, ct, pt)
+        grid = (n, "blockIdx.z"), (cb, "blockIdx.y"), (pb, "blockIdx.x")
+    for loop, axis in (*grid, (ct, "threadIdx.y")):
         sch.bind(loop, axis)
     sch.bind(pt, "threadIdx.x")
     sch.compute_at(conv, pt, preserve_unit_loops=True)
@@ -98,4 +110,5 @@ def schedule(view: View, params: Mapping[str, int], dot: bool) -> Any:
     init = sch.decompose_reduction(conv, outer[0])
     unroll(sch, sch.get_loops(init)[-3:])
     unroll(sch, (ci, xi, v))
-    return use_dp4a(finish(sch)) if dot else contract_products(finish(sch))
+    func = bounded(finish(sch))
+    return use_dp4a(func) if dot else contract_products(func)

@@ -14,7 +14,7 @@ from typing import Any
 
 from tvm import tirx
 
-from optkit.compiler.operator import CONV, MATMUL, OPERATOR, TENSOR_FLOAT, Operator, Plan
+from optkit.compiler.operator import CONV, MATMUL, NOMINAL, OPERATOR, TENSOR_FLOAT, Operator, Plan
 from optkit.compiler.operators.conv import input_blocks, tile_span
 from optkit.kernel import Choice
 from optkit.target import Target
@@ -108,7 +108,8 @@ class TensorCoreRule:
         if self.mark not in view.ops or set(view.ops) - {self.mark} - self.beside:
             return None
         block = view.ops[self.mark]
-        text, dtype = annotation(view.sch, block, OPERATOR), read_dtype(view.sch, block)
+        nominal, dtype = annotation(view.sch, block, NOMINAL), read_dtype(view.sch, block)
+        text = nominal or annotation(view.sch, block, OPERATOR)
         if text is None or same(view.sch, block, view.last):
             return None
         operator = Operator.parse(str(text))
@@ -121,6 +122,8 @@ class TensorCoreRule:
 
         work = work_of(operator, target)
         work = replace(work, fours=min(work.fours, tiled.fours))
+        if nominal is not None:
+            work = replace(work, strips=(), fours=1)  # which are of known extents
         if tiled.images is None and operator.kind == MATMUL:
             work = replace(work, rows=max(work.rows, _SOME_ROWS))
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tvm import DataType
+import tvm
+import tvm_ffi
+from tvm import DataType, tirx
 from tvm.s_tir import Schedule
 
 from optkit_targets.cpu.kernels.tools import divisors, extent, read_dtype
+from optkit_targets.cuda.kernels.device_code import around
 
 MAX_THREADS = 1024
 """Threads a block may have on every GPU since compute capability 2.0."""
 WARP = 32
 LOAD_BITS = 128
 """The widest load there is."""
+_MOST = 2**30
 
 
 def launch(sch: Schedule, loops: Sequence[Any], threads: int = 256) -> Any:
@@ -42,6 +46,42 @@ def largest(n: int, most: int) -> int:
     2
     """
     return divisors(n, most)[-1]
+
+
+def bounded(func: Any) -> Any:
+    """The function with tensors in registers as large in open extents as can be, before TVM makes them what is used.
+
+    It would make them the smaller of that and the extent, which nobody knows.
+    """
+    root = func.body.block
+    wide = [(buffer, _bounded(buffer)) for buffer in root.alloc_buffers if _open(buffer)]
+    if not wide:
+        return func
+
+    def replaced(buffer: Any) -> Any:
+        return next((new for old, new in wide if old.same_as(buffer)), buffer)
+
+    def load(node: Any) -> Any:
+        return tirx.BufferLoad(replaced(node.source), node.indices)
+
+    def region(node: Any) -> Any:
+        return tirx.BufferRegion(replaced(node.source), node.region)
+
+    def store(node: Any) -> Any:
+        return tirx.BufferStore(replaced(node.buffer), node.value, node.indices)
+
+    maps = [(tvm.ir.TensorLoad, load), (tvm.ir.TensorRegion, region), (tirx.BufferStore, store)]
+    body = tvm_ffi.structural_map(root.body, maps)
+    return func.with_body(around(func.body, body, [replaced(buffer) for buffer in root.alloc_buffers]))
+
+
+def _open(buffer: Any) -> bool:
+    return buffer.scope() == "local" and not all(isinstance(d, (int, tirx.IntImm)) for d in buffer.shape)
+
+
+def _bounded(buffer: Any) -> Any:
+    extents = [d if isinstance(d, (int, tirx.IntImm)) else tirx.const(_MOST, d.ty.dtype) for d in buffer.shape]
+    return tirx.decl_buffer(extents, str(buffer.dtype), buffer.name, scope="local")
 
 
 def staged(sch: Schedule, block: Any) -> bool:

@@ -24,7 +24,7 @@ from optkit_targets.cpu.kernels.tools import (
     same,
 )
 from optkit_targets.cuda.kernels.intrinsics import contract_products
-from optkit_targets.cuda.kernels.tools import WARP, largest, launch, load_stage, place_stage, unroll
+from optkit_targets.cuda.kernels.tools import WARP, bounded, largest, launch, load_stage, place_stage, unroll
 
 THREADS = (64, 128, 256, 512)
 SHORT = 4
@@ -56,7 +56,8 @@ class _WindowRule:
         dtype = read_dtype(sch, view.ops[self.operator])
         # The window itself may be what is written: then its own steps come after.
         sizes = [extent(sch, loop) for loop in kinds(sch, view.last)[0]]
-        few = len(sizes) >= 5 and (sizes[-1] or 1) % SHORT == 0 and None not in sizes[2:] and dtype != "bfloat16"
+        blocks = len(sizes) >= 5 and (None not in sizes[1:] or (len(sizes) == 5 and sizes[1] is not None))
+        few = blocks and (sizes[-1] or 1) % SHORT == 0 and dtype != "bfloat16"
         width = sizes[-2] if few else None
         space = {"threads": THREADS, "positions": divisors(width or 1, MOST) if few else (1,)}
 
@@ -135,16 +136,25 @@ def schedule_blocks(view: View, operator: str, threads: int, positions: int) -> 
     for outer, inner in ((first, last), (xi, v)):
         sch.unroll(outer)
         sch.vectorize(inner)
-    return contract_products(finish(sch))
+    return contract_products(bounded(finish(sch)))
 
 
 def _bind(sch: Schedule, lead: list[Any], rows: list[Any], x: Any, threads: int) -> Any:
     """Spread (images, blocks of channels), rows and positions of a row over threads; returns the innermost loop.
 
-    Where no useful number of threads divides a long row, some of its last ones are idle.
+    Where no useful number of threads divides a long row, some of its last ones are idle. Open extents are cut into
+    pieces of a warp and a few rows: places are no quotients by them then, which TVM takes for no reduction's.
     """
     n, c = lead
     y = sch.fuse(*rows) if len(rows) > 1 else rows[0]
+    if extent(sch, x) is None or extent(sch, y) is None:
+        xb, xt = sch.split(x, [None, WARP])
+        yb, yt = sch.split(y, [None, threads // WARP])
+        sch.reorder(n, c, yb, xb, yt, xt)
+        loops = (sch.fuse(n, c), "blockIdx.x"), (yb, "blockIdx.y"), (xb, "blockIdx.z"), (yt, "threadIdx.y")
+        for loop, axis in (*loops, (xt, "threadIdx.x")):
+            sch.bind(loop, axis)
+        return xt
     wide = extent(sch, x) or 1
     across = largest(wide, threads)
     xb, xt = sch.split(x, [None, across if across >= min(wide, WARP) else threads])
@@ -174,7 +184,7 @@ def schedule_whole(view: View, window: Any, threads: int) -> Any:
     cb, ct = sch.split(block, [None, largest(extent(sch, block) or 1, threads // WARP)])
     for loop, axis in ((sch.fuse(n, cb), "blockIdx.x"), (ct, "threadIdx.y"), (lane, "threadIdx.x")):
         sch.bind(loop, axis)
-    step, few = sch.split(step, [None, min(_STEPS, extent(sch, step) or 1)])
+    step, few = sch.split(step, [None, min(_STEPS, extent(sch, step) or _STEPS)])
     sch.reorder(lane, step, few, v)
     sch.unroll(few)
     sch.vectorize(v)

@@ -27,7 +27,7 @@ from optkit.model import to_proto
 from optkit.runtime import staging
 from optkit.target import Target
 from optkit.tune.session import tune as tune_model
-from tests.targets.cuda import detection, joined, models, reduced, sequences, transformers
+from tests.targets.cuda import detection, joined, models, opened, reduced, sequences, transformers
 
 
 def _count() -> tuple[int, int, int, int]:
@@ -268,6 +268,28 @@ def open_batch(folder: Path, *pipelines: str) -> None:
         )
 
 
+def ranges(folder: Path, *cases: str) -> None:
+    """Compile "model:pipeline[:gpu]" each, of `opened`, verified at both ends of its range."""
+    for case in cases:
+        name, pipeline, *arch = case.split(":")
+        path = folder / f"{name}.onnx"
+        path.write_bytes(to_proto(getattr(opened, name)()).SerializeToString())
+        artifact = optkit.compile(
+            path,
+            target=":".join(["cuda", *arch]),
+            passes=pipeline,
+            output=folder / f"{case.replace(':', '.')}.optk",
+            min_shapes={key: smallest for key, (smallest, _) in opened.RANGES[name].items()},
+            max_shapes={key: largest for key, (_, largest) in opened.RANGES[name].items()},
+        )
+        say(
+            case=case,
+            verification=artifact.manifest.verification,
+            rules=sorted(kernel["rule"] for kernel in artifact.report["kernels"] for _ in kernel["calls"]),
+            kernels=sorted(kernel["name"] for kernel in artifact.report["kernels"]),
+        )
+
+
 def batchwise(folder: Path) -> None:
     """An LSTM of examples first, which ONNX Runtime does not know, beside the same of steps first."""
     answers = []
@@ -337,6 +359,7 @@ if __name__ == "__main__":
         "compile": compile_models,
         "keep": keep_on_device,
         "open": open_batch,
+        "ranges": ranges,
         "stream": other_stream,
         "run": run,
         "several": several,

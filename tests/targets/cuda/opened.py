@@ -1,0 +1,147 @@
+"""Models whose extents are known only when they run, and the shapes that they are tried at: smallest and largest."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from tests.graphs import build, weights
+
+RANGES = {
+    "images": {"x": ((1, 3, 9, 14), (2, 3, 37, 26))},
+    "places": {"x": ((1, 3, 16, 27), (2, 3, 41, 36))},
+    "sentences": {
+        "x": ((1, 1, 48), (3, 70, 48)),
+        "z": ((1, 1, 48), (3, 90, 48)),
+        "own": ((1, 1, 1, 1), (3, 1, 1, 70)),
+        "other": ((1, 1, 1, 1), (3, 1, 70, 90)),
+    },
+    "samples": {"x": ((1, 24, 5), (3, 24, 40))},
+}
+
+
+def images() -> ir.Model:
+    """Strided, dilated, grouped, depthwise and pointwise convolution of images of any size, with a residual."""
+    return build(
+        """
+        a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w0, b0)
+        r = Relu(a)
+        b = Conv<pads=[1,1,1,1]>(r, w1)
+        s = Add(b, r)
+        t = Relu(s)
+        c = Conv(t, w2)
+        d = Conv<pads=[2,2,2,2], dilations=[2,2], group=2>(c, w3)
+        e = Conv<pads=[1,1,1,1], group=96>(d, w4)
+        f = Sigmoid(e)
+        y = Conv<pads=[0,0,1,2]>(f, w5)
+        """,
+        inputs="float[n,3,h,w] x",
+        outputs="float[n,40,p,q] y",
+        w0=weights(64, 3, 3, 3, seed=0, scale=0.2),
+        b0=weights(64, seed=1),
+        w1=weights(64, 64, 3, 3, seed=2, scale=0.05),
+        w2=weights(96, 64, 1, 1, seed=3, scale=0.1),
+        w3=weights(96, 48, 3, 3, seed=4, scale=0.05),
+        w4=weights(96, 1, 3, 3, seed=5, scale=0.2),
+        w5=weights(40, 96, 1, 1, seed=6, scale=0.1),
+    )
+
+
+def places() -> ir.Model:
+    """Pools, a gate by the mean of an image, its halves up-sampled by transposed convolutions, and joined again."""
+    return build(
+        """
+        a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w0, b0)
+        r = Relu(a)
+        m = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(r)
+        b = Conv<pads=[1,1,1,1]>(m, w1)
+        q = AveragePool<kernel_shape=[2,2], strides=[2,2]>(b)
+        g = GlobalAveragePool(q)
+        s = Sigmoid(g)
+        t = Mul(q, s)
+        t0, t1 = Split<axis=1>(t, halves)
+        u = ConvTranspose<strides=[2,2]>(t0, w2)
+        k = ConvTranspose<strides=[2,2], pads=[1,1,1,1]>(t1, w3)
+        v = Concat<axis=1>(u, k)
+        y = Conv(v, w4)
+        """,
+        inputs="float[n,3,h,w] x",
+        outputs="float[n,40,p,q] y",
+        w0=weights(64, 3, 3, 3, seed=0, scale=0.2),
+        b0=weights(64, seed=1),
+        w1=weights(64, 64, 3, 3, seed=2, scale=0.05),
+        w2=weights(32, 32, 2, 2, seed=3, scale=0.1),
+        w3=weights(32, 32, 4, 4, seed=4, scale=0.05),
+        halves=np.array([32, 32], np.int64),
+        w4=weights(40, 64, 3, 3, seed=5, scale=0.05),
+    )
+
+
+def samples() -> ir.Model:
+    """Convolutions in one dimension, of any length."""
+    return build(
+        """
+        a = Conv<pads=[1,1], strides=[2]>(x, w0, b0)
+        r = Relu(a)
+        b = Conv<pads=[2,2], dilations=[2]>(r, w1)
+        c = Conv<auto_pad="SAME_UPPER">(b, w2)
+        y = Add(c, r)
+        """,
+        inputs="float[n,24,l] x",
+        outputs="float[n,64,m] y",
+        w0=weights(64, 24, 3, seed=0, scale=0.2),
+        b0=weights(64, seed=1),
+        w1=weights(48, 64, 3, seed=2, scale=0.05),
+        w2=weights(64, 48, 5, seed=3, scale=0.05),
+    )
+
+
+def sentences() -> ir.Model:
+    """Self-attention of three heads, then attention to other tokens, both masked, of any number of tokens."""
+    return build(
+        """
+        q0 = MatMul(x, wq)
+        k0 = MatMul(x, wk)
+        v0 = MatMul(x, wv)
+        q1 = Add(q0, bq)
+        q2 = Reshape(q1, heads)
+        k2 = Reshape(k0, heads)
+        v2 = Reshape(v0, heads)
+        q = Transpose<perm=[0,2,1,3]>(q2)
+        k = Transpose<perm=[0,2,3,1]>(k2)
+        v = Transpose<perm=[0,2,1,3]>(v2)
+        s = MatMul(q, k)
+        t = Mul(s, scale)
+        u = Add(t, own)
+        p = Softmax<axis=-1>(u)
+        o = MatMul(p, v)
+        r = Transpose<perm=[0,2,1,3]>(o)
+        j = Reshape(r, joined)
+        a = Add(j, x)
+        q4 = MatMul(a, wo)
+        k4 = MatMul(z, wk)
+        q5 = Reshape(q4, heads)
+        k5 = Reshape(k4, heads)
+        q6 = Transpose<perm=[0,2,1,3]>(q5)
+        k6 = Transpose<perm=[0,2,3,1]>(k5)
+        v6 = Transpose<perm=[0,2,1,3]>(k5)
+        s6 = MatMul(q6, k6)
+        t6 = Mul(s6, scale)
+        u6 = Add(t6, other)
+        p6 = Softmax<axis=-1>(u6)
+        o6 = MatMul(p6, v6)
+        r6 = Transpose<perm=[0,2,1,3]>(o6)
+        j6 = Reshape(r6, joined)
+        y = Add(j6, a)
+        """,
+        inputs="float[n,l,48] x, float[n,m,48] z, float[n,1,1,l] own, float[n,1,l,m] other",
+        outputs="float[n,l,48] y",
+        wq=weights(48, 48, seed=0, scale=0.2),
+        wk=weights(48, 48, seed=1, scale=0.2),
+        wv=weights(48, 48, seed=2, scale=0.2),
+        wo=weights(48, 48, seed=3, scale=0.2),
+        bq=weights(48, seed=4),
+        scale=np.float32(0.25),
+        heads=np.array([0, 0, 3, 16], np.int64),
+        joined=np.array([0, 0, 48], np.int64),
+    )
