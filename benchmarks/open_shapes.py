@@ -78,8 +78,13 @@ def samples(name: str, shape: Shape) -> dict[str, np.ndarray]:
     return drawn
 
 
-def measure(name: str, folder: Path, rounds: int, threads: int, largest: bool) -> dict[str, Any]:
+def measure(
+    name: str, folder: Path, target: str, passes: str, rounds: int, threads: int, largest: bool
+) -> dict[str, Any]:
     """Compile both artifacts, compare and race them.
+
+    Args:
+        passes: the pipeline, "" for the default one.
 
     Raises:
         VerificationError: an output is not ONNX Runtime's at some shape.
@@ -87,16 +92,17 @@ def measure(name: str, folder: Path, rounds: int, threads: int, largest: bool) -
     case = CASES[name]
     source = export_model(name, folder / f"{name}.onnx", **dict.fromkeys(case.open_axes, True))
     keys = list(ZOO[name].inputs)
+    given: dict[str, Any] = {"target": target, "threads": threads, **({"passes": passes} if passes else {})}
     ranged = optkit.compile(
         source,
         output=folder / f"{name}.ranged.optk",
         min_shapes=dict.fromkeys(keys, case.smallest),
         opt_shapes=dict.fromkeys(keys, case.optimum),
         max_shapes=dict.fromkeys(keys, case.largest),
-        threads=threads,
+        **given,
     )
     fixed = optkit.compile(
-        source, output=folder / f"{name}.fixed.optk", input_shapes=dict.fromkeys(keys, case.optimum), threads=threads
+        source, output=folder / f"{name}.fixed.optk", input_shapes=dict.fromkeys(keys, case.optimum), **given
     )
     errors = {}
     with optkit.load(ranged.path) as runner:
@@ -115,6 +121,8 @@ def measure(name: str, folder: Path, rounds: int, threads: int, largest: bool) -
     ratio = result.speedup("one for the optimum", "one for a range")
     return {
         "model": name,
+        "target": target,
+        "passes": passes,
         "smallest": case.smallest,
         "optimum": case.optimum,
         "largest": case.largest,
@@ -130,6 +138,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.open_shapes", description=__doc__)
     parser.add_argument("models", nargs="*", choices=[[], *CASES], help="default: all")
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks"))
+    parser.add_argument("--target", default="cpu")
+    parser.add_argument("--passes", default="", help="default: the default ones")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--largest", action="store_true", help="also run the largest shape (20 GB of memory, minutes)")
@@ -138,7 +148,8 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="optkit-open-") as folder:
             for name in options.models or CASES:
-                found = measure(name, Path(folder), options.rounds, options.threads, options.largest)
+                given = options.target, options.passes, options.rounds, options.threads, options.largest
+                found = measure(name, Path(folder), *given)
                 text = json.dumps(found, indent=1) + "\n"
                 write_whole(options.output / f"open_{name}.json", text.encode())
                 medians = " / ".join(f"{k} {v:.2f} ms" for k, v in found["median_ms"].items())
