@@ -25,6 +25,7 @@ from optkit.compiler.lower import Lowered, lower
 from optkit.compiler.lowering import NodeRecord, Sites
 from optkit.compiler.operator import Operator
 from optkit.compiler.planning import Records
+from optkit.compiler.reshapes import name_unclear
 from optkit.compiler.residuals import keep_residuals
 from optkit.compiler.schedule import Kernel, Labels, schedule_module
 from optkit.compiler.shape_order import order_shape_stores
@@ -166,6 +167,7 @@ def fuse(module: Any, target: Target, nodes: Mapping[str, str], found: dict[str,
             # Conversions that every reader had for itself, and that fused with none.
             t.EliminateCommonSubexpr(),
             # Before kernels are scheduled: TVM knows a reshape by its loops.
+            name_unclear,
             t.RewriteDataflowReshape(),
             t.DeadCodeElimination(),
         ]

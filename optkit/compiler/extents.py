@@ -19,13 +19,22 @@ _QUOTIENTS = (tirx.FloorDiv, tirx.Div)
 _ROUNDING = (*_QUOTIENTS, tirx.FloorMod, tirx.Mod, tirx.Min, tirx.Max, tirx.Select)
 
 
-def name_extents(func: Any) -> Any:
-    """The same function with a fresh variable for every extent of a parameter that is a quotient or a product."""
+def name_extents(func: Any, results: bool = False) -> Any:
+    """The same function with a fresh variable for every extent of a parameter that is a quotient or a product.
+
+    Args:
+        results: whether what is made is counted by variables, and what is read by these and a number, rather than the
+            other way round. Of 8 (l - 2) iterations that threads share, TVM leaves out none that are too many.
+    """
     shapes = [param.ty.shape for param in func.params if hasattr(param.ty, "shape")]
     extents = [d for shape in shapes for d in shape if not isinstance(d, (tirx.IntImm, tirx.Var))]
     if not extents:
         return func
     analyzer = tvm.sym.Analyzer()
+    if results:
+        func = _shifted(func, analyzer)
+        shapes = [param.ty.shape for param in func.params if hasattr(param.ty, "shape")]
+        extents = [d for shape in shapes for d in shape if not isinstance(d, (tirx.IntImm, tirx.Var))]
     bare = [d for shape in shapes for d in shape if isinstance(d, tirx.Var)]
     names = _names(extents, bare, analyzer)
     if not names:
@@ -42,6 +51,51 @@ def name_extents(func: Any) -> Any:
 
     changed = tvm_ffi.structural_mutate(func, [((*_ARITHMETIC, *_QUOTIENTS), simplified)])
     # Made anew, because a function's own type is not among what is mutated.
+    return tirx.PrimFunc(changed.params, changed.body, changed.ret_type, changed.attrs)
+
+
+def _sum(extent: Any) -> tuple[Any, int] | None:
+    """The variable and the number that make an extent, None for others."""
+    if isinstance(extent, tirx.Var):
+        return extent, 0
+    if not isinstance(extent, (tirx.Add, tirx.Sub)) or not isinstance(extent.a, tirx.Var):
+        return None
+    if not isinstance(extent.b, tirx.IntImm):
+        return None
+    return extent.a, int(extent.b) if isinstance(extent, tirx.Add) else -int(extent.b)
+
+
+def _shifted(func: Any, analyzer: Any) -> Any:
+    """The function with every extent that is a variable and a number counted by one of its own.
+
+    That is the result's, else the least: l is m + 2 everywhere, where l - 2 rows are made.
+    """
+    shapes = [param.ty.shape for param in func.params if hasattr(param.ty, "shape")]
+    sums = [found for shape in reversed(shapes) for d in shape if (found := _sum(analyzer.simplify(d))) is not None]
+    made = [found for d in shapes[-1] if (found := _sum(analyzer.simplify(d))) is not None]
+    least: list[tuple[Any, int]] = []
+    for var, _ in sums:
+        if any(var.same_as(known) for known, _ in least):
+            continue
+        own = [number for other, number in made if other.same_as(var)]
+        least.append((var, own[0] if own else min(number for other, number in sums if other.same_as(var))))
+    least = [(var, number) for var, number in least if number]
+    if not least:
+        return func
+    instead = [(var, tirx.Var(f"m{i}", var.ty.dtype) - number) for i, (var, number) in enumerate(least)]
+
+    def shifted(node: Any) -> Any:
+        return next((expr for var, expr in instead if var.same_as(node)), node)
+
+    def simplified(value: Any, mutator: Any) -> Any:
+        result = mutator.default_mutate(value)
+        return analyzer.simplify(result) if str(value.ty.dtype).startswith("int") else result
+
+    # A number that the function is given, and reads no more.
+    given = [param if shifted(param) is param else tirx.Var(f"{param.name}_", param.ty.dtype) for param in func.params]
+    changed = tirx.PrimFunc(given, func.body, func.ret_type, func.attrs)
+    changed = tvm_ffi.structural_map(changed, [(tirx.Var, shifted)])
+    changed = tvm_ffi.structural_mutate(changed, [((*_ARITHMETIC, *_QUOTIENTS), simplified)])
     return tirx.PrimFunc(changed.params, changed.body, changed.ret_type, changed.attrs)
 
 

@@ -17,6 +17,7 @@ from tvm import relax, tirx
 from tvm.sym import Analyzer
 
 from optkit.compiler.places import movable
+from optkit.compiler.reshapes import reshapes
 from optkit.compiler.values import INJECTIVE, dims
 
 JOIN, PART = "optkit.join", "optkit.part"
@@ -261,4 +262,4 @@ def _reshapes(func: Any) -> bool:
     ends = [list(param.shape) for param in (func.params[0], func.params[-1]) if hasattr(param, "shape")]
     known = all(isinstance(extent, int | tirx.IntImm) for shape in ends for extent in shape)
     sizes = {math.prod(map(int, shape)) for shape in ends} if known else set()
-    return len(sizes) < 2 and bool(relax.analysis.has_reshape_pattern(func))
+    return len(sizes) < 2 and reshapes(func)

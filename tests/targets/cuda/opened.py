@@ -16,6 +16,9 @@ RANGES = {
         "own": ((1, 1, 1, 1), (3, 1, 1, 70)),
         "other": ((1, 1, 1, 1), (3, 1, 70, 90)),
     },
+    "narrower": {"x": ((2, 3, 19, 14), (2, 3, 19, 37))},
+    "tall": {"x": ((1, 4, 3, 1), (1, 4, 70000, 1))},
+    "lines": {"x": ((1, 8, 7), (1, 8, 60))},
     "samples": {"x": ((1, 24, 5), (3, 24, 40))},
 }
 
@@ -144,4 +147,45 @@ def sentences() -> ir.Model:
         scale=np.float32(0.25),
         heads=np.array([0, 0, 3, 16], np.int64),
         joined=np.array([0, 0, 48], np.int64),
+    )
+
+
+def narrower() -> ir.Model:
+    """Two images of open width, which is less by a number behind some convolutions, and padded behind these."""
+    return build(
+        """
+        a = Conv(x, w0)
+        b = Conv<pads=[1,1,1,1]>(a, w1)
+        c = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(b)
+        d = Conv<pads=[1,1,1,1], group=32>(c, w2)
+        y = Conv<pads=[0,1,0,1]>(d, w3)
+        """,
+        inputs="float[2,3,19,w] x",
+        outputs="float[2,24,p,q] y",
+        w0=weights(32, 3, 3, 3, seed=0, scale=0.2),
+        w1=weights(32, 32, 3, 3, seed=1, scale=0.1),
+        w2=weights(32, 1, 3, 3, seed=2, scale=0.3),
+        w3=weights(24, 32, 3, 3, seed=3, scale=0.1),
+    )
+
+
+def tall() -> ir.Model:
+    """More rows than a grid has thread blocks along all but one axis."""
+    return build(
+        "y = Conv<pads=[1,0,1,0]>(x, w)",
+        inputs="float[1,4,t,1] x",
+        outputs="float[1,4,t,1] y",
+        w=weights(4, 4, 3, 1, seed=0, scale=0.3),
+    )
+
+
+def lines() -> ir.Model:
+    """What is reduced to a number of rows that is another one's less something."""
+    return build(
+        """
+        a = MaxPool<kernel_shape=[3]>(x)
+        y = AveragePool<kernel_shape=[3]>(a)
+        """,
+        inputs="float[1,8,l] x",
+        outputs="float[1,8,m] y",
     )

@@ -11,14 +11,15 @@ from tests.targets.cuda.host import EMULATED
 from tests.targets.cuda.test_emulated import session
 
 pytestmark = EMULATED
-PRODUCTS = {"images": 6, "places": 5, "samples": 3}
+PRODUCTS = {"images": 6, "places": 5, "samples": 3, "narrower": 4}
 """How many are on tensor cores, but for a depthwise one."""
 CASES = (
     *(f"{name}:{pipeline}" for name in PRODUCTS for pipeline in ("fp16", "tf32")),
     *("images:int8", "places:int8"),
     *("images:bf16", "images:fp16:sm_80", "images:int8:sm_80"),
-    *("images:default", "places:default", "samples:default"),
+    *("images:default", "places:default", "samples:default", "narrower:default", "narrower:int8"),
 )
+OTHERS = ("tall:default", "lines:default")
 ATTENTION = "sentences:fp16", "sentences:int8-fp16", "sentences:fp16:sm_80"
 
 
@@ -26,7 +27,7 @@ ATTENTION = "sentences:fp16", "sentences:int8-fp16", "sentences:fp16:sm_80"
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All cases, compiled and verified; by case."""
     environment = emulator.environment(tmp_path_factory.mktemp("emulator"))
-    said = session(environment, "ranges", tmp_path_factory.mktemp("compiled"), *CASES, *ATTENTION)
+    said = session(environment, "ranges", tmp_path_factory.mktemp("compiled"), *CASES, *ATTENTION, *OTHERS)
     return {each["case"]: each for each in said}
 
 
@@ -50,8 +51,13 @@ def test_any_extents_are_computed_on_tensor_cores(case: str, found: dict[str, An
         {"cuda.reduce"} if case == "places:int8" else set()  # the mean of dequantized images
     )
     products = "cuda.conv" if pipeline == "default" else "cuda.tensor_conv"
-    assert rules.count(products) == PRODUCTS[name] - (name == "images")
+    assert rules.count(products) == PRODUCTS[name] - (name in ("images", "narrower"))
     assert not {"cuda.conv", "cuda.tensor_conv"} - {products} & set(rules)
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_extents_of_any_kind_are_computed(case: str, found: dict[str, Any]) -> None:
+    assert found[case]["verification"]["status"] == "passed"
 
 
 @pytest.mark.parametrize("pipeline", ["fp16", "int8", "tf32"])

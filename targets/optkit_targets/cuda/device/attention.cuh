@@ -110,6 +110,10 @@ struct OptkitAttention {
       }
       optkit_sync();
     }
+    if (count == 0) {  // nothing is known of copies of queries, whose place the tile takes
+      optkit_wait<0>();
+      optkit_sync();
+    }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       total[h] += optkit_other_lane(total[h], 1);
@@ -120,7 +124,7 @@ struct OptkitAttention {
 #pragma unroll
       for (int v = 0; v < 4; ++v) {
         const int n = j * 8 + quad * 2 + v % 2, m = warp * 16 + group + v / 2 * 8;
-        if (n < E) tile[(n / 4 * (ROWS + 1) + m) * 4 + n % 4] = sums[j][v] / total[v / 2];
+        if (n < E) tile[(n / 4 * (ROWS + 1) + m) * 4 + n % 4] = count ? sums[j][v] / total[v / 2] : 0;
       }
     optkit_sync();
   }

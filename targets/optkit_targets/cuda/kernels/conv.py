@@ -14,7 +14,16 @@ from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, divisors, extent, finish, inline_rest, kinds, look, read_dtype
 from optkit_targets.cuda.kernels.intrinsics import contract_products, use_dp4a
-from optkit_targets.cuda.kernels.tools import WARP, bounded, largest, load_stage, place_stage, staged, unroll
+from optkit_targets.cuda.kernels.tools import (
+    WARP,
+    bounded,
+    largest,
+    launch_open,
+    load_stage,
+    place_stage,
+    staged,
+    unroll,
+)
 
 _POSITIONS = 64 * 64
 """Of an image of open size, as if there were so many."""
@@ -80,17 +89,13 @@ def schedule(view: View, params: Mapping[str, int], dot: bool) -> Any:
     warps = largest(extent(sch, co) or 1, params["warps"])
     cb, ct = sch.split(co, [None, warps])
     if extent(sch, y) is None or extent(sch, xo) is None:
-        # Places that are no quotients by an open extent, which TVM takes for no reduction's.
-        pb, pt = sch.split(xo, [None, WARP])
-        sch.reorder(n, cb, y, pb, ct, pt)
-        grid = (sch.fuse(n, cb), "blockIdx.x"), (y, "blockIdx.y"), (pb, "blockIdx.z")
+        pt = launch_open(sch, n, cb, y, xo, WARP, ct)
     else:
         pb, pt = sch.split(sch.fuse(y, xo), [None, WARP])
         sch.reorder(n, cb, pb, ct, pt)
-        grid = (n, "blockIdx.z"), (cb, "blockIdx.y"), (pb, "blockIdx.x")
-    for loop, axis in (*grid, (ct, "threadIdx.y")):
-        sch.bind(loop, axis)
-    sch.bind(pt, "threadIdx.x")
+        for loop, axis in ((n, "blockIdx.z"), (cb, "blockIdx.y"), (pb, "blockIdx.x"), (pt, "threadIdx.x")):
+            sch.bind(loop, axis)
+    sch.bind(ct, "threadIdx.y")
     sch.compute_at(conv, pt, preserve_unit_loops=True)
     sch.set_scope(conv, 0, "local")
     inner = sch.get_loops(conv)[-axes:]

@@ -33,6 +33,30 @@ def launch(sch: Schedule, loops: Sequence[Any], threads: int = 256) -> Any:
     return thread
 
 
+def launch_open(sch: Schedule, n: Any, block: Any, y: Any, x: Any, threads: int, *between: Any) -> Any:
+    """Spread images of open size over thread blocks of a few rows, or pieces of them; returns the thread's loop.
+
+    A place is no quotient by an open extent, of which TVM takes none for a reduction's, and only an image's second open
+    extent and the batch are held to the fewer thread blocks of a grid's other axes.
+
+    Args:
+        n, block, y, x: loops over images, blocks of channels, rows and positions of a row.
+        between: loops to be inside of the thread blocks', and outside of the thread's.
+    """
+    across = min(extent(sch, x) or WARP, WARP)
+    xb, xt = sch.split(x, [None, across])
+    yb, yt = sch.split(y, [None, max(1, threads // across)])
+    known = [loop for loop in (yb, xb) if extent(sch, loop) is not None]
+    first, *second = [loop for loop in (yb, xb) if extent(sch, loop) is None]
+    sch.reorder(n, *second, first, *known, block, *between, yt, xt)
+    for loop, axis in zip((sch.fuse(first, *known, block), *second), ("blockIdx.x", "blockIdx.y"), strict=False):
+        sch.bind(loop, axis)
+    sch.bind(n, "blockIdx.z")
+    thread = sch.fuse(yt, xt)
+    sch.bind(thread, "threadIdx.x")
+    return thread
+
+
 def unroll(sch: Schedule, loops: Iterable[Any]) -> None:
     """Unroll loops whose bodies index registers."""
     for loop in loops:

@@ -24,7 +24,16 @@ from optkit_targets.cpu.kernels.tools import (
     same,
 )
 from optkit_targets.cuda.kernels.intrinsics import contract_products
-from optkit_targets.cuda.kernels.tools import WARP, bounded, largest, launch, load_stage, place_stage, unroll
+from optkit_targets.cuda.kernels.tools import (
+    WARP,
+    bounded,
+    largest,
+    launch,
+    launch_open,
+    load_stage,
+    place_stage,
+    unroll,
+)
 
 THREADS = (64, 128, 256, 512)
 SHORT = 4
@@ -142,19 +151,12 @@ def schedule_blocks(view: View, operator: str, threads: int, positions: int) -> 
 def _bind(sch: Schedule, lead: list[Any], rows: list[Any], x: Any, threads: int) -> Any:
     """Spread (images, blocks of channels), rows and positions of a row over threads; returns the innermost loop.
 
-    Where no useful number of threads divides a long row, some of its last ones are idle. Open extents are cut into
-    pieces of a warp and a few rows: places are no quotients by them then, which TVM takes for no reduction's.
+    Where no useful number of threads divides a long row, some of its last ones are idle.
     """
     n, c = lead
     y = sch.fuse(*rows) if len(rows) > 1 else rows[0]
     if extent(sch, x) is None or extent(sch, y) is None:
-        xb, xt = sch.split(x, [None, WARP])
-        yb, yt = sch.split(y, [None, threads // WARP])
-        sch.reorder(n, c, yb, xb, yt, xt)
-        loops = (sch.fuse(n, c), "blockIdx.x"), (yb, "blockIdx.y"), (xb, "blockIdx.z"), (yt, "threadIdx.y")
-        for loop, axis in (*loops, (xt, "threadIdx.x")):
-            sch.bind(loop, axis)
-        return xt
+        return launch_open(sch, n, c, y, x, threads)
     wide = extent(sch, x) or 1
     across = largest(wide, threads)
     xb, xt = sch.split(x, [None, across if across >= min(wide, WARP) else threads])
