@@ -156,6 +156,10 @@ def _why_generic(node: ir.Node) -> str:
         return ""
     if weight.shape is not None and len(weight.shape) > 4:
         return f"a convolution over {len(weight.shape) - 2} dimensions has no template yet"
+    opened = x.shape is not None and any(not isinstance(d, int) for d in list(x.shape)[2:])
+    same = node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
+    if opened and same and any(step != 1 for step in node.attributes.get_ints("strides", ())):
+        return "its padding depends on a symbolic extent; fix it with --input-shape"
     if weight.const_value is None and not _dequantized(weight):
         return "its weights are computed at run time"
     return ""

@@ -180,7 +180,7 @@ def root(total: te.Tensor, power: float, dtype: str) -> te.Tensor:
             value = tirx.pow(value, const(1 / power, kind))
         return value.astype(dtype)
 
-    return te.compute(total.shape, element, name="root")
+    return te.compute(total.shape, element, name="norm")  # "root" is TVM's name of the block around all others
 
 
 def conv(data: te.Tensor, weight: te.Tensor, window: Windows, groups: int) -> te.Tensor:

@@ -184,7 +184,8 @@ def lines() -> ir.Model:
     return build(
         """
         a = MaxPool<kernel_shape=[3]>(x)
-        y = AveragePool<kernel_shape=[3]>(a)
+        b = AveragePool<kernel_shape=[3]>(a)
+        y = LpPool<kernel_shape=[2]>(b)
         """,
         inputs="float[1,8,l] x",
         outputs="float[1,8,m] y",

@@ -19,7 +19,7 @@ CASES = (
     *("images:bf16", "images:fp16:sm_80", "images:int8:sm_80"),
     *("images:default", "places:default", "samples:default", "narrower:default", "narrower:int8"),
 )
-OTHERS = ("tall:default", "lines:default")
+OTHERS = ("tall:default", "lines:default", "lines:fp16")
 ATTENTION = "sentences:fp16", "sentences:int8-fp16", "sentences:fp16:sm_80"
 
 
