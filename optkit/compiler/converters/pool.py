@@ -30,12 +30,16 @@ def _images(x: Value | None) -> bool:
     return x is not None and len(x.shape) == 4 and static_shape(x, 1, 2, 3) and x.dtype != "float64"
 
 
+def _open_images(low: Lowering, x: Value) -> bool:
+    """Whether templates pool images of open size, too."""
+    return low.target.device == "cuda" and len(x.shape) == 4 and static_shape(x, 1) and x.dtype != "float64"
+
+
 def _size(low: Lowering, node: Node, x: Value) -> Sequence[int] | None:
     """The size that decides on the padding of images that a template pools; None where none does."""
     if _images(x):
         return x.shape[2:]
-    listed = low.target.device == "cuda" and len(x.shape) == 4 and static_shape(x, 1) and x.dtype != "float64"
-    return open_size(node, node.get("kernel_shape")) if listed and not node.get("ceil_mode", 0) else None
+    return open_size(node, node.get("kernel_shape")) if _open_images(low, x) and not node.get("ceil_mode", 0) else None
 
 
 def max_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value]:
@@ -87,8 +91,8 @@ def global_average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -
     x = inputs[0]
     if x is None or x.const is not None:
         return None
-    listed = low.target.device == "cuda" and len(x.shape) == 4 and static_shape(x, 1) and x.dtype in _REAL
-    if not _images(x) and (not listed or isinstance(x, Dequantized)):
+    real = x.dtype in _REAL and not isinstance(x, Dequantized)
+    if not _images(x) and not (real and _open_images(low, x)):
         return global_pool(low, node, [x])
     n, c, h, w = x.shape
     block = _block(low, x)
@@ -122,8 +126,7 @@ def reduce_mean(low: Lowering, node: Node, inputs: list[Value | None]) -> Value 
     x, axes = inputs[0], node.get("axes")
     if len(inputs) > 1 and inputs[1] is not None:
         axes = None if inputs[1].const is None else inputs[1].const.tolist()
-    images = x is not None and (_images(x) or (low.target.device == "cuda" and len(x.shape) == 4))
-    if x is None or not images or not x.block or axes is None:
+    if x is None or not (_images(x) or _open_images(low, x)) or not x.block or axes is None:
         return None
     if sorted(a % 4 for a in axes) != [2, 3]:
         return None

@@ -8,7 +8,7 @@ reads (C/b, KH, KW, b).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,15 +102,9 @@ def conv2d(
         ob, kb, kh, kw, kg, b, g = static(weight.shape)
     oh, ow = window.output(h, w)
     kind = accumulator(str(data.dtype))
-    in_channels, out_channels = channels
     padded, attrs = tile.padded, {OP: "conv", **tile.attrs()}
 
-    def first(o: Any) -> Any:
-        """Groups start at their own input block, moved back where the last one would run past the end."""
-        if kb == cb:
-            return 0
-        start = o if not span else o * b // span
-        return te.min(first_input_block(start, out_channels, groups, in_channels, span or b, c), cb - kb)
+    first = group_blocks(cb, kb, channels, groups, (b, c), span)
 
     ko = te.reduce_axis((0, kb), "ko")
     ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
@@ -148,6 +142,30 @@ def conv2d(
 
     acc = te.compute((n, ob, oh, padded, b), element, name="conv", attrs=attrs)
     return te.compute((n, ob, oh, ow, b), lambda i, o, y, x, v: acc[i, o, y, x, v], name="crop", attrs={OP: "crop"})
+
+
+def group_blocks(
+    all_blocks: int, read: int, channels: tuple[int, int], groups: int, blocks: tuple[int, int], span: int = 0
+) -> Callable[[Any], Any]:
+    """From an output block to the first input block that it reads.
+
+    Groups start at their own input block, moved back where the last one would run past the end.
+
+    Args:
+        all_blocks, read: input blocks, and those that an output block reads.
+        channels, blocks: channels in and out; those of an output and of an input block.
+        span: as `conv2d`'s.
+    """
+    (in_channels, out_channels), (b, c) = channels, blocks
+
+    def first(o: Any) -> Any:
+        if read == all_blocks:
+            return 0
+        start = o if not span else o * b // span
+        found = first_input_block(start, out_channels, groups, in_channels, span or b, c)
+        return te.min(found, all_blocks - read)
+
+    return first
 
 
 def first_input_block(block: Any, out_channels: int, groups: int, in_channels: int, b: int, c: int) -> Any:

@@ -14,7 +14,7 @@ from tvm import sym, te, tirx
 
 from optkit.compiler.operator import NOMINAL
 from optkit.compiler.operators.common import OP, accumulator, const, factor, static, widened
-from optkit.compiler.operators.conv import Window, first_input_block
+from optkit.compiler.operators.conv import Window, group_blocks
 from optkit.compiler.tiling import Tile
 
 
@@ -69,12 +69,7 @@ def conv2d_tiles(
     ko, ky, kx = te.reduce_axis((0, kb), "ko"), te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
     ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
     (sy, sx), (dy, dx) = window.strides, window.dilations
-    in_channels, out_channels = channels
-
-    def first(o: Any) -> Any:
-        if kb == cb:
-            return 0
-        return te.min(first_input_block(o, out_channels, groups, in_channels, b, c), cb - kb)
+    first = group_blocks(cb, kb, channels, groups, (b, c))
 
     def element(i: Any, o: Any, y: Any, t: Any, r: Any, v: Any) -> Any:
         x = (t * rows + r) * sx + kx * dx
@@ -109,13 +104,7 @@ def conv2d_positions(
     ko, ky, kx = te.reduce_axis((0, kb), "ko"), te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
     ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
     (sy, sx), (dy, dx) = window.strides, window.dilations
-    in_channels, out_channels = channels
-
-    def first(o: Any) -> Any:
-        if kb == cb:
-            return 0
-        start = o if not span else o * b // span
-        return te.min(first_input_block(start, out_channels, groups, in_channels, span or b, c), cb - kb)
+    first = group_blocks(cb, kb, channels, groups, (b, c), span)
 
     def element(i: Any, o: Any, y: Any, x: Any, v: Any) -> Any:
         place = (i, first(o) + ko, y * sy + ky * dy, x * sx + kx * dx)
