@@ -129,7 +129,8 @@ def constants(low: Lowering, graph: ir.Graph) -> None:
 
 def _lower_nodes(low: Lowering, graph: ir.Graph, convert: Converter) -> None:
     """Every node; what cannot be compiled is collected, so that one error names all such nodes."""
-    from optkit.compiler.converters.attention import find_attention, lower_attention
+    from optkit.compiler.converters.attention import lower_attention
+    from optkit.compiler.converters.attention_sites import attends, find_attention
 
     problems: list[str] = []
     names: list[str] = []
@@ -138,16 +139,18 @@ def _lower_nodes(low: Lowering, graph: ir.Graph, convert: Converter) -> None:
     for node in graph:
         if node in inner:
             continue
-        if node in attention and not problems:
-            lower_node(low, node, low.opset, functools.partial(lower_attention, attention[node]), [])
+        match = attention.get(node)
+        if match is not None and not problems and attends(low, match):
+            lower_node(low, node, low.opset, functools.partial(lower_attention, match), [])
             continue
-        if problems and any(v is not None and v not in low.values for v in node.inputs):
-            continue
-        try:
-            lower_node(low, node, low.opset, convert)
-        except UnsupportedError as error:
-            problems.append(str(error))
-            names.append(node.name or "")
+        for step in (*(match.inner if match is not None else ()), node):
+            if problems and any(v is not None and v not in low.values for v in step.inputs):
+                continue
+            try:
+                lower_node(low, step, low.opset, convert)
+            except UnsupportedError as error:
+                problems.append(str(error))
+                names.append(step.name or "")
     if problems:
         more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise UnsupportedError("; ".join(problems[:_NAMED]) + more, names)

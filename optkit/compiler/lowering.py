@@ -11,6 +11,7 @@ import onnx_ir as ir
 import tvm
 from tvm import relax, tirx
 
+from optkit.compiler.canonical import canonical
 from optkit.compiler.operator import TENSOR_FLOAT, Operator, Plan
 from optkit.compiler.planning import Records, default_plan
 from optkit.compiler.values import PLAIN, Value, dims
@@ -128,7 +129,7 @@ class Lowering:
 
     def bind(self, expr: Any) -> Any:
         """Bind a Relax expression to a variable named after the node."""
-        return self._named(self.bb.emit(expr, self.node))
+        return self._named(self.bb.emit(canonical(self.bb.normalize(expr)), self.node))
 
     def _named(self, var: Any) -> Any:
         """Remember which node a variable belongs to; the builder makes names single by numbers at their ends."""

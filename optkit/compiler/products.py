@@ -43,7 +43,7 @@ def merge_products(low: Lowering, model: ir.Model) -> ir.Model:
 
 def _groups(low: Lowering, graph: ir.Graph) -> Iterator[list[Product]]:
     """Products that can be one, two or three of every attention."""
-    from optkit.compiler.converters.attention import find_attention
+    from optkit.compiler.converters.attention_sites import find_attention
 
     for match in find_attention(low, graph).values():
         groups: dict[Hashable, list[Product]] = {}

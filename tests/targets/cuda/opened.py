@@ -19,6 +19,17 @@ RANGES = {
     "narrower": {"x": ((2, 3, 19, 14), (2, 3, 19, 37))},
     "tall": {"x": ((1, 4, 3, 1), (1, 4, 70000, 1))},
     "lines": {"x": ((1, 8, 7), (1, 8, 60))},
+    "patches": {"x": ((1, 3, 8, 12), (2, 3, 41, 37))},
+    "cached": {
+        "x": ((1, 1, 48), (2, 7, 48)),
+        "keys": ((1, 3, 1, 16), (2, 3, 70, 16)),
+        "values": ((1, 3, 1, 16), (2, 3, 70, 16)),
+    },
+    "strangers": {
+        "q": ((2, 3, 9, 16), (2, 3, 20, 16)),
+        "k": ((2, 3, 16, 9), (2, 3, 16, 33)),
+        "mask": ((1, 1, 1, 9), (1, 1, 1, 33)),
+    },
     "samples": {"x": ((1, 24, 5), (3, 24, 40))},
 }
 
@@ -147,6 +158,99 @@ def sentences() -> ir.Model:
         scale=np.float32(0.25),
         heads=np.array([0, 0, 3, 16], np.int64),
         joined=np.array([0, 0, 48], np.int64),
+    )
+
+
+def patches() -> ir.Model:
+    """One block of a vision transformer: the patches of images of any size, behind a token of no patch."""
+    return build(
+        """
+        e = Conv<strides=[4,4]>(x, wp, bp)
+        f = Reshape(e, rows)
+        t = Transpose<perm=[0,2,1]>(f)
+        n = Shape<end=1>(x)
+        some = Concat<axis=0>(n, one)
+        c = Expand(token, some)
+        z = Concat<axis=1>(c, t)
+        q0 = MatMul(z, wq)
+        k0 = MatMul(z, wk)
+        v0 = MatMul(z, wv)
+        q1 = Reshape(q0, heads)
+        k1 = Reshape(k0, heads)
+        v1 = Reshape(v0, heads)
+        q = Transpose<perm=[0,2,1,3]>(q1)
+        k = Transpose<perm=[0,2,3,1]>(k1)
+        v = Transpose<perm=[0,2,1,3]>(v1)
+        s = MatMul(q, k)
+        t2 = Mul(s, scale)
+        p = Softmax<axis=-1>(t2)
+        o = MatMul(p, v)
+        r = Transpose<perm=[0,2,1,3]>(o)
+        j = Reshape(r, joined)
+        y = Add(j, z)
+        """,
+        inputs="float[n,3,h,w] x",
+        outputs="float[n,l,48] y",
+        wp=weights(48, 3, 4, 4, seed=0, scale=0.1),
+        bp=weights(48, seed=1, scale=0.1),
+        rows=np.array([0, 48, -1], np.int64),
+        one=np.array([1, 48], np.int64),
+        token=weights(1, 1, 48, seed=2),
+        wq=weights(48, 48, seed=3, scale=0.2),
+        wk=weights(48, 48, seed=4, scale=0.2),
+        wv=weights(48, 48, seed=5, scale=0.2),
+        heads=np.array([0, -1, 3, 16], np.int64),
+        scale=np.float32(0.25),
+        joined=np.array([0, -1, 48], np.int64),
+    )
+
+
+def cached() -> ir.Model:
+    """Attention to the tokens so far, whose keys and values are given, and to those that come now."""
+    return build(
+        """
+        q0 = MatMul(x, wq)
+        k0 = MatMul(x, wk)
+        v0 = MatMul(x, wv)
+        q1 = Reshape(q0, heads)
+        k1 = Reshape(k0, heads)
+        v1 = Reshape(v0, heads)
+        q = Transpose<perm=[0,2,1,3]>(q1)
+        k2 = Transpose<perm=[0,2,1,3]>(k1)
+        v2 = Transpose<perm=[0,2,1,3]>(v1)
+        k = Concat<axis=2>(keys, k2)
+        v = Concat<axis=2>(values, v2)
+        kt = Transpose<perm=[0,1,3,2]>(k)
+        s = MatMul(q, kt)
+        t = Mul(s, scale)
+        p = Softmax<axis=-1>(t)
+        o = MatMul(p, v)
+        r = Transpose<perm=[0,2,1,3]>(o)
+        y = Reshape(r, joined)
+        """,
+        inputs="float[n,l,48] x, float[n,3,past,16] keys, float[n,3,past,16] values",
+        outputs="float[n,l,48] y, float[n,3,t,16] k, float[n,3,t,16] v",
+        wq=weights(48, 48, seed=0, scale=0.2),
+        wk=weights(48, 48, seed=1, scale=0.2),
+        wv=weights(48, 48, seed=2, scale=0.2),
+        heads=np.array([0, -1, 3, 16], np.int64),
+        scale=np.float32(0.25),
+        joined=np.array([0, -1, 48], np.int64),
+    )
+
+
+def strangers() -> ir.Model:
+    """Attention with a mask of which nothing says that it has a number a key: one for all of them is a mask too."""
+    return build(
+        """
+        s = MatMul(q, k)
+        t = Add(s, mask)
+        p = Softmax<axis=-1>(t)
+        v = Transpose<perm=[0,1,3,2]>(k)
+        y = MatMul(p, v)
+        """,
+        inputs="float[2,3,l,16] q, float[2,3,16,m] k, float[1,1,1,o] mask",
+        outputs="float[2,3,l,16] y",
     )
 
 

@@ -16,10 +16,11 @@ PRODUCTS = {"images": 6, "places": 5, "samples": 3, "narrower": 4}
 CASES = (
     *(f"{name}:{pipeline}" for name in PRODUCTS for pipeline in ("fp16", "tf32")),
     *("images:int8", "places:int8"),
-    *("images:bf16", "images:fp16:sm_80", "images:int8:sm_80"),
+    *("images:bf16", "images:fp16:sm_80", "images:int8:sm_80", "samples:int8"),
     *("images:default", "places:default", "samples:default", "narrower:default", "narrower:int8"),
 )
-OTHERS = ("tall:default", "lines:default", "lines:fp16")
+OTHERS = ("tall:default", "lines:default", "lines:fp16", "strangers:fp16")
+ONES = "patches:fp16", "patches:int8-fp16", "cached:fp16"
 ATTENTION = "sentences:fp16", "sentences:int8-fp16", "sentences:fp16:sm_80"
 
 
@@ -27,7 +28,7 @@ ATTENTION = "sentences:fp16", "sentences:int8-fp16", "sentences:fp16:sm_80"
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All cases, compiled and verified; by case."""
     environment = emulator.environment(tmp_path_factory.mktemp("emulator"))
-    said = session(environment, "ranges", tmp_path_factory.mktemp("compiled"), *CASES, *ATTENTION, *OTHERS)
+    said = session(environment, "ranges", tmp_path_factory.mktemp("compiled"), *CASES, *ATTENTION, *ONES, *OTHERS)
     return {each["case"]: each for each in said}
 
 
@@ -39,6 +40,16 @@ def test_any_number_of_tokens_is_attended_to_in_one_kernel(case: str, found: dic
     # Three products, a query's and one of keys and values.
     assert found[case]["rules"].count("cuda.tensor_matmul") == 3
     assert set(found[case]["rules"]) <= {"cuda.tensor_attention", "cuda.tensor_matmul", "cuda.injective"}
+
+
+@pytest.mark.parametrize("case", ONES)
+def test_tokens_that_are_counted_by_a_sum_are_attended_to_in_one_kernel(case: str, found: dict[str, Any]) -> None:
+    """A token more than an image has patches, those so far and those now."""
+    assert found[case]["verification"]["status"] == "passed"
+    assert found[case]["rules"].count("cuda.tensor_attention") == 1
+    assert set(found[case]["rules"]) <= {
+        *("cuda.tensor_attention", "cuda.tensor_matmul", "cuda.tensor_conv", "cuda.injective")
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
