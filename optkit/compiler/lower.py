@@ -57,6 +57,7 @@ def lower(model: ir.Model, target: Target, tuned: Records | None = None) -> Lowe
         CompileError: a converter failed; names the node and what it said.
     """
     from optkit.compiler.converters import convert
+    from optkit.compiler.lines import lines_as_images
     from optkit.compiler.products import merge_products
 
     graph = model.graph
@@ -64,7 +65,7 @@ def lower(model: ir.Model, target: Target, tuned: Records | None = None) -> Lowe
     stepped = any(_steps(node) for inner in model.graphs() for node in inner)
     low = Lowering(target, rounded, stepped, tuned)
     low.opset = model.opset_imports.get("", 18)
-    graph = merge_products(low, model).graph
+    graph = merge_products(low, lines_as_images(model)).graph
     parameters = []
     names: set[str] = set()
     for value in graph.inputs:

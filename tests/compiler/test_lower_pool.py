@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,6 +59,10 @@ def test_pools_between_convolutions() -> None:
     b.case(b.op("GlobalAveragePool", stem), "global mean")
     b.case(b.op("GlobalMaxPool", stem), "global maximum")
     b.case(b.op("ReduceMean", stem, b.const([2, 3]), keepdims=0), "mean over height and width")
+    b.case(b.op("ReduceMax", stem, b.const([-1, 2]), keepdims=0), "maximum over height and width")
+    b.case(b.op("ReduceMax", b.op("Log", b.op("Relu", stem)), b.const([2, 3])), "maximum of numbers and -inf")
+    nothing = b.op("Log", b.op("Mul", stem, b.const(np.float32(0))))
+    b.case(b.op("ReduceMax", nothing, b.const([2, 3])), "maximum of -inf alone")
     b.case(b.op("ReduceMean", stem, b.const([-1, -2])), "mean that keeps its axes")
     b.case(b.op("ReduceMean", stem, b.const([1])), "mean over channels")
     flat = b.op("Flatten", b.op("GlobalAveragePool", b.op("Relu", stem)))

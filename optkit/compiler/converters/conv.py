@@ -1,4 +1,4 @@
-"""Conv in one to three dimensions, on real and on quantized tensors."""
+"""Conv in two and three dimensions, on real and on quantized tensors; in one it is written as in two before."""
 
 from __future__ import annotations
 
@@ -43,8 +43,6 @@ def conv(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     if constant and x.dtype in ("float32", "float16") and static_shape(x, 1):
         static = static_shape(x, *range(2, rank))
         size = x.shape[2:] if static else open_size(node, weight.shape[2:])
-        if rank == 3 and size is not None:
-            return _conv1d(low, node, x, weight, bias, size)
         if rank == 4 and size is not None:
             return images(low, node, x, weight, bias, window(node, weight.shape[2:], size))
         if rank == 5 and static and int(node.get("group", 1)) == 1:
@@ -126,32 +124,6 @@ def _conv3d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | No
     if isinstance(made, Accumulated):
         return Accumulated(low, shape, apart(made.acc), made.block, made.bias, made.scale)
     return low.blocked(shape, x.dtype, made.block, apart(made.form(made.block)))
-
-
-def _conv1d(low: Lowering, node: Node, x: Value, weight: Value, bias: Value | None, size: Sequence[int]) -> Value:
-    """One dimension is two with a height of one; `size` is the length that gives the padding."""
-
-    def widen(value: Value) -> Value:
-        shape = (*value.shape[:2], 1, *value.shape[2:])
-        if isinstance(value, QuantizedWeight):
-            q, real = value.q.reshape(shape), value.const
-            assert real is not None
-            return QuantizedWeight(low, q, value.scale, value.axis, real.reshape(shape), value.zero)
-        if value.const is not None:
-            return Value(low, shape, value.dtype, const=value.const.reshape(shape))
-        return low.wrap(relax.op.expand_dims(value.plain(), 2))
-
-    attributes = dict(node.attributes)
-    for name in ("strides", "dilations", "kernel_shape"):
-        if name in attributes:
-            attributes[name] = [1, *attributes[name]]
-    if "pads" in attributes:
-        attributes["pads"] = [0, attributes["pads"][0], 0, attributes["pads"][1]]
-    flat = replace(node, attributes=attributes)
-    wide_x, wide_w = widen(x), widen(weight)
-    geometry = window(flat, wide_w.shape[2:], (1, *size))
-    result = images(low, flat, wide_x, wide_w, bias, geometry)
-    return low.wrap(relax.op.squeeze(result.plain(), [2]))
 
 
 def images(

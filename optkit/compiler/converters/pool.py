@@ -121,8 +121,23 @@ def _mean(low: Lowering, x: Value, shape: Any, block: int, total: Any, counts: A
     return low.blocked(shape, x.dtype, block, mean)
 
 
-def reduce_mean(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """ReduceMean over height and width is a global average pool."""
+def global_max_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """The maximum over all spatial axes; the empty lanes of a block hold what they hold."""
+    x = inputs[0]
+    if x is None or x.const is not None:
+        return None
+    if x.dtype not in (*_REAL, "uint8", "int8") or not (_images(x) or _open_images(low, x)):
+        return global_pool(low, node, [x])
+    block = _block(low, x)
+    top = low.emit(define.global_max, x.form(block), name="global_max", kind=OUT_FUSABLE)
+    return low.blocked((*x.shape[:2], 1, 1), x.dtype, block, top)
+
+
+_GLOBAL = {"ReduceMean": global_average_pool, "ReduceMax": global_max_pool}
+
+
+def reduce_images(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """ReduceMean or ReduceMax over height and width is a global pool."""
     x, axes = inputs[0], node.get("axes")
     if len(inputs) > 1 and inputs[1] is not None:
         axes = None if inputs[1].const is None else inputs[1].const.tolist()
@@ -130,7 +145,7 @@ def reduce_mean(low: Lowering, node: Node, inputs: list[Value | None]) -> Value 
         return None
     if sorted(a % 4 for a in axes) != [2, 3]:
         return None
-    pooled = global_average_pool(low, node, [x])
+    pooled = _GLOBAL[node.op_type](low, node, [x])
     if pooled is None or node.get("keepdims", 1):
         return pooled
     return low.wrap(relax.op.squeeze(pooled.plain(), [2, 3]))
@@ -192,7 +207,7 @@ CONVERTERS: dict[str, Converter] = {
     "MaxPool": max_pool,
     "AveragePool": average_pool,
     "LpPool": lp_pool,
-    "GlobalMaxPool": global_pool,
+    "GlobalMaxPool": global_max_pool,
     "GlobalLpPool": global_pool,
     "GlobalAveragePool": global_average_pool,
 }

@@ -26,8 +26,8 @@ def reduce(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
     """Any of the Reduce operators, on any type of number."""
     x, axes = inputs[0], inputs[1] if len(inputs) > 1 else None
     assert x is not None
-    if node.op_type == "ReduceMean":
-        pooled = pool.reduce_mean(low, node, inputs)
+    if node.op_type in ("ReduceMean", "ReduceMax"):
+        pooled = pool.reduce_images(low, node, inputs)
         if pooled is not None:
             return pooled
     rank, keep = len(x.shape), bool(node.get("keepdims", 1))

@@ -9,6 +9,7 @@ from tvm import te, tirx
 from optkit.compiler.operators.common import OP, pad_axes, static
 from optkit.compiler.operators.conv import Window
 from optkit.compiler.operators.open_conv import padded_images
+from optkit.compiler.operators.reductions import reducer
 
 
 def _lowest(dtype: str) -> Any:
@@ -79,6 +80,23 @@ def global_sum(data: te.Tensor) -> te.Tensor:
         name="pool",
         attrs={OP: "pool"},
     )
+
+
+def global_max(data: te.Tensor) -> te.Tensor:
+    """Maximum over height and width, which may be open -> (N, C/b, 1, 1, b); a NaN anywhere is it."""
+    n, cb, h, w, b = static(data.shape)
+    dtype = str(data.dtype)
+    kind = "float32" if dtype == "float16" else dtype
+    known = isinstance(h, int) and isinstance(w, int)
+    axes = [te.reduce_axis((0, size), name) for name, size in ([("y", h), ("x", w)] if known else [("p", h * w)])]
+    largest = reducer("max", kind)
+
+    def element(i: Any, c: Any, _y: Any, _x: Any, v: Any) -> Any:
+        y, x = axes if known else (axes[0] // w, axes[0] % w)
+        return largest(data[i, c, y, x, v].astype(kind), axis=axes)
+
+    top = te.compute((n, cb, 1, 1, b), element, name="pool", attrs={OP: "pool"})
+    return top if kind == dtype else te.compute(top.shape, lambda *i: top(*i).astype(dtype), name="reduced")
 
 
 def global_mean(data: te.Tensor) -> te.Tensor:

@@ -152,4 +152,4 @@ def along_named(data: te.Tensor, flags: te.Tensor, size: Any, fold: Any) -> Doma
 
 
 __all__ = ["REDUCTIONS", "Domain", "Reduction", "along", "along_named", "empty", "identity", "log_sum_exp", "mean"]
-__all__ += ["reduce"]
+__all__ += ["reduce", "reducer"]

@@ -92,7 +92,7 @@ def places() -> ir.Model:
 
 
 def samples() -> ir.Model:
-    """Convolutions in one dimension, of any length."""
+    """Convolutions in one dimension, of any length, and the largest of each channel."""
     return build(
         """
         a = Conv<pads=[1,1], strides=[2]>(x, w0, b0)
@@ -100,9 +100,10 @@ def samples() -> ir.Model:
         b = Conv<pads=[2,2], dilations=[2]>(r, w1)
         c = Conv<auto_pad="SAME_UPPER">(b, w2)
         y = Add(c, r)
+        z = GlobalMaxPool(y)
         """,
         inputs="float[n,24,l] x",
-        outputs="float[n,64,m] y",
+        outputs="float[n,64,m] y, float[n,64,1] z",
         w0=weights(64, 24, 3, seed=0, scale=0.2),
         b0=weights(64, seed=1),
         w1=weights(48, 64, 3, seed=2, scale=0.05),
