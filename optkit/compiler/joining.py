@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import relax, s_tir
 
 from optkit.compiler.joins import Joins, arguments, extents, find
 from optkit.compiler.kept import keep
@@ -164,7 +164,8 @@ class _Apart:
             number += 1
         made = tvm.ir.GlobalVar(f"{var.name_hint}_place{number}")
         relax.expr._update_type(made, var.ty)
-        self.functions[made] = self.functions[var]
+        # Variables of its own: where two functions share those that extents are made of, TVM renames some of them only.
+        self.functions[made] = s_tir.renew_defs(self.functions[var])
         return made
 
 

@@ -26,7 +26,6 @@ from optkit.compiler.operators.conv import (
 from optkit.compiler.operators.open_conv import (
     conv2d_positions,
     conv2d_tiles,
-    crop,
     depthwise2d_positions,
     depthwise2d_tiles,
     output_size,
@@ -36,7 +35,7 @@ from optkit.compiler.operators.quant import flip_sign
 from optkit.compiler.operators.winograd import winograd, winograd_pairs, winograd_weight
 from optkit.compiler.planning import make_tile, templates, winograd_side
 from optkit.compiler.tiling import choose_tile
-from optkit.compiler.values import INJECTIVE, OPAQUE, OUT_FUSABLE, Value
+from optkit.compiler.values import OUT_FUSABLE, Value
 
 
 def dot_group(low: Lowering) -> int:
@@ -56,12 +55,6 @@ OPEN = "its extents are known only when it runs"
 OPEN_ROWS = 7
 """Positions of a tile where the width is open: the widths of classifiers are multiples of it, and of 20 or 80,
 as detectors have them, it wastes a twentieth."""
-
-
-def _crop(low: Lowering, tiles: Any, width: Any) -> Any:
-    """The output of whole tiles, cut to its width."""
-    define = functools.partial(crop, width=width)
-    return low.bind(low.emit(define, tiles, name="crop", kind=INJECTIVE))
 
 
 def _winograd_side(low: Lowering, x: Value, geometry: Window, groups: int, compute: str) -> int:
@@ -173,7 +166,7 @@ def accumulation(
         if not fixed:
             tile = choose_tile(OPEN_ROWS, 1, registers)
             args = read(b), packed, geometry, pad_value, tile
-            return _crop(low, low.emit(depthwise2d_tiles, *args, name="depthwise", kind=OPAQUE), ow), b
+            return low.emit(depthwise2d_tiles, *args, name="depthwise", kind=OUT_FUSABLE), b
         operator = _operator(x, weight, geometry, groups, compute, b, b)
         tile = make_tile(operator, low.plan(operator, templates(operator)), b)
         if compute == "int8" and low.target.has("int8_words"):
@@ -204,8 +197,7 @@ def accumulation(
         packed = relax.const(packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g))
         tile = choose_tile(OPEN_ROWS, math.ceil(out / b), registers)
         options = (channels, out), groups, pad_value, tile
-        sums = low.emit(conv2d_tiles, read(c), packed, geometry, *options, name="conv2d", kind=OPAQUE)
-        return _crop(low, sums, ow), b
+        return low.emit(conv2d_tiles, read(c), packed, geometry, *options, name="conv2d", kind=OUT_FUSABLE), b
     operator = _operator(x, weight, geometry, groups, compute, c, b)
     plan = low.plan(operator, templates(operator, _winograd_side(low, x, geometry, groups, compute)))
     tile, m = make_tile(operator, plan, b), winograd_side(plan)

@@ -30,23 +30,23 @@ def _images(x: Value | None) -> bool:
     return x is not None and len(x.shape) == 4 and static_shape(x, 1, 2, 3) and x.dtype != "float64"
 
 
-def _open_images(low: Lowering, x: Value) -> bool:
-    """Whether templates pool images of open size, too."""
-    return low.target.device == "cuda" and len(x.shape) == 4 and static_shape(x, 1) and x.dtype != "float64"
+def _open_images(x: Value) -> bool:
+    """Whether templates pool images that may be of open size."""
+    return len(x.shape) == 4 and static_shape(x, 1) and x.dtype != "float64"
 
 
-def _size(low: Lowering, node: Node, x: Value) -> Sequence[int] | None:
+def _size(node: Node, x: Value) -> Sequence[int] | None:
     """The size that decides on the padding of images that a template pools; None where none does."""
     if _images(x):
         return x.shape[2:]
-    return open_size(node, node.get("kernel_shape")) if _open_images(low, x) and not node.get("ceil_mode", 0) else None
+    return open_size(node, node.get("kernel_shape")) if _open_images(x) and not node.get("ceil_mode", 0) else None
 
 
 def max_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value]:
     """MaxPool; with indices, or over other than two dimensions, on plain tensors."""
     x = inputs[0]
     assert x is not None
-    size = _size(low, node, x)
+    size = _size(node, x)
     if size is None or node.outputs != 1:
         return general_pool(low, node, x)
     n, c, h, w = x.shape
@@ -65,7 +65,7 @@ def average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value
     """AveragePool: a window sum over the number of elements, which differs at the border."""
     x = inputs[0]
     assert x is not None
-    size = _size(low, node, x)
+    size = _size(node, x)
     if size is None:
         return general_pool(low, node, x)
     n, c, h, w = x.shape
@@ -92,12 +92,12 @@ def global_average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -
     if x is None or x.const is not None:
         return None
     real = x.dtype in _REAL and not isinstance(x, Dequantized)
-    if not _images(x) and not (real and _open_images(low, x)):
+    if not _images(x) and not (real and _open_images(x)):
         return global_pool(low, node, [x])
     n, c, h, w = x.shape
     block = _block(low, x)
     if not _images(x):
-        mean = low.emit(define.global_mean, x.form(block), name="global_mean", kind=OUT_FUSABLE)
+        mean = low.emit(define.global_mean, x.form(block), _flat(low), name="global_mean", kind=OUT_FUSABLE)
         mean = low.bind(relax.op.astype(mean, x.dtype)) if x.dtype != "float32" else mean
         return low.blocked((n, c, 1, 1), x.dtype, block, mean)
     if isinstance(x, Dequantized):
@@ -107,6 +107,11 @@ def global_average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -
     else:
         total = low.emit(define.global_sum, x.form(block), name="global_sum", kind=OUT_FUSABLE)
     return _mean(low, x, (n, c, 1, 1), block, total, np.float32(h * w))
+
+
+def _flat(low: Lowering) -> bool:
+    """Whether positions of open images are one axis, as threads divide it; on a CPU each would be two quotients."""
+    return low.target.device == "cuda"
 
 
 def _mean(low: Lowering, x: Value, shape: Any, block: int, total: Any, counts: Any) -> Value:
@@ -126,10 +131,10 @@ def global_max_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Va
     x = inputs[0]
     if x is None or x.const is not None:
         return None
-    if x.dtype not in (*_REAL, "uint8", "int8") or not (_images(x) or _open_images(low, x)):
+    if x.dtype not in (*_REAL, "uint8", "int8") or not (_images(x) or _open_images(x)):
         return global_pool(low, node, [x])
     block = _block(low, x)
-    top = low.emit(define.global_max, x.form(block), name="global_max", kind=OUT_FUSABLE)
+    top = low.emit(define.global_max, x.form(block), _flat(low), name="global_max", kind=OUT_FUSABLE)
     return low.blocked((*x.shape[:2], 1, 1), x.dtype, block, top)
 
 
@@ -141,7 +146,7 @@ def reduce_images(low: Lowering, node: Node, inputs: list[Value | None]) -> Valu
     x, axes = inputs[0], node.get("axes")
     if len(inputs) > 1 and inputs[1] is not None:
         axes = None if inputs[1].const is None else inputs[1].const.tolist()
-    if x is None or not (_images(x) or _open_images(low, x)) or not x.block or axes is None:
+    if x is None or not (_images(x) or _open_images(x)) or not x.block or axes is None:
         return None
     if sorted(a % 4 for a in axes) != [2, 3]:
         return None

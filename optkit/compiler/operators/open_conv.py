@@ -1,8 +1,7 @@
 """Convolution over images of open height and width. Layouts are those of `operators/conv.py`.
 
-For CPUs a whole number of register tiles at a time: the output's width is not known, so it is cut into tiles of a fixed
-number of positions, the last one past the end; `crop` then copies what counts, together with whatever element-wise
-operators follow. For GPUs, whose threads may be idle, positions are what they are.
+For CPUs rows have room for whole register tiles, whose surplus repeats the last position and is dropped. For
+GPUs, whose threads may be idle, positions are what they are.
 """
 
 from __future__ import annotations
@@ -20,9 +19,12 @@ from optkit.compiler.tiling import Tile
 
 def output_size(window: Window, height: Any, width: Any) -> tuple[Any, Any]:
     """Output height and width, simplified so that two ways to the same size compare equal."""
-    simplify = sym.Analyzer().simplify
-    oh, ow = (d if isinstance(d, int) else simplify(d) for d in window.output(height, width))
+    oh, ow = map(_simplified, window.output(height, width))
     return oh, ow
+
+
+def _simplified(extent: Any) -> Any:
+    return extent if isinstance(extent, int) else sym.Analyzer().simplify(extent)
 
 
 def usual(extent: Any, side: int = 512) -> int:
@@ -37,7 +39,7 @@ def padded_images(data: te.Tensor, window: Window, height: Any, width: Any, pad_
     """The input with padding on all sides, large enough for every window of height x width outputs."""
     n, c, h, w, b = static(data.shape)
     extents = [
-        (size - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1
+        _simplified((size - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1)
         for i, size in enumerate((height, width))
     ]
     top, left = window.pads[:2]
@@ -59,25 +61,35 @@ def conv2d_tiles(
     pad_value: float,
     tile: Tile,
 ) -> te.Tensor:
-    """Dense or grouped convolution -> (N, O/b, OH, tiles, rows, b) in the accumulator type."""
+    """Dense or grouped convolution -> (N, O/b, OH, OW, b) in the accumulator type, in tiles of positions of a row."""
     n, cb, h, w, c = static(data.shape)
     oh, ow = output_size(window, h, w)
     ob, kb, kh, kw, kg, b, g = static(weight.shape)
-    kind, rows = accumulator(str(data.dtype)), tile.rows
-    tiles = (ow + rows - 1) // rows
-    source = padded_images(data, window, oh, tiles * rows, pad_value)
+    kind = accumulator(str(data.dtype))
+    source = padded_images(data, window, oh, ow, pad_value) if any(window.pads) else data
     ko, ky, kx = te.reduce_axis((0, kb), "ko"), te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
     ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
     (sy, sx), (dy, dx) = window.strides, window.dilations
     first = group_blocks(cb, kb, channels, groups, (b, c))
 
-    def element(i: Any, o: Any, y: Any, t: Any, r: Any, v: Any) -> Any:
-        x = (t * rows + r) * sx + kx * dx
-        read = factor(source[i, first(o) + ko, y * sy + ky * dy, x, ki * g + kr], source, kind)
+    def element(i: Any, o: Any, y: Any, x: Any, v: Any) -> Any:
+        place = (i, first(o) + ko, y * sy + ky * dy, te.min(x, ow - 1) * sx + kx * dx)
+        read = factor(source[*place, ki * g + kr], source, kind)
         return te.sum(read * factor(weight[o, ko, ky, kx, ki, v, kr], weight, kind), axis=[ko, ky, kx, ki, kr])
 
-    attrs = {OP: "conv_tiles", **tile.attrs()}
-    return te.compute((n, ob, oh, tiles, rows, b), element, name="conv", attrs=attrs)
+    attrs = {OP: "conv", **tile.attrs()}
+    return _whole_rows(te.compute((n, ob, oh, _room(ow, tile), b), element, name="conv", attrs=attrs), ow)
+
+
+def _room(width: Any, tile: Tile) -> Any:
+    """Positions of a row that ends with a whole tile, or some more."""
+    return _simplified(width + tile.rows - 1)
+
+
+def _whole_rows(acc: te.Tensor, width: Any) -> te.Tensor:
+    """What is no surplus of the last tile of a row."""
+    n, c, h, _, b = static(acc.shape)
+    return te.compute((n, c, h, width, b), lambda *i: acc(*i), name="crop", attrs={OP: "crop"})
 
 
 def conv2d_positions(
@@ -135,26 +147,19 @@ def depthwise2d_positions(data: te.Tensor, weight: te.Tensor, window: Window, pa
 
 
 def depthwise2d_tiles(data: te.Tensor, weight: te.Tensor, window: Window, pad_value: float, tile: Tile) -> te.Tensor:
-    """Depthwise convolution -> (N, C/b, OH, tiles, rows, b) in the accumulator type."""
+    """Depthwise convolution -> (N, C/b, OH, OW, b) in the accumulator type, in tiles of positions of a row."""
     data = widened(data)
     n, cb, h, w, b = static(data.shape)
     oh, ow = output_size(window, h, w)
     _, kh, kw, _ = static(weight.shape)
-    kind, rows = accumulator(str(data.dtype)), tile.rows
-    tiles = (ow + rows - 1) // rows
-    source = padded_images(data, window, oh, tiles * rows, pad_value)
+    kind = accumulator(str(data.dtype))
+    source = padded_images(data, window, oh, ow, pad_value) if any(window.pads) else data
     ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
     (sy, sx), (dy, dx) = window.strides, window.dilations
 
-    def element(i: Any, c: Any, y: Any, t: Any, r: Any, v: Any) -> Any:
-        read = source[i, c, y * sy + ky * dy, (t * rows + r) * sx + kx * dx, v].astype(kind)
+    def element(i: Any, c: Any, y: Any, x: Any, v: Any) -> Any:
+        read = source[i, c, y * sy + ky * dy, te.min(x, ow - 1) * sx + kx * dx, v].astype(kind)
         return te.sum(read * weight[c, ky, kx, v].astype(kind), axis=[ky, kx])
 
-    attrs = {OP: "depthwise_tiles", **tile.attrs()}
-    return te.compute((n, cb, oh, tiles, rows, b), element, name="depthwise", attrs=attrs)
-
-
-def crop(acc: te.Tensor, width: Any) -> te.Tensor:
-    """(N, C/b, OH, tiles, rows, b) -> (N, C/b, OH, width, b)."""
-    n, c, h, _, rows, b = static(acc.shape)
-    return te.compute((n, c, h, width, b), lambda i, o, y, x, v: acc[i, o, y, x // rows, x % rows, v], name="crop")
+    attrs = {OP: "depthwise", **tile.attrs()}
+    return _whole_rows(te.compute((n, cb, oh, _room(ow, tile), b), element, name="depthwise", attrs=attrs), ow)

@@ -82,32 +82,42 @@ def global_sum(data: te.Tensor) -> te.Tensor:
     )
 
 
-def global_max(data: te.Tensor) -> te.Tensor:
-    """Maximum over height and width, which may be open -> (N, C/b, 1, 1, b); a NaN anywhere is it."""
-    n, cb, h, w, b = static(data.shape)
+def global_max(data: te.Tensor, flat: bool) -> te.Tensor:
+    """Maximum over height and width, which may be open -> (N, C/b, 1, 1, b); a NaN anywhere is it.
+
+    Args:
+        flat: reduce open extents as one axis, which the threads of a GPU divide.
+    """
+    n, cb, *_, b = static(data.shape)
     dtype = str(data.dtype)
     kind = "float32" if dtype == "float16" else dtype
-    known = isinstance(h, int) and isinstance(w, int)
-    axes = [te.reduce_axis((0, size), name) for name, size in ([("y", h), ("x", w)] if known else [("p", h * w)])]
-    largest = reducer("max", kind)
+    largest, (axes, place) = reducer("max", kind), _positions(data, flat)
 
     def element(i: Any, c: Any, _y: Any, _x: Any, v: Any) -> Any:
-        y, x = axes if known else (axes[0] // w, axes[0] % w)
-        return largest(data[i, c, y, x, v].astype(kind), axis=axes)
+        return largest(data[i, c, *place, v].astype(kind), axis=axes)
 
     top = te.compute((n, cb, 1, 1, b), element, name="pool", attrs={OP: "pool"})
     return top if kind == dtype else te.compute(top.shape, lambda *i: top(*i).astype(dtype), name="reduced")
 
 
-def global_mean(data: te.Tensor) -> te.Tensor:
-    """Mean over height and width, which may be open, in float32 -> (N, C/b, 1, 1, b)."""
+def global_mean(data: te.Tensor, flat: bool) -> te.Tensor:
+    """Mean over height and width, which may be open, in float32 -> (N, C/b, 1, 1, b); `flat` as `global_max`'s."""
     n, cb, h, w, b = static(data.shape)
-    p = te.reduce_axis((0, h * w), "p")
-    total = te.compute(
-        (n, cb, 1, 1, b),
-        lambda i, c, _y, _x, v: te.sum(data[i, c, p // w, p % w, v].astype("float32"), axis=p),
-        name="pool",
-        attrs={OP: "pool"},
-    )
+    axes, place = _positions(data, flat)
+
+    def element(i: Any, c: Any, _y: Any, _x: Any, v: Any) -> Any:
+        return te.sum(data[i, c, *place, v].astype("float32"), axis=axes)
+
+    total = te.compute((n, cb, 1, 1, b), element, name="pool", attrs={OP: "pool"})
     count = h * w
     return te.compute((n, cb, 1, 1, b), lambda *i: total(*i) / count.astype("float32"), name="mean")
+
+
+def _positions(data: te.Tensor, flat: bool) -> tuple[list[Any], tuple[Any, Any]]:
+    """Axes over all positions of an image, and the position they are at."""
+    _, _, h, w, _ = static(data.shape)
+    if flat and not (isinstance(h, int) and isinstance(w, int)):
+        p = te.reduce_axis((0, h * w), "p")
+        return [p], (p // w, p % w)
+    y, x = te.reduce_axis((0, h), "y"), te.reduce_axis((0, w), "x")
+    return [y, x], (y, x)

@@ -9,7 +9,6 @@ from optkit_targets.cpu.kernels.depthwise import DepthwiseRule
 from optkit_targets.cpu.kernels.fallback import FallbackRule
 from optkit_targets.cpu.kernels.injective import InjectiveRule
 from optkit_targets.cpu.kernels.matmul import MatmulRule
-from optkit_targets.cpu.kernels.open_conv import OpenConvRule
 from optkit_targets.cpu.kernels.pool import PoolRule
 from optkit_targets.cpu.kernels.rows import RowsRule
 from optkit_targets.cpu.kernels.winograd import WinogradRule
@@ -18,7 +17,6 @@ RULES: tuple[KernelRule, ...] = (
     ConvRule(),
     WinogradRule(),
     DepthwiseRule(),
-    OpenConvRule(),
     AttentionRule(),
     MatmulRule(),
     PoolRule(),

@@ -36,7 +36,7 @@ class ConvRule:
     templates: ClassVar[Mapping[str, int]] = {"direct": 1, "pointwise": 1}
 
     def choices(self, func: Any, target: Target) -> list[Choice] | None:
-        """One template; its tile is the parameter, and what stays in the cache meanwhile.
+        """One template; its tile is the parameter, and what stays in the cache meanwhile. Rows may have any width.
 
         Order 0 goes over all positions with a share of the weights, order 1 over all weights with a share of the
         positions.
@@ -49,11 +49,12 @@ class ConvRule:
         pointwise = len(kinds(sch, block)[0]) == 4
         blocks, tiled = extent(sch, loops[1]), extent(sch, loops[2] if pointwise else loops[3])
         lanes = extent(sch, loops[3] if pointwise else loops[4])
-        if blocks is None or tiled is None or lanes is None:
+        if blocks is None or lanes is None:
             return None
         params = {name: number(sch, block, f"optkit.{name}") for name in ("rows", "blocks", "order")}
         limit = target.registers
-        space = {"rows": divisors(tiled, limit), "blocks": divisors(blocks, limit), "order": (0, 1)}
+        rows = (params["rows"],) if tiled is None else divisors(tiled, limit)
+        space = {"rows": rows, "blocks": divisors(blocks, limit), "order": (0, 1)}
         dtype = arithmetic(sch, block)
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:

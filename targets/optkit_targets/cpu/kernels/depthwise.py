@@ -23,6 +23,9 @@ from optkit_targets.cpu.kernels.tools import (
     parallel,
 )
 
+OPEN_BAND = 8
+"""Rows of a band of images of any height."""
+
 
 class DepthwiseRule:
     """Takes functions with a block annotated "depthwise"."""
@@ -38,10 +41,10 @@ class DepthwiseRule:
         sch, block = view.sch, view.ops["depthwise"]
         loops = sch.get_loops(block)
         height, tiled, lanes = extent(sch, loops[2]), extent(sch, loops[3]), extent(sch, loops[4])
-        if height is None or tiled is None:
-            return None
-        params = {"rows": number(sch, block, "optkit.rows"), "band": number(sch, block, "optkit.band") or band(height)}
-        space = {"rows": divisors(tiled, target.registers), "band": divisors(height, height)}
+        bands = (OPEN_BAND,) if height is None else divisors(height, height)
+        given = number(sch, block, "optkit.band") or (OPEN_BAND if height is None else band(height))
+        params = {"rows": number(sch, block, "optkit.rows"), "band": given}
+        space = {"rows": (params["rows"],) if tiled is None else divisors(tiled, target.registers), "band": bands}
         operator = annotation(sch, block, OPERATOR)
         # bfloat16 is widened before the taps read it.
         dtype = arithmetic(sch, block) if operator is None else Operator.parse(str(operator)).compute

@@ -22,9 +22,7 @@ class PoolRule:
             return None
         sch = view.sch
         width, lanes = (extent(sch, loop) for loop in sch.get_loops(view.ops["pool"])[3:5])
-        if width is None:
-            return None
-        options = divisors(width, 8)
+        options = (1,) if width is None else divisors(width, 8)
         dtype = arithmetic(sch, view.ops["pool"])
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
@@ -62,8 +60,7 @@ def schedule(view: View, params: Mapping[str, int]) -> Any:
         parallel(sch, n, c, y)
         sch.compute_at(pool, xo, preserve_unit_loops=True)
         sch.set_scope(pool, 0, "local")
-    loops = sch.get_loops(pool)
-    tile, vector, ky, kx = loops[-4:]
+    tile, vector, ky, kx = sch.get_loops(pool)[-4:]
     sch.reorder(ky, kx, tile, vector)
     sch.vectorize(vector)
     init = sch.decompose_reduction(pool, ky)
