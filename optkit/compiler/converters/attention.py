@@ -24,6 +24,8 @@ from optkit.compiler.tiling import Tile, kept, tile_step
 from optkit.compiler.values import OPAQUE, OUT_FUSABLE, PLAIN, Value, dims
 
 _LARGEST_BAND = 32
+_USUAL = 128
+"""Rows of queries and keys where their number is open."""
 _SWAP = [0, 2, 1, 3]
 
 
@@ -68,7 +70,8 @@ def lower_attention(match: Attention, low: Lowering, node: Node, _: list[Value |
         return low.blocked((*lead, rows, wide), query.dtype, PLAIN, made)
     if compute == "bfloat16":
         tensors = [bits(low, tensor) for tensor in tensors]
-    tiles, band = _tiles(rows, columns, wide, low.target.lanes, low.target.registers)
+    usual = [n if isinstance(n, int) else _USUAL for n in (rows, columns)]
+    tiles, band = _tiles(usual[0], usual[1], wide, low.target.lanes, low.target.registers)
     plan = low.target.lanes, tiles, band, str(operator), low.target.has("bf16_vector")
     made = low.emit(define, *tensors, mask, match.scale, *plan, name="attention", kind=OPAQUE)
     return low.blocked((*lead, rows, wide), query.dtype, PLAIN, made)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
+from tvm import tirx
 from tvm.sym import Analyzer
 
 from optkit.compiler.lowering import Lowering
@@ -202,6 +203,10 @@ def attends(low: Lowering, match: Attention) -> bool:
     query, key, value = (low.values[v].shape for v in (match.query, match.key, match.value))
     mask = None if match.mask is None else low.values[match.mask].shape
     prove = Analyzer().can_prove_equal
+    # Tiles of a CPU's kernel are counted by its extents, of which TVM knows only numbers and names again.
+    plain = all(isinstance(d, (int, tirx.Var)) for d in (*query, *key, *value))
+    if not plain and not low.target.has("half_attention"):
+        return False
     return _agree(query, key, value, mask, lambda a, b: bool(prove(a, b)))
 
 
@@ -209,7 +214,7 @@ def _fits(low: Lowering, match: Attention) -> bool:
     """Whether the kernel computes exactly this: equal leading axes, whole vectors of values, a mask of one rank."""
     half, pairs = low.target.has("half_attention"), marked(match.product) == "bfloat16"
     dtype = ir.DataType.FLOAT16 if half and not pairs else ir.DataType.FLOAT
-    free = [(0, -2), (0, -1), (0, -2)] if half else [(), (), ()]  # of keys, which are transposed, rows come last
+    free = [(0, -2), (0, -1), (0, -2)] if half or not pairs else [(), (), ()]  # of keys, transposed, rows come last
     operands = zip((match.query, match.key, match.value), free, strict=True)
     query, key, value = (_shape(v, dtype, named) for v, named in operands)
     if query is None or key is None or value is None or not 3 <= len(query) == len(key) == len(value):
@@ -222,7 +227,8 @@ def _fits(low: Lowering, match: Attention) -> bool:
     alike = _agree(query, key, value, mask, _maybe)
     if half:
         return alike and all(d % HALF_VECTOR == 0 and d <= HALF_DEPTH for d in (query[-1], value[-1]))
-    return alike and value[-1] % low.target.lanes == 0 and query[-2] >= LEAST_ROWS
+    few = isinstance(query[-2], int) and query[-2] < LEAST_ROWS
+    return alike and value[-1] % low.target.lanes == 0 and not few
 
 
 __all__ = ["Attention", "attends", "find_attention", "marked"]

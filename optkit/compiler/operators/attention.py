@@ -44,9 +44,9 @@ def attention(
     columns, wide = static(value.shape)[-2:]
     pairs = str(query.dtype) == BITS
     g = 2 if pairs else 1
-    padded, wanted = -(-rows // band) * band, b * tiles[0].blocks
-    width = -(-columns // wanted) * wanted
-    blocks, terms = width // b, -(-columns // g) * g
+    padded, wanted = whole(rows, band), b * tiles[0].blocks
+    width, terms = whole(columns, wanted), whole(columns, g)
+    blocks = whole(columns, wanted, tiles[0].blocks)
     packed_key = _packed("key", lead, (blocks, depth // g, b), g, key, lambda o, k, v: (o * b + v, k), columns, 0)
     packed_value = _packed(
         "value", lead, (wide // b, terms // g, b), g, value, lambda o, n, v: (n, o * b + v), columns, 1
@@ -59,26 +59,28 @@ def attention(
         if mask is not None:
             at = (
                 *outer,
-                m if padded == rows else te.min(m, rows - 1),
-                n if width == columns else te.min(n, columns - 1),
+                m if known(padded, rows) else te.min(m, rows - 1),
+                n if known(width, columns) else te.min(n, columns - 1),
             )
             extents = static(mask.shape)
-            scaled = scaled + mask(*(0 if e == 1 else p for p, e in zip(at, extents, strict=True)))
+            scaled = scaled + mask(*(0 if known(e, 1) else p for p, e in zip(at, extents, strict=True)))
         # -inf and not the least number: that would weigh 1 in a row that is masked as a whole.
-        return scaled if width == columns else tirx.Select(n < columns, scaled, const(float("-inf"), "float32"))
+        return scaled if known(width, columns) else tirx.Select(n < columns, scaled, const(float("-inf"), "float32"))
 
     logits = te.compute((*lead, padded, width), logit, name="logits")
     lowest = tirx.min_value("float32")
     head = [*lead, padded]
-    top = partial("row_max", head, width, b, lambda *i: logits(*i), te.max, lowest)
+    steps = None if isinstance(width, int) else blocks
+    top = partial("row_max", head, width, b, lambda *i: logits(*i), te.max, lowest, steps=steps)
 
     def power(*i: Any) -> Any:
         real = raised(logits(*i) - top(*i[:-1]))
         return rounded_bits(real, native) if pairs else real
 
     powers = te.compute((*lead, padded, width), power, name="row_exp", attrs={OP: "row_map"})
+    zero = const(0, "float32")
     total = partial(
-        "row_sum", head, width, b, lambda *i: factor(powers(*i), powers, "float32"), te.sum, const(0, "float32")
+        "row_sum", head, width, b, lambda *i: factor(powers(*i), powers, "float32"), te.sum, zero, steps=steps
     )
     inverse = total_of(lambda *i: or_nan(total(*i), const(1, "float32") / total(*i)), head, "row_inverse")
     summed = _product("weighted", lead, (padded, wide // b, b), terms, powers, packed_value, padded, tiles[1])
@@ -90,14 +92,24 @@ def attention(
     )
 
 
+def whole(extent: Any, step: int, times: int | None = None) -> Any:
+    """An extent, which may be open, in steps, the last one whole; `times` in the place of each step's length."""
+    return (extent + step - 1) // step * (step if times is None else times)
+
+
+def known(a: Any, b: Any) -> bool:
+    """Whether two extents are certainly the same number."""
+    return isinstance(a, int) and isinstance(b, int) and a == b
+
+
 def _packed(
     name: str,
     lead: Sequence[Any],
-    shape: tuple[int, int, int],
+    shape: tuple[Any, int, int],
     g: int,
     data: te.Tensor,
     place: Callable[[Any, Any, Any], tuple[Any, Any]],
-    columns: int,
+    columns: Any,
     axis: int,
 ) -> te.Tensor:
     """A matrix as the register tile reads it; rows past the last of `data` are zero.
@@ -112,7 +124,7 @@ def _packed(
         outer, (o, k, v, *r) = i[:rank], i[rank:]
         row, column = place(o, k * g + r[0] if r else k, v)
         total = shape[0] * shape[2] if axis == 0 else shape[1] * g
-        if total == columns:
+        if known(total, columns):
             return data(*outer, row, column)
         return te.if_then_else(row < columns, data(*outer, te.min(row, columns - 1), column), const(0, kind))
 
@@ -123,11 +135,11 @@ def _packed(
 def _product(
     name: str,
     lead: Sequence[Any],
-    shape: tuple[int, int, int],
-    depth: int,
+    shape: tuple[Any, int, int],
+    depth: Any,
     left: te.Tensor,
     right: te.Tensor,
-    rows: int,
+    rows: Any,
     tile: Tile,
 ) -> te.Tensor:
     """Rows of `left` times a packed matrix, in float32; rows past the last repeat it."""
@@ -137,7 +149,7 @@ def _product(
 
     def element(*i: Any) -> Any:
         outer, (m, o, v) = i[:rank], i[rank:]
-        row = m if shape[0] == rows else te.min(m, rows - 1)
+        row = m if shape[0] is rows or known(shape[0], rows) else te.min(m, rows - 1)
         read = factor(left(*outer, row, k * g + r[0] if r else k), left, "float32")
         return te.sum(read * factor(right(*outer, o, k, v, *r), right, "float32"), axis=[k, *r])
 

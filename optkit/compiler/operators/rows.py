@@ -46,15 +46,20 @@ def partial(
     combine: Any,
     empty: Any,
     wide: str | None = None,
+    steps: Any = None,
 ) -> te.Tensor:
-    """Reduce `value(*lead, i)` over i in 0..size: first to `b` lanes, then to one number, of type `wide` if given."""
+    """Reduce `value(*lead, i)` over i in 0..size: first to `b` lanes, then to one number, of type `wide` if given.
+
+    Args:
+        steps: of an open size, how many whole vectors of `b` it is.
+    """
     if b == WHOLE:
         k = te.reduce_axis((0, size), "k")
         sums = te.compute(
             tuple(lead), lambda *i: combine(value(*i, k), axis=k), name=f"{name}_whole", attrs={OP: "row_whole"}
         )
         return sums if wide is None else total_of(lambda *i: sums(*i).astype(wide), lead, name)
-    if not isinstance(size, int):
+    if not isinstance(size, int) and steps is None:
         k = te.reduce_axis((0, size), "k")
 
         def whole(*i: Any) -> Any:
@@ -62,16 +67,16 @@ def partial(
             return combine(read if wide is None else read.astype(wide), axis=k)
 
         return te.compute(tuple(lead), whole, name=name)
-    steps = -(-size // b)
-    k = te.reduce_axis((0, steps), "k")
+    part = isinstance(size, int) and size % b > 0
+    k = te.reduce_axis((0, -(-size // b) if steps is None else steps), "k")
 
     def lane(*i: Any) -> Any:
         at = k * b + i[-1]
         read = value(*i[:-1], at)
-        return combine(read if size % b == 0 else te.if_then_else(at < size, read, empty), axis=k)
+        return combine(te.if_then_else(at < size, read, empty) if part else read, axis=k)
 
     lanes = te.compute((*lead, b), lane, name=f"{name}_lanes", attrs={OP: "row_lanes"})
-    while size > 2 * b > 4 and b % 2 == 0:
+    while (not isinstance(size, int) or size > 2 * b) and b > 2 and b % 2 == 0:
         b //= 2
         lanes = te.compute((*lead, b), _folded(lanes, b, combine, wide), name=f"{name}_half", attrs={OP: "row_half"})
     v = te.reduce_axis((0, b), "v")

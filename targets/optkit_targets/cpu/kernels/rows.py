@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tvm import tirx
+from tvm.sym import Analyzer
+
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, extent, finish, look, read_dtype
@@ -70,7 +73,11 @@ def schedule_stage(sch: Any, block: Any, kind: str, lanes: int) -> None:
 
 
 def _vectorize_row(sch: Any, loop: Any, lanes: int) -> None:
-    size = extent(sch, loop) or 0
+    size = extent(sch, loop)
+    if size is None:
+        # Rows of open length are vectors where they are whole ones of them.
+        rest = Analyzer().simplify(tirx.floormod(sch.get(loop).extent, lanes))
+        size = lanes if isinstance(rest, tirx.IntImm) and not int(rest) else 0
     width = next((w for w in (lanes, lanes // 2, 4) if w > 1 and size >= w), 1)
     if width > 1:
         if size % width:
