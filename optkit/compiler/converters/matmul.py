@@ -73,6 +73,10 @@ def gemm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     return _packed(low, node, a, b, weight, c, 0 if transposed else 1)
 
 
+OPEN_ROWS = 128
+"""Rows of a product where their number is open: so many tokens decide on its tile."""
+
+
 def _real(value: Value) -> bool:
     return value.dtype in ("float32", "float16")
 
@@ -96,7 +100,9 @@ def _macs(shape: Any, columns: int) -> int:
 def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, bias: Value | None, axis: int) -> Value:
     target, shape = low.target, a.shape
     columns = weight.shape[1]
-    _, rows = define.row_split(shape)
+    open_rows = target.device == "cpu" and not isinstance(shape[-2], int)
+    rows = OPEN_ROWS if open_rows else define.row_split(shape)[1]
+    product = define.matmul_tiles if open_rows else define.matmul
     out_shape = (*shape[:-1], columns)
     macs = _macs(shape, columns)
     simple_bias = bias is None or bias.shape in ((columns,), (1, columns), (1,), ())
@@ -128,7 +134,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         if target.has("int8_signed"):
             data, zero = low.emit(flip_sign, data, "int8", name="flip_sign"), zero - SIGN
         packed = relax.const(packing.matmul_weight(weight, _together(low, "int8", weight, g), g))
-        acc = low.emit(define.matmul, data, packed, columns, tile("int8"), name="matmul", kind=OUT_FUSABLE)
+        acc = low.emit(product, data, packed, columns, tile("int8"), name="matmul", kind=OUT_FUSABLE)
         scale = np.broadcast_to(b.scale.astype("float64") * a.affine.scale, (columns,))
         flat = None if bias is None else _flat_bias(low, bias, columns)
         offset = integer_bias(flat, scale) - zero * weight.astype("int64").sum(0)
@@ -141,7 +147,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
     low.record(node, compute, macs, wider or reason)
     data, g = a.plain(), 1
     if compute == "float32" and (codes := grouped_codes(low, b, axis)) is not None:
-        result = grouped_product(low, data, codes, rows)
+        result = grouped_product(low, data, codes, define.row_split(shape)[1])
         return _with_bias(low, a, out_shape, result, bias)
     if compute == "bfloat16" and target.has("bf16_pairs"):
         g = 2
@@ -156,7 +162,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
     if g == 1:
         g = _group(low, compute, weight)
     packed = relax.const(packing.matmul_weight(weight, _together(low, compute, weight, g), g))
-    result = low.emit(define.matmul, data, packed, columns, tile(compute), name="matmul", kind=OUT_FUSABLE)
+    result = low.emit(product, data, packed, columns, tile(compute), name="matmul", kind=OUT_FUSABLE)
     return _with_bias(low, a, out_shape, result, bias)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm import te
+from tvm.sym import Analyzer
 
 from optkit.compiler.operators.common import BITS, OP, accumulator, const, factor, static
 from optkit.compiler.tiling import Tile
@@ -66,6 +67,29 @@ def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.T
     acc = te.compute((*batch, padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
 
     return unpacked(acc, shape, columns, len(batch))
+
+
+def matmul_tiles(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.Tensor:
+    """`matmul` of an open number of rows, in register tiles for CPUs: the surplus of the last one is dropped."""
+    shape = static(data.shape)
+    *batch, rows, _ = shape
+    blocks, kg, b, g = static(weight.shape)
+    kind = accumulator(str(data.dtype))
+    ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
+
+    def element(*i: Any) -> Any:
+        *outer, m, o, v = i
+        left, right = data(*outer, te.min(m, rows - 1), ki * g + kr), weight[o, ki, v, kr]
+        return te.sum(factor(left, data, kind) * factor(right, weight, kind), axis=[ki, kr])
+
+    room = (*batch, Analyzer().simplify(rows + tile.rows - 1), blocks, b)
+    acc = te.compute(room, element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
+
+    def crop(*i: Any) -> Any:
+        *outer, column = i
+        return acc(*outer, column // b, column % b)
+
+    return te.compute((*shape[:-1], columns), crop, name="crop", attrs={OP: "crop"})
 
 
 def unpacked(acc: te.Tensor, shape: Sequence[Any], columns: int, batch: int) -> te.Tensor:

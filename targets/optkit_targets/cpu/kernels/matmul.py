@@ -46,11 +46,12 @@ class MatmulRule:
         sch, block = view.sch, view.ops["matmul"]
         spatial, _ = kinds(sch, block)
         rows, blocks, lanes = (extent(sch, loop) for loop in spatial[-3:])
-        if rows is None or blocks is None or lanes is None:
+        if blocks is None or lanes is None:
             return None
         params = {name: number(sch, block, f"optkit.{name}") for name in ("rows", "blocks", "order")}
         limit = target.registers
-        space = {"rows": divisors(rows, limit), "blocks": divisors(blocks, limit), "order": (0, 1)}
+        tiles = (params["rows"],) if rows is None else divisors(rows, limit)
+        space = {"rows": tiles, "blocks": divisors(blocks, limit), "order": (0, 1)}
         dtype = arithmetic(sch, block)
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
