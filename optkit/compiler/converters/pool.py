@@ -91,13 +91,15 @@ def global_average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -
     x = inputs[0]
     if x is None or x.const is not None:
         return None
-    real = x.dtype in _REAL and not isinstance(x, Dequantized)
-    if not _images(x) and not (real and _open_images(x)):
+    if not _images(x) and not (x.dtype in _REAL and _open_images(x)):
         return global_pool(low, node, [x])
     n, c, h, w = x.shape
     block = _block(low, x)
     if not _images(x):
-        mean = low.emit(define.global_mean, x.form(block), _flat(low), name="global_mean", kind=OUT_FUSABLE)
+        given: tuple[Any, ...] = x.form(block), _flat(low)
+        if isinstance(x, Dequantized):
+            given = x.affine.q.form(block), _flat(low), x.affine.scale, x.affine.zero
+        mean = low.emit(define.global_mean, *given, name="global_mean", kind=OUT_FUSABLE)
         mean = low.bind(relax.op.astype(mean, x.dtype)) if x.dtype != "float32" else mean
         return low.blocked((n, c, 1, 1), x.dtype, block, mean)
     if isinstance(x, Dequantized):

@@ -82,7 +82,7 @@ def matmul_tiles(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -
         left, right = data(*outer, te.min(m, rows - 1), ki * g + kr), weight[o, ki, v, kr]
         return te.sum(factor(left, data, kind) * factor(right, weight, kind), axis=[ki, kr])
 
-    room = (*batch, Analyzer().simplify(rows + tile.rows - 1), blocks, b)
+    room = (*batch, Analyzer().simplify((rows + tile.rows - 1) // tile.rows * tile.rows), blocks, b)
     acc = te.compute(room, element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
 
     def crop(*i: Any) -> Any:

@@ -6,8 +6,9 @@ from typing import Any
 
 from tvm import te, tirx
 
-from optkit.compiler.operators.common import OP, pad_axes, static
+from optkit.compiler.operators.common import OP, const, pad_axes, static
 from optkit.compiler.operators.conv import Window
+from optkit.compiler.operators.exact import product
 from optkit.compiler.operators.open_conv import padded_images
 from optkit.compiler.operators.reductions import reducer
 
@@ -100,17 +101,27 @@ def global_max(data: te.Tensor, flat: bool) -> te.Tensor:
     return top if kind == dtype else te.compute(top.shape, lambda *i: top(*i).astype(dtype), name="reduced")
 
 
-def global_mean(data: te.Tensor, flat: bool) -> te.Tensor:
-    """Mean over height and width, which may be open, in float32 -> (N, C/b, 1, 1, b); `flat` as `global_max`'s."""
+def global_mean(data: te.Tensor, flat: bool, scale: float = 1.0, zero: int = 0) -> te.Tensor:
+    """Mean over height and width, which may be open, in float32 -> (N, C/b, 1, 1, b); `flat` as `global_max`'s.
+
+    Of quantized data the sum is exact, and made real by its scale and zero point.
+    """
     n, cb, h, w, b = static(data.shape)
+    whole = "int" in str(data.dtype)
+    kind = "int32" if whole else "float32"
     axes, place = _positions(data, flat)
 
     def element(i: Any, c: Any, _y: Any, _x: Any, v: Any) -> Any:
-        return te.sum(data[i, c, *place, v].astype("float32"), axis=axes)
+        return te.sum(data[i, c, *place, v].astype(kind), axis=axes)
 
     total = te.compute((n, cb, 1, 1, b), element, name="pool", attrs={OP: "pool"})
-    count = h * w
-    return te.compute((n, cb, 1, 1, b), lambda *i: total(*i) / count.astype("float32"), name="mean")
+    count = (h * w).astype("int32")
+
+    def mean(*i: Any) -> Any:
+        real = product((total(*i) - zero * count).astype("float32"), const(scale, "float32")) if whole else total(*i)
+        return real / count.astype("float32")
+
+    return te.compute((n, cb, 1, 1, b), mean, name="mean")
 
 
 def _positions(data: te.Tensor, flat: bool) -> tuple[list[Any], tuple[Any, Any]]:
