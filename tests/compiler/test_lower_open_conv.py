@@ -30,6 +30,7 @@ CASES = {
     "joined": "c = Conv<pads=[1,1,1,1]>(x, v) r = Relu(c) e = Conv<pads=[1,1,1,1]>(r, v2) s = Relu(e) "
     "f = Conv<pads=[1,1,1,1]>(s, v2) t = Relu(f) j = Concat<axis=1>(r, s, t) k = Conv(j, v3) "
     "l = Relu(k) o = Concat<axis=1>(l, s) y = Conv<pads=[1,1,1,1]>(o, v4)",
+    "by tiles": "c = Conv<pads=[1,1,1,1], strides=[4,4]>(x, v5, b5) r = Relu(c) d0 = Conv<pads=[1,0,1,2]>(r, v6) y = Relu(d0)",
     "two ways to one size": "a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w) c = Conv<strides=[2,2]>(x, p) y = Add(a, c)",
 }
 CONSTANTS = {"w": DENSE, "d": DEPTHWISE, "g": GROUPED, "p": weights(20, 3, 1, 1, seed=3), "b": weights(20, seed=4)}
@@ -39,7 +40,11 @@ CONSTANTS |= {
     "u4": weights(20, 20, 4, 4, seed=7),
 }
 CONSTANTS |= {"v": weights(16, 3, 3, 3, seed=8), "v2": weights(16, 16, 3, 3, seed=9, scale=0.2)}
+CONSTANTS |= {"v5": weights(64, 3, 3, 3, seed=12), "b5": weights(64, seed=13), "v6": weights(64, 64, 3, 3, seed=14)}
 CONSTANTS |= {"v3": weights(16, 48, 1, 1, seed=10, scale=0.2), "v4": weights(16, 32, 3, 3, seed=11, scale=0.2)}
+
+
+RULES = {"cpu.conv", "cpu.depthwise", "cpu.pool", "cpu.winograd", "cpu.injective"}
 
 
 @pytest.mark.parametrize("target", ["cpu", "x86-64-v3"])
@@ -47,7 +52,7 @@ CONSTANTS |= {"v3": weights(16, 48, 1, 1, seed=10, scale=0.2), "v4": weights(16,
 def test_every_size_is_right(name: str, target: str) -> None:
     model = build(CASES[name], inputs="float[n,3,h,w0] x", **CONSTANTS)
     built = compile_model(model, find_target(target))
-    assert {kernel.rule for kernel in built.kernels} <= {"cpu.conv", "cpu.depthwise", "cpu.pool", "cpu.injective"}
+    assert {kernel.rule for kernel in built.kernels} <= RULES
     assert not [kernel.refused for kernel in built.kernels if kernel.refused]
     reference = session(model)
     for n, h, w in SIZES:
@@ -55,6 +60,14 @@ def test_every_size_is_right(name: str, target: str) -> None:
         expected = reference.run(None, {"x": x})[0]
         (found,) = run(built, [x])
         assert found.shape == expected.shape and relative(expected, found) < 1e-5
+
+
+def test_many_channels_are_summed_by_winograds_algorithm() -> None:
+    """Of an open batch too; where only the batch is open, the tiles of one image decide."""
+    target = find_target("cpu")
+    for inputs in ("float[n,3,h,w0] x", "float[2,3,h,w0] x", "float[n,3,9,w0] x"):
+        kernels = compile_model(build(CASES["by tiles"], inputs=inputs, **CONSTANTS), target).kernels
+        assert [kernel.rule for kernel in kernels].count("cpu.winograd") == 3
 
 
 def test_in_integers() -> None:

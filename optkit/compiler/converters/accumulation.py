@@ -32,10 +32,17 @@ from optkit.compiler.operators.open_conv import (
     usual,
 )
 from optkit.compiler.operators.quant import flip_sign
-from optkit.compiler.operators.winograd import winograd, winograd_pairs, winograd_weight
-from optkit.compiler.planning import make_tile, templates, winograd_side
-from optkit.compiler.tiling import choose_tile
-from optkit.compiler.values import OUT_FUSABLE, Value
+from optkit.compiler.operators.winograd import (
+    open_winograd_output,
+    open_winograd_tiles,
+    winograd,
+    winograd_pairs,
+    winograd_product,
+    winograd_weight,
+)
+from optkit.compiler.planning import default_plan, make_tile, templates, winograd_side
+from optkit.compiler.tiling import Tile, choose_tile
+from optkit.compiler.values import OPAQUE, OUT_FUSABLE, Value
 
 
 def dot_group(low: Lowering) -> int:
@@ -59,12 +66,31 @@ as detectors have them, it wastes a twentieth."""
 
 def _winograd_side(low: Lowering, x: Value, geometry: Window, groups: int, compute: str) -> int:
     """Largest side of Winograd's output tiles that may be chosen; 0 where only direct summation serves."""
-    missing = not isinstance(x.shape[0], int) or not low.target.has("winograd")
-    if missing or groups != 1 or compute not in ("float32", "bfloat16") or not geometry.square3:
+    known = isinstance(x.shape[0], int) or not all(isinstance(d, int) for d in x.shape[2:])
+    if (
+        not known
+        or not low.target.has("winograd")
+        or groups != 1
+        or compute not in ("float32", "bfloat16")
+        or not geometry.square3
+    ):
         return 0
     # On whole numbers F(2, 3) is exact, as direct sums are: its factors are powers of two. Those of F(4, 3) are not,
     # and bfloat16 has no room for the sums of tiles.
     return 4 if not low.stepped else 2 if compute == "float32" else 0
+
+
+def _open_winograd(
+    low: Lowering, x: Value, geometry: Window, groups: int, compute: str, weight: np.ndarray, b: int
+) -> tuple[int, Tile]:
+    """Side of Winograd's output tiles for images of open size, 0 for direct summation, and the tile of its products.
+
+    As the model has it for usual images; in float32 only.
+    """
+    side = _winograd_side(low, x, geometry, groups, compute) if (compute, x.dtype) == ("float32", "float32") else 0
+    operator = _operator(x, weight, geometry, groups, compute, b, b)
+    plan = default_plan(operator, low.target, templates(operator, side))
+    return winograd_side(plan), make_tile(operator, plan, b)
 
 
 def _operator(
@@ -194,6 +220,13 @@ def accumulation(
         )
         return sums, b
     if not fixed:
+        m, tile = _open_winograd(low, x, geometry, groups, compute, weight, b)
+        if m:
+            tiles = low.emit(open_winograd_tiles, x.form(b), geometry, m, tile.rows, name="winograd_tiles", kind=OPAQUE)
+            packed = relax.const(winograd_weight(exact, m, b))
+            made = low.emit(winograd_product, tiles, packed, tile, name="winograd_product", kind=OPAQUE)
+            extents = m, x.shape[0], oh, ow
+            return low.emit(open_winograd_output, made, *extents, name="winograd", kind=OUT_FUSABLE), b
         packed = relax.const(packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g))
         tile = choose_tile(OPEN_ROWS, math.ceil(out / b), registers)
         options = (channels, out), groups, pad_value, tile

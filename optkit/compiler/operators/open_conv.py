@@ -19,11 +19,12 @@ from optkit.compiler.tiling import Tile
 
 def output_size(window: Window, height: Any, width: Any) -> tuple[Any, Any]:
     """Output height and width, simplified so that two ways to the same size compare equal."""
-    oh, ow = map(_simplified, window.output(height, width))
+    oh, ow = map(simplified, window.output(height, width))
     return oh, ow
 
 
-def _simplified(extent: Any) -> Any:
+def simplified(extent: Any) -> Any:
+    """An extent as TVM writes it."""
     return extent if isinstance(extent, int) else sym.Analyzer().simplify(extent)
 
 
@@ -39,7 +40,7 @@ def padded_images(data: te.Tensor, window: Window, height: Any, width: Any, pad_
     """The input with padding on all sides, large enough for every window of height x width outputs."""
     n, c, h, w, b = static(data.shape)
     extents = [
-        _simplified((size - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1)
+        simplified((size - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1)
         for i, size in enumerate((height, width))
     ]
     top, left = window.pads[:2]
@@ -83,7 +84,7 @@ def conv2d_tiles(
 
 def _room(width: Any, tile: Tile) -> Any:
     """Positions of a row that ends with a whole tile, or some more."""
-    return _simplified(width + tile.rows - 1)
+    return simplified(width + tile.rows - 1)
 
 
 def _whole_rows(acc: te.Tensor, width: Any) -> te.Tensor:

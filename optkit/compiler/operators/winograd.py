@@ -13,6 +13,7 @@ float32 only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from tvm import te, tirx
 
 from optkit.compiler.operators.common import BITS, OP, const, factor, rounded_bits, static
 from optkit.compiler.operators.conv import Window
+from optkit.compiler.operators.open_conv import output_size, simplified
 from optkit.compiler.tiling import Tile
 
 # B^T, G and A^T of F(m, 3) by m: Lavin and Gray, equations 7, 9 and the appendix.
@@ -102,48 +104,18 @@ def winograd(data: te.Tensor, weight: te.Tensor, window: Window, m: int, tile: T
         tile: register tile of the product; image tiles are rounded up to it, the surplus repeats the last one.
         native: the target rounds to bfloat16 by an instruction.
     """
-    n, cb, h, w, b = static(data.shape)
-    ob = static(weight.shape)[1]
+    n, _, h, w, b = static(data.shape)
+    ob, side = static(weight.shape)[1], m + 2
     oh, ow = window.output(h, w)
-    top, left = window.pads[:2]
-    side, down, across = m + 2, -(-oh // m), -(-ow // m)
+    down, across = -(-oh // m), -(-ow // m)
     count, padded = n * down * across, tile.padded
 
-    def load(o: Any, t: Any, r: Any, c: Any, v: Any) -> Any:
-        at = t if padded == count else te.min(t, count - 1)
-        y = at % (down * across) // across * m + r - top
-        x = at % across * m + c - left
-        inside = tirx.all(y >= 0, y < h, x >= 0, x < w)
-        return tirx.if_then_else(inside, data[at // (down * across), o, y, x, v], const(0, "float32"))
+    def number(t: Any) -> Any:
+        return t if padded == count else te.min(t, count - 1)
 
-    image = te.compute((cb, padded, side, side, b), load, name="load", attrs={OP: "load"})
-    half = te.compute(
-        (cb, padded, side, side, b),
-        lambda o, t, e, c, v: _rows(e, DATA[m], lambda r: image[o, t, r, c, v]),
-        name="half",
-        attrs={OP: "half"},
-    )
     pairs = str(weight.dtype) == BITS
-
-    def across_tile(p: Any, o: Any, t: Any, v: Any) -> Any:
-        real = _rows(p % side, DATA[m], lambda c: half[o, t, p // side, c, v])
-        return rounded_bits(real, native) if pairs else real
-
-    moved = te.compute((side * side, cb, padded, b), across_tile, name="transform", attrs={OP: "transform"})
-    g = 2 if pairs else 1
-    ko, ki = te.reduce_axis((0, cb), "ko"), te.reduce_axis((0, b // g), "ki")
-    kr = [te.reduce_axis((0, g), "kr")] if pairs else []
-
-    def multiply(p: Any, o: Any, t: Any, v: Any) -> Any:
-        left, right = moved[p, ko, t, ki * g + kr[0] if kr else ki], weight[p, o, ko, ki, v, *kr]
-        return te.sum(factor(left, moved, "float32") * factor(right, weight, "float32"), axis=[ko, ki, *kr])
-
-    product = te.compute(
-        (side * side, ob, padded, b),
-        multiply,
-        name="winograd",
-        attrs={OP: "winograd", "optkit.side": side, **tile.attrs()},
-    )
+    moved = _transformed(data, window, m, (down, across), (padded,), number, pairs, native)
+    product = winograd_product(moved, weight, tile)
     back = te.compute(
         (ob, padded, m, side, b),
         lambda o, t, i, c, v: _rows(i, OUTPUT[m], lambda e: product[e * side + c, o, t, v]),
@@ -156,3 +128,102 @@ def winograd(data: te.Tensor, weight: te.Tensor, window: Window, m: int, tile: T
         return _rows(x % m, OUTPUT[m], lambda c: back[o, t, y % m, c, v])
 
     return te.compute((n, ob, oh, ow, b), place, name="place", attrs={OP: "place"})
+
+
+def _transformed(
+    data: te.Tensor,
+    window: Window,
+    m: int,
+    size: tuple[Any, Any],
+    tiles: tuple[Any, ...],
+    number: Callable[..., Any],
+    pairs: bool,
+    native: bool,
+) -> te.Tensor:
+    """B^T d B of every image tile -> ((m + 2)^2, C/b, *tiles, b).
+
+    Args:
+        size: tiles down and across an image.
+        tiles: extents that count all of them.
+        number: of a tile, from its index into these.
+        pairs, native: whether bits of bfloat16 are made, and by an instruction.
+    """
+    _, cb, h, w, b = static(data.shape)
+    (down, across), (top, left), side, k = size, window.pads[:2], m + 2, len(tiles)
+
+    def load(*i: Any) -> Any:
+        o, at, (r, c, v) = i[0], number(*i[1 : 1 + k]), i[1 + k :]
+        y = at % (down * across) // across * m + r - top
+        x = at % across * m + c - left
+        inside = tirx.all(y >= 0, y < h, x >= 0, x < w)
+        return tirx.if_then_else(inside, data[at // (down * across), o, y, x, v], const(0, "float32"))
+
+    image = te.compute((cb, *tiles, side, side, b), load, name="load", attrs={OP: "load"})
+
+    def halved(*i: Any) -> Any:
+        *at, e, c, v = i
+        return _rows(e, DATA[m], lambda r: image[*at, r, c, v])
+
+    half = te.compute((cb, *tiles, side, side, b), halved, name="half", attrs={OP: "half"})
+
+    def across_tile(*i: Any) -> Any:
+        p, *at, v = i
+        real = _rows(p % side, DATA[m], lambda c: half[*at, p // side, c, v])
+        return rounded_bits(real, native) if pairs else real
+
+    return te.compute((side * side, cb, *tiles, b), across_tile, name="transform", attrs={OP: "transform"})
+
+
+def winograd_product(moved: te.Tensor, weight: te.Tensor, tile: Tile) -> te.Tensor:
+    """((m + 2)^2, C/b, *tiles, b) x weights -> ((m + 2)^2, O/b, *tiles, b), one matrix product a place of a tile."""
+    _, cb, *tiles, b = static(moved.shape)
+    places, ob = static(weight.shape)[:2]
+    g = 2 if str(weight.dtype) == BITS else 1
+    ko, ki = te.reduce_axis((0, cb), "ko"), te.reduce_axis((0, b // g), "ki")
+    kr = [te.reduce_axis((0, g), "kr")] if g > 1 else []
+
+    def multiply(*i: Any) -> Any:
+        p, o, *t, v = i
+        left, right = moved[p, ko, *t, ki * g + kr[0] if kr else ki], weight[p, o, ko, ki, v, *kr]
+        return te.sum(factor(left, moved, "float32") * factor(right, weight, "float32"), axis=[ko, ki, *kr])
+
+    attrs = {OP: "winograd", "optkit.side": math.isqrt(places), **tile.attrs()}
+    return te.compute((places, ob, *tiles, b), multiply, name="winograd", attrs=attrs)
+
+
+def open_winograd_tiles(data: te.Tensor, window: Window, m: int, rows: int) -> te.Tensor:
+    """The transformed tiles of images of open size -> ((m + 2)^2, C/b, T, rows, b), the surplus as the last one."""
+    n, _, h, w, _ = static(data.shape)
+    down, across = _tiles(window, h, w, m)
+    count = n * down * across
+
+    def number(t: Any, r: Any) -> Any:
+        return te.min(t * rows + r, count - 1)
+
+    tiles = simplified((count + rows - 1) // rows), rows
+    return _transformed(data, window, m, (down, across), tiles, number, pairs=False, native=False)
+
+
+def open_winograd_output(product: te.Tensor, m: int, n: Any, height: Any, width: Any) -> te.Tensor:
+    """A^T [...] A of every tile, put where it belongs: -> (N, O/b, OH, OW, b)."""
+    _, ob, _, rows, b = static(product.shape)
+    down, across, side = simplified((height + m - 1) // m), simplified((width + m - 1) // m), m + 2
+
+    def back(i: Any, o: Any, y: Any, x: Any, e: Any, c: Any, v: Any) -> Any:
+        t = (i * down + y) * across + x
+        return _rows(e, OUTPUT[m], lambda r: product[r * side + c, o, t // rows, t % rows, v])
+
+    # One more than there are, which TVM can prove to be enough; it keeps but the one that is put in its place.
+    room = simplified(height // m + 1), simplified(width // m + 1)
+    tile = te.compute((n, ob, *room, m, side, b), back, name="back", attrs={OP: "back"})
+
+    def place(i: Any, o: Any, y: Any, x: Any, v: Any) -> Any:
+        return _rows(x % m, OUTPUT[m], lambda c: tile[i, o, y // m, x // m, y % m, c, v])
+
+    return te.compute((n, ob, height, width, b), place, name="place", attrs={OP: "place", "optkit.side": side})
+
+
+def _tiles(window: Window, height: Any, width: Any, m: int) -> tuple[Any, Any]:
+    """Tiles down and across an image of open size."""
+    down, across = (simplified((size + m - 1) // m) for size in output_size(window, height, width))
+    return down, across

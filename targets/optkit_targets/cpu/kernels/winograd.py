@@ -19,6 +19,7 @@ from optkit_targets.cpu.kernels.tools import (
     extent,
     finish,
     inline_rest,
+    kinds,
     look,
     number,
     parallel,
@@ -34,16 +35,26 @@ class WinogradRule:
     templates: ClassVar[Mapping[str, int]] = {"winograd2x3": 1, "winograd4x3": 1}
 
     def choices(self, func: Any, target: Target) -> list[Choice] | None:
-        """One template; the register tile of its product is the parameter."""
+        """One template; the register tile of its product is the parameter.
+
+        Of images of open size the three steps are functions of their own, in which their tiles are counted by an axis.
+        """
         view = look(func)
-        if "winograd" not in view.ops:
+        step = next((kind for kind in ("winograd", "transform", "place") if kind in view.ops), None)
+        if step is None:
             return None
-        sch, block = view.sch, view.ops["winograd"]
-        _, blocks, tiles, lanes = (extent(sch, loop) or 1 for loop in sch.get_loops(block)[:4])
-        side = number(sch, block, "optkit.side")
-        params = {name: number(sch, block, f"optkit.{name}") for name in ("rows", "blocks")}
-        limit = target.registers
-        space = {"rows": divisors(tiles, limit), "blocks": divisors(blocks, limit)}
+        sch, block = view.sch, view.ops[step]
+        side = number(sch, block, "optkit.side") or extent(sch, sch.get_loops(view.ops["half"])[-3])
+        lanes = extent(sch, sch.get_loops(block)[-1] if step != "winograd" else kinds(sch, block)[0][-1])
+        if side is None or lanes is None:
+            return None
+        params: dict[str, int] = {}
+        space: dict[str, tuple[int, ...]] = {}
+        if step == "winograd":
+            _, blocks, *tiles, _ = (extent(sch, loop) or 1 for loop in kinds(sch, block)[0])
+            params = {name: number(sch, block, f"optkit.{name}") for name in ("rows", "blocks")}
+            limit = target.registers
+            space = {"rows": divisors(tiles[-1], limit), "blocks": divisors(blocks, limit)}
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(look(function), chosen, side, target)
@@ -56,33 +67,36 @@ class WinogradRule:
 
 
 def schedule(view: View, params: Mapping[str, int], side: int, target: Target) -> Any:
-    """Apply the template."""
+    """Apply the template to as many of its steps as there are."""
     sch = view.sch
-    load, half, transform, product, back = (view.ops[kind] for kind in KEPT)
-    inline_rest(view, [load, half, transform, product, back])
-    p, o, t, _ = sch.get_loops(transform)
-    row, column = sch.split(p, [side, side])
-    sch.reorder(o, t, row, column)
-    at = parallel(sch, o, t)
-    _unrolled(sch, transform)
-    for stage in (half, load):
-        _beside(sch, stage, at)
-    _product(sch, product, params, target)
-    out, m = view.last, side - 2
-    n, c, y, x, v = sch.get_loops(out)
-    down, inner_y = sch.split(y, [None, m])
-    across, inner_x = sch.split(x, [None, m])
-    sch.reorder(n, c, down, across, inner_y, inner_x, v)
-    parallel(sch, n, c, down)
-    _unrolled(sch, out)
-    _beside(sch, back, across)
+    inline_rest(view, [view.ops[kind] for kind in KEPT if kind in view.ops])
+    if "transform" in view.ops:
+        transform = view.ops["transform"]
+        p, o, *t, _ = sch.get_loops(transform)
+        row, column = sch.split(p, [side, side])
+        sch.reorder(o, *t, row, column)
+        at = parallel(sch, o, *t)
+        _unrolled(sch, transform)
+        for stage in (view.ops["half"], view.ops["load"]):
+            _beside(sch, stage, at)
+    if "winograd" in view.ops:
+        _product(sch, view.ops["winograd"], params, target)
+    if "back" in view.ops:
+        out, m = view.last, side - 2
+        n, c, y, x, v = sch.get_loops(out)
+        down, inner_y = sch.split(y, [None, m])
+        across, inner_x = sch.split(x, [None, m])
+        sch.reorder(n, c, down, across, inner_y, inner_x, v)
+        parallel(sch, n, c, down)
+        _unrolled(sch, out)
+        _beside(sch, view.ops["back"], across)
     return finish(sch)
 
 
 def _product(sch: Any, product: Any, params: Mapping[str, int], target: Target) -> None:
     """Places and output channels in parallel; the weights of one share serve all image tiles from the cache."""
-    p, o, t, v, *reduce = sch.get_loops(product)
-    outer, inner = sch.split(t, [None, params["rows"]])
+    (p, o, *t, v), reduce = kinds(sch, product)
+    outer, inner = sch.split(t[0], [None, params["rows"]]) if len(t) == 1 else t
     blocks, block = sch.split(o, [None, params["blocks"]])
     sch.reorder(p, blocks, outer, block, inner, v, *reduce)
     store = sch.cache_write(product, 0, "local")
