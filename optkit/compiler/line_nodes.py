@@ -111,6 +111,8 @@ def _broadcast(node: ir.Node, operands: Operands) -> Written | None:
         rank = rank_of(value)
         if value is None or (rank is not None and rank < ROW):
             inputs.append(value)
+        elif rank is not None and rank > RANK:
+            return None
         elif array is not None:
             shape = (*array.shape[:-1], 1, array.shape[-1])
             inputs.append(operands.known(array.reshape(shape), value))
@@ -157,15 +159,16 @@ def _split(node: ir.Node, operands: Operands) -> Written | None:
 
 
 def _slice(node: ir.Node, operands: Operands) -> Written | None:
-    """Slice along axes that are given."""
-    axes = constant(node.inputs[3]) if len(node.inputs) > RANK else None
-    x = node.inputs[0]
-    if axes is None or x is None or not operands.is_image(x):
+    """Slice along axes that are known; without any they are the first ones."""
+    x, starts, ends, axes, steps = (*node.inputs, None, None)[:5]
+    given = constant(starts if axes is None else axes)
+    if given is None or x is None or starts is None or not operands.is_image(x):
         return None
-    moved = np.array([_axis(int(axis)) for axis in axes.reshape(-1)], axes.dtype)
-    inputs = list(node.inputs)
-    inputs[0], inputs[3] = operands.image(x), operands.known(moved, operand(node, 3))
-    return Written(inputs, attributes_of(node))
+    along = range(given.size) if axes is None else [int(axis) for axis in given.reshape(-1)]
+    moved = operands.known(np.array([_axis(axis) for axis in along], "int64"), starts if axes is None else axes)
+    if moved.dtype != starts.dtype:
+        return None
+    return Written([operands.image(x), starts, ends, moved, steps], attributes_of(node))
 
 
 def _pad(node: ir.Node, operands: Operands) -> Written | None:

@@ -7,7 +7,7 @@ transposed convolutions by phases, joins. An image begins at a convolution and g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,20 @@ def lines_as_images(model: ir.Model) -> ir.Model:
     if not any(_begins(node) for graph in model.graphs() for node in graph):
         return model
     written = model.clone()
+    taken = {value.name for graph in written.graphs() for value in _values(graph)}
     for graph in list(written.graphs()):
         if any(_begins(node) for node in graph):
-            walk = _Walk(graph, model.opset_imports.get("", 18))
+            walk = _Walk(graph, model.opset_imports.get("", 18), taken)
             for node in list(graph):
                 walk.visit(node)
     common.RemoveUnusedNodesPass()(written)
     return written
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from (*graph.inputs, *graph.initializers.values())
+    for node in graph:
+        yield from node.outputs
 
 
 def _begins(node: ir.Node) -> bool:
@@ -45,15 +52,15 @@ class _Walk:
     """One walk over a graph in order.
 
     Attributes:
+        taken: names of the whole model.
         images: the image of every line that has one.
     """
 
-    def __init__(self, graph: ir.Graph, opset: int) -> None:
-        self.graph, self.opset = graph, opset
+    def __init__(self, graph: ir.Graph, opset: int, taken: set[str | None]) -> None:
+        self.graph, self.opset, self.taken = graph, opset, taken
         self.images: dict[ir.Value, ir.Value] = {}
         self.node = next(iter(graph))
         self.row: ir.Value | None = None
-        self.taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
 
     def visit(self, node: ir.Node) -> None:
         """Write the node over images, where that is possible and it reads one or begins them."""

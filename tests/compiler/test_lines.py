@@ -39,6 +39,8 @@ THROUGH = {
     "lines joined": "c = Conv(a, w1) b = Concat<axis=-1>(a, c)",
     "split": "b0, b1 = Split<axis=1, num_outputs=2>(a) b2 = Sigmoid(b1) b3 = Mul(b0, b2) b = Concat<axis=1>(b3, b0)",
     "cut": "b = Slice(a, starts, ends, axes, steps)",
+    "cut along the first axes": "b = Slice(a, firsts, lasts)",
+    "two cuts joined": "c = Slice(a, one, nine, length) d = Slice(a, one, last, length) b = Concat<axis=2>(c, d)",
     "padded": 'b = Pad<mode="reflect">(a, pads)',
     "padded by a number": "b = Pad(a, pads, number)",
     "resized": 'b = Resize<mode="linear">(a, , scales)',
@@ -82,6 +84,11 @@ CONSTANTS = {
     "ends": np.array([-25, 20]),
     "axes": np.array([-1, 1]),
     "steps": np.array([-2, 1]),
+    "firsts": np.array([0, 2, 3]),
+    "lasts": np.array([2, 18, -1]),
+    "one": np.array([1]),
+    "nine": np.array([9]),
+    "last": np.array([-1]),
     "pads": np.array([0, 0, 2, 0, 0, 3]),
     "before": np.array([0, 0, 8, 0, 0, 0]),
     "scales": np.array([1, 1, 2], np.float32),
@@ -101,7 +108,7 @@ FEEDS = {
 
 def between(body: str) -> ir.Model:
     """Two convolutions with something between them, of which some reads are inputs."""
-    last = "w3" if body.startswith("b = Slice") else "w2"
+    last = "w3" if body.startswith("b = Slice") else "w2"  # of which 16 channels are left
     text = f"a = Conv<pads=[2,2]>(x, w0) {body} y = Conv(b, {last})"
     used = {name: array for name, array in CONSTANTS.items() if name in text}
     reads = [each for each in INPUTS.split(", ") if f" {each.split()[1]}" in text or f"({each.split()[1]}" in text]
@@ -153,6 +160,46 @@ def test_a_mean_of_a_line_is_one_of_an_image() -> None:
 def test_models_of_images_stay_as_they_are() -> None:
     model = build("y = Conv(x, w)", inputs="float[2,3,9,9] x", w=weights(4, 3, 3, 3))
     assert lines_as_images(model) is model
+
+
+def test_names_are_the_models_own() -> None:
+    """An input may have the name that a new initializer would have."""
+    model = build(
+        "a = Conv(row, w0) r = Relu(a) y = Conv(r, w1)",
+        inputs="float[2,3,31] row",
+        outputs=LINES,
+        **{name: CONSTANTS[name] for name in ("w0", "w1")},
+    )
+    built = compile_model(model, find_target("cpu"))
+    assert relative(session(model).run(None, {"row": FEEDS["x"]})[0], run(built, [FEEDS["x"]])[0]) < 1e-5
+
+
+def test_more_axes_than_a_line_has() -> None:
+    model = build(
+        "a = Conv(x, w0) y = Add(a, more)",
+        inputs="float[2,3,31] x",
+        outputs="float[a,b,c,d] y",
+        w0=CONSTANTS["w0"],
+        more=weights(2, 1, 20, 1, seed=13),
+    )
+    compare(model)
+
+
+@pytest.mark.parametrize("length", [12, 27])
+def test_cuts_of_an_open_length_are_joined(length: int) -> None:
+    names = ("w0", "one", "nine", "last", "length")
+    model = build(
+        "a = Conv<pads=[2,2]>(x, w0) c = Slice(a, one, nine, length) d = Slice(a, one, last, length) "
+        "y = Concat<axis=2>(c, d)",
+        inputs="float[n,3,l] x",
+        outputs=LINES,
+        **{name: CONSTANTS[name] for name in names},
+    )
+    built = compile_model(model, find_target("cpu"))
+    x = weights(2, 3, length, seed=3)
+    expected = session(model).run(None, {"x": x})[0]
+    (found,) = run(built, [x])
+    assert expected.shape == found.shape and relative(expected, found) < 1e-5
 
 
 def test_branches_are_written_too() -> None:

@@ -11,7 +11,7 @@ from tests.graphs import build, session
 from tests.targets.cpu.test_scheduled_models import runnable
 
 MASKS = {"none": "", "keys": "float[n,1,1,m]", "all": "float[n,1,l,m]", "one for all": "float[l,m]"}
-SIZES = ((1, 1, 1), (1, 8, 64), (2, 77, 77), (3, 5, 130), (1, 300, 17))
+SIZES = ((1, 1, 1), (1, 8, 64), (2, 77, 77), (3, 5, 130), (1, 300, 17), (2, 9, 0))
 
 
 @pytest.mark.parametrize("target", ["cpu", "x86-64-v3"])

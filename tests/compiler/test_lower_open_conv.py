@@ -30,7 +30,8 @@ CASES = {
     "joined": "c = Conv<pads=[1,1,1,1]>(x, v) r = Relu(c) e = Conv<pads=[1,1,1,1]>(r, v2) s = Relu(e) "
     "f = Conv<pads=[1,1,1,1]>(s, v2) t = Relu(f) j = Concat<axis=1>(r, s, t) k = Conv(j, v3) "
     "l = Relu(k) o = Concat<axis=1>(l, s) y = Conv<pads=[1,1,1,1]>(o, v4)",
-    "by tiles": "c = Conv<pads=[1,1,1,1], strides=[4,4]>(x, v5, b5) r = Relu(c) d0 = Conv<pads=[1,0,1,2]>(r, v6) y = Relu(d0)",
+    "by tiles": "c = Conv<pads=[1,1,1,1], strides=[4,4]>(x, v5, b5) r = Relu(c) "
+    "d0 = Conv<pads=[1,0,1,2]>(r, v6) y = Relu(d0)",
     "two ways to one size": "a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w) c = Conv<strides=[2,2]>(x, p) y = Add(a, c)",
 }
 CONSTANTS = {"w": DENSE, "d": DEPTHWISE, "g": GROUPED, "p": weights(20, 3, 1, 1, seed=3), "b": weights(20, seed=4)}

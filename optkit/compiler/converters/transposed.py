@@ -25,6 +25,7 @@ from optkit.compiler.epilogues import EPILOGUE
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.conv import Window
+from optkit.compiler.operators.open_conv import simplified
 from optkit.compiler.operators.volume import interleave_phases, interleave_volumes
 from optkit.compiler.operators.windows import Windows
 from optkit.compiler.packing import pad_axis, round_up
@@ -83,7 +84,8 @@ def geometry(node: Node, kernel: Sequence[int], size: Sequence[Any]) -> tuple[Wi
             out.append(full - begin - end)
         begins.append(begin)
         ends.append(end)
-    return Windows(tuple(kernel), tuple(strides), tuple(dilations), tuple(begins), tuple(ends)), out
+    extents = [simplified(extent) for extent in out]
+    return Windows(tuple(kernel), tuple(strides), tuple(dilations), tuple(begins), tuple(ends)), extents
 
 
 @dataclass(frozen=True)

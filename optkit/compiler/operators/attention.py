@@ -82,7 +82,13 @@ def attention(
     total = partial(
         "row_sum", head, width, b, lambda *i: factor(powers(*i), powers, "float32"), te.sum, zero, steps=steps
     )
-    inverse = total_of(lambda *i: or_nan(total(*i), const(1, "float32") / total(*i)), head, "row_inverse")
+
+    def reciprocal(*i: Any) -> Any:
+        found = or_nan(total(*i), const(1, "float32") / total(*i))
+        # Attention to no token at all is the sum of none.
+        return found if isinstance(columns, int) else tirx.Select(columns == 0, zero, found)
+
+    inverse = total_of(reciprocal, head, "row_inverse")
     summed = _product("weighted", lead, (padded, wide // b, b), terms, powers, packed_value, padded, tiles[1])
     return te.compute(
         (*lead, rows, wide),
