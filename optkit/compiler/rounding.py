@@ -37,7 +37,11 @@ def _lower(call: Any) -> Any:
     lanes = tvm.DataType(str(value.ty.dtype)).lanes
     if lanes in _LANES:
         return tirx.call_extern(f"uint16x{lanes}", f"{NAME}_{lanes}", value)
-    return rounded(value).astype(str(call.ty.dtype))
+    if lanes > 1:
+        return rounded(value).astype(str(call.ty.dtype))
+    # A number that is read once: variables that are bound in it would be bound again wherever it is repeated.
+    real = tirx.Var("real", "float32")
+    return tirx.Let(real, value, rounded(real).astype(str(call.ty.dtype)))
 
 
 def _register() -> None:

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from optkit.compiler.build import build as compile_model
 from optkit.errors import UnsupportedError
 from optkit.model import load_model
-from tests.compiler.bundle import Bundle, run
+from optkit.registry import find_target
+from tests.compiler.bundle import Bundle, relative, run
+from tests.graphs import build, session
 
 
 def extent(b: Bundle, value: str, axis: int) -> str:
@@ -129,3 +132,29 @@ def test_open_axes_have_names(tmp_path: Path) -> None:
 def test_open_axes_of_two_inputs_need_not_be_equal(tmp_path: Path) -> None:
     found = _axes(tmp_path / "two.onnx", {"x": [None, 3], "y": [None, "n"], "z": ["n", "x_0"]})
     assert found == [["x_0_", 3], ["y_0", "n"], ["n", "x_0"]]
+
+
+STACKS = {
+    "both are counted": "float[n,3,4,5] a, float[m,3,5,6] b",
+    "one is a number": "float[n,1,4,5] a, float[2,3,5,6] b",
+    "one has fewer axes": "float[n,k,4,5] a, float[m,5,6] b",
+    "sums of as many terms": "float[n,3,4,s] a, float[n,3,t,6] b",
+    "rows and columns too": "float[n,3,r,5] a, float[m,3,5,c] b",
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_stacks_of_matrices_that_meet_at_run_time(name: str) -> None:
+    """Of equal numbers, or one of them of one, which the product repeats."""
+    model = build("y = MatMul(a, b)", inputs=STACKS[name], outputs="float[p,q,r2,c2] y")
+    built = compile_model(model, find_target("cpu"))
+    reference = session(model)
+    for n, m in ((2, 2), (1, 2), (2, 1)):
+        extents = {"n": n, "m": 3 if name == "one has fewer axes" else m, "k": 3, "s": 5, "t": 5, "r": 4, "c": 6}
+        feeds = {}
+        for value in reference.get_inputs():
+            shape = [extents.get(str(d), d) for d in value.shape]
+            feeds[value.name] = np.random.default_rng(len(feeds)).standard_normal(shape).astype(np.float32)
+        expected = reference.run(None, feeds)[0]
+        (found,) = run(built, list(feeds.values()))
+        assert expected.shape == found.shape and relative(expected, found) < 1e-5

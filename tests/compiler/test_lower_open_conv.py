@@ -96,3 +96,17 @@ def test_padding_that_depends_on_the_size_is_left_to_others() -> None:
         return  # refused is right too
     x = weights(2, 3, 9, 13)
     assert relative(session(model).run(None, {"x": x})[0], run(built, [x])[0]) < 1e-5
+
+
+def test_what_is_rounded_to_bfloat16_is_read_once() -> None:
+    """Code for it comes out where its lanes are chosen one by one, and it is bound to variables on the way."""
+    body = """
+        c = ConvTranspose<strides=[1,2], pads=[1,0,1,0]>(x, w0, b0) t = Tanh(c) u = Neg(t)
+        k = Concat<axis=1>(t, u) y = Conv<group=2, strides=[1,3], pads=[1,1,1,1]>(k, w1, b1)
+    """
+    given = {"w0": weights(16, 1, 3, 2), "b0": weights(1), "w1": weights(6, 1, 3, 1), "b1": weights(6)}
+    model = build(body, inputs="float[n,16,h,w] x", **given)
+    for node in model.graph:
+        if "Conv" in node.op_type:
+            node.metadata_props["optkit.compute_type"] = "bfloat16"
+    assert [record.compute for record in compile_model(model, find_target("znver4")).nodes] == ["bfloat16"] * 2

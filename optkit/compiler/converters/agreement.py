@@ -31,12 +31,14 @@ _BROADCASTING = frozenset(
 
 
 def agree(low: Lowering, node: Node, inputs: list[Value | None]) -> list[Value | None]:
-    """The inputs, those of element-wise operators and Concat with extents that are the same expressions.
+    """The inputs, those of element-wise operators, Concat and MatMul with extents that are the same expressions.
 
     A run whose extents do not agree is an error.
     """
     if node.op_type == "Concat" and _tensors(inputs):
         return _joined(low, node, inputs)
+    if node.op_type == "MatMul" and _tensors(inputs):
+        return _multiplied(low, node, inputs)
     if node.op_type not in _BROADCASTING:
         return inputs
     inputs = hold(low, inputs)
@@ -68,6 +70,22 @@ def _joined(low: Lowering, node: Node, inputs: list[Value | None]) -> list[Value
     axis = int(node.get("axis", 0)) % rank
     common = [next((v.shape[d] for v in given if isinstance(v.shape[d], int)), given[0].shape[d]) for d in range(rank)]
     return [None if v is None else _cast(low, v, [*common[:axis], v.shape[axis], *common[axis + 1 :]]) for v in inputs]
+
+
+def _multiplied(low: Lowering, node: Node, inputs: list[Value | None]) -> list[Value | None]:
+    """Stacks of matrices, of equal numbers along every axis or of one, and the terms of their sums as many."""
+    a, b = inputs
+    if a is None or b is None or a.const is not None or b.const is not None or min(len(a.shape), len(b.shape)) < 2:
+        return inputs
+    b = _cast(low, b, [*b.shape[:-2], a.shape[-1], b.shape[-1]])
+    rank = max(len(a.shape), len(b.shape))
+    values = [(value, _names(source, rank)) for value, source in zip((a, b), node.source.inputs, strict=True)]
+    lead: list[Any] = []
+    for axis in range(rank - 2):
+        given = [(v.shape[axis - rank], names[axis]) for v, names in values if len(v.shape) >= rank - axis]
+        lead.append(_common(low, [(extent, name) for extent, name in given if not _is_one(extent)])[0])
+    nothing = [None] * rank
+    return [_fitted(low, v, [*lead, *v.shape[-2:]], nothing, nothing) for v, _ in values]
 
 
 def _cast(low: Lowering, value: Value, shape: Sequence[Any]) -> Value:
