@@ -81,14 +81,14 @@ def _winograd_side(low: Lowering, x: Value, geometry: Window, groups: int, compu
 
 
 def _open_winograd(
-    low: Lowering, x: Value, geometry: Window, groups: int, compute: str, weight: np.ndarray, b: int
+    low: Lowering, x: Value, geometry: Window, groups: int, compute: str, weight: np.ndarray, c: int, b: int
 ) -> tuple[int, Tile]:
     """Side of Winograd's output tiles for images of open size, 0 for direct summation, and the tile of its products.
 
     As the model has it for usual images; in float32 only.
     """
     side = _winograd_side(low, x, geometry, groups, compute) if (compute, x.dtype) == ("float32", "float32") else 0
-    operator = _operator(x, weight, geometry, groups, compute, b, b)
+    operator = _operator(x, weight, geometry, groups, compute, c, b)
     plan = default_plan(operator, low.target, templates(operator, side))
     return winograd_side(plan), make_tile(operator, plan, b)
 
@@ -220,7 +220,7 @@ def accumulation(
         )
         return sums, b
     if not fixed:
-        m, tile = _open_winograd(low, x, geometry, groups, compute, weight, b)
+        m, tile = _open_winograd(low, x, geometry, groups, compute, weight, c, b)
         if m:
             tiles = low.emit(open_winograd_tiles, x.form(b), geometry, m, tile.rows, name="winograd_tiles", kind=OPAQUE)
             packed = relax.const(winograd_weight(exact, m, b))

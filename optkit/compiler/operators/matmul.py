@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tvm import te
+from tvm import te, tirx
 from tvm.sym import Analyzer
 
 from optkit.compiler.operators.common import BITS, OP, accumulator, const, factor, static
@@ -82,7 +82,10 @@ def matmul_tiles(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -
         left, right = data(*outer, te.min(m, rows - 1), ki * g + kr), weight[o, ki, v, kr]
         return te.sum(factor(left, data, kind) * factor(right, weight, kind), axis=[ki, kr])
 
-    room = (*batch, Analyzer().simplify((rows + tile.rows - 1) // tile.rows * tile.rows), blocks, b)
+    # Whole tiles; where rows are a sum or a quotient TVM would not know those again, and has room for a whole last one.
+    surplus = rows + tile.rows - 1
+    whole = surplus // tile.rows * tile.rows if isinstance(rows, tirx.Var) else surplus
+    room = (*batch, Analyzer().simplify(whole), blocks, b)
     acc = te.compute(room, element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
 
     def crop(*i: Any) -> Any:
