@@ -17,6 +17,7 @@ from optkit.artifact.spec import Partition
 from optkit.compiler.binding_order import order_bindings
 from optkit.compiler.constants import lift_constants
 from optkit.compiler.epilogues import end_products
+from optkit.compiler.extent_order import order_fused_extents
 from optkit.compiler.forks import fork_rows
 from optkit.compiler.graphs import capture_graphs, note_inputs
 from optkit.compiler.group_names import name_groups
@@ -164,6 +165,7 @@ def fuse(module: Any, target: Target, nodes: Mapping[str, str], found: dict[str,
             *([fork_rows] if target.device == "cuda" else []),
             order_bindings,
             t.FuseTIR(),
+            order_fused_extents,
             # Conversions that every reader had for itself, and that fused with none.
             t.EliminateCommonSubexpr(),
             # Before kernels are scheduled: TVM knows a reshape by its loops.

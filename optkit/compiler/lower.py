@@ -18,6 +18,7 @@ import onnx_ir as ir
 from tvm import relax
 
 from optkit.artifact.spec import storage
+from optkit.compiler.extent_order import order_made_extents
 from optkit.compiler.lowering import Converter, Lowering, Node, NodeRecord, Sites
 from optkit.compiler.operator import Operator
 from optkit.compiler.planning import Records
@@ -60,6 +61,7 @@ def lower(model: ir.Model, target: Target, tuned: Records | None = None) -> Lowe
     from optkit.compiler.lines import lines_as_images
     from optkit.compiler.products import merge_products
 
+    order_made_extents()
     graph = model.graph
     rounded = any(node.op_type == "QuantizeLinear" for node in graph)
     stepped = any(_steps(node) for inner in model.graphs() for node in inner)
