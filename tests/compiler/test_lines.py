@@ -202,6 +202,22 @@ def test_cuts_of_an_open_length_are_joined(length: int) -> None:
     assert expected.shape == found.shape and relative(expected, found) < 1e-5
 
 
+@pytest.mark.parametrize("length", [3, 11, 27])
+def test_transposed_to_an_odd_length_beside_its_negation(length: int) -> None:
+    """One pass over 2 n - 1 columns, halved to find what each is made of."""
+    body = """
+        m = MaxPool<kernel_shape=[3], strides=[3]>(x)
+        u = ConvTranspose<strides=[2], pads=[1,1], output_padding=[1]>(m, w) r = Relu(u)
+        t = Neg(r) j = Concat<axis=1>(r, t) y = Conv(j, v)
+    """
+    model = build(body, inputs="float[n,3,l] x", outputs=LINES, w=weights(3, 3, 4), v=weights(3, 6, 1))
+    built = compile_model(model, find_target("cpu"))
+    x = weights(2, 3, length, seed=3)
+    expected = session(model).run(None, {"x": x})[0]
+    (found,) = run(built, [x])
+    assert expected.shape == found.shape and relative(expected, found) < 1e-5
+
+
 def test_branches_are_written_too() -> None:
     model = build(
         "y = If(c) <then_branch = a () => (t) { t = Conv(x, w0) }, else_branch = b () => (e) { e = Conv(x, w1) }>",

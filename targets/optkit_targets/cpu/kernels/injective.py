@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm.s_tir import ScheduleError
 
+from optkit.compiler.extents import name_sums
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import PARALLEL_ELEMENTS, View, extent, finish, kinds, look, write_dtype
@@ -43,8 +44,9 @@ def schedule(view: View, lanes: int) -> Any:
     sch = view.sch
     for block in view.blocks[:-1]:
         sch.compute_inline(block)
-    vectorize_map(sch, view.last, lanes)
-    return finish(sch)
+    view = look(name_sums(sch.mod["main"]))
+    vectorize_map(view.sch, view.last, lanes)
+    return finish(view.sch)
 
 
 def vectorize_map(sch: Any, block: Any, lanes: int) -> None:
