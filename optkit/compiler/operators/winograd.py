@@ -151,12 +151,24 @@ def _transformed(
     _, cb, h, w, b = static(data.shape)
     (down, across), (top, left), side, k = size, window.pads[:2], m + 2, len(tiles)
 
+    def corner(at: Any) -> tuple[Any, Any, Any]:
+        y, x = at % (down * across) // across * m - top, at % across * m - left
+        return at // (down * across), y, x
+
+    corners = None
+    if k > 1:
+        # Quotients by extents that are known at run time, once a tile: in every of its loads they take LLVM seconds.
+        def part(*i: Any) -> Any:
+            image, y, x = corner(number(*i[:k]))
+            return tirx.Select(i[k] == 0, image, tirx.Select(i[k] == 1, y, x))
+
+        corners = te.compute((*tiles, 3), part, name="corner", attrs={OP: "corner"})
+
     def load(*i: Any) -> Any:
-        o, at, (r, c, v) = i[0], number(*i[1 : 1 + k]), i[1 + k :]
-        y = at % (down * across) // across * m + r - top
-        x = at % across * m + c - left
-        inside = tirx.all(y >= 0, y < h, x >= 0, x < w)
-        return tirx.if_then_else(inside, data[at // (down * across), o, y, x, v], const(0, "float32"))
+        o, t, (r, c, v) = i[0], i[1 : 1 + k], i[1 + k :]
+        image, y, x = corner(number(*t)) if corners is None else (corners[*t, j] for j in range(3))
+        inside = tirx.all(y + r >= 0, y + r < h, x + c >= 0, x + c < w)
+        return tirx.if_then_else(inside, data[image, o, y + r, x + c, v], const(0, "float32"))
 
     image = te.compute((cb, *tiles, side, side, b), load, name="load", attrs={OP: "load"})
 

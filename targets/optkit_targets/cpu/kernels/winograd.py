@@ -25,7 +25,7 @@ from optkit_targets.cpu.kernels.tools import (
     parallel,
 )
 
-KEPT = ("load", "half", "transform", "winograd", "back")
+KEPT = ("corner", "load", "half", "transform", "winograd", "back")
 
 
 class WinogradRule:
@@ -74,11 +74,22 @@ def schedule(view: View, params: Mapping[str, int], side: int, target: Target) -
         transform = view.ops["transform"]
         p, o, *t, _ = sch.get_loops(transform)
         row, column = sch.split(p, [side, side])
-        sch.reorder(o, *t, row, column)
-        at = parallel(sch, o, *t)
+        if "corner" in view.ops:
+            # All channels of a tile in one share, that its corner is found once.
+            sch.reorder(*t, o, row, column)
+            tile, at = sch.fuse(*t), o
+            sch.parallel(tile)
+        else:
+            sch.reorder(o, *t, row, column)
+            at = parallel(sch, o, *t)
         _unrolled(sch, transform)
         for stage in (view.ops["half"], view.ops["load"]):
             _beside(sch, stage, at)
+        if "corner" in view.ops:
+            corner = view.ops["corner"]
+            sch.compute_at(corner, tile, preserve_unit_loops=True)
+            sch.set_scope(corner, 0, "local")
+            sch.unroll(sch.get_loops(corner)[-1])
     if "winograd" in view.ops:
         _product(sch, view.ops["winograd"], params, target)
     if "back" in view.ops:
