@@ -18,7 +18,7 @@ from optkit.compiler.build import Built, build
 from optkit.errors import CompileError
 from optkit.plan import choose_pipeline
 from optkit.registry import find_target
-from tests.targets.cuda.detection import regions
+from tests.targets.cuda.detection import boxes, regions
 from tests.targets.cuda.models import cnn, deep, grouped, narrow, others, projection, taps, tokens, wide
 from tests.targets.cuda.sequences import gates, states
 from tests.targets.cuda.transformers import attention, beside, encoder, head_sizes, heads
@@ -273,6 +273,13 @@ def test_float16_between_integers_runs_where_float16_alone_would() -> None:
     # What leaves an integer layer is converted where its sums are, not by a kernel of its own.
     assert sum(len(k.calls) for k in mixed.kernels if "rescale" in k.name and "matmul" not in k.name) == 0
     assert sum(len(k.calls) for k in mixed.kernels) < sum(len(k.calls) for k in whole.kernels)
+
+
+@pytest.mark.needs_nvcc
+def test_suppression_compiles_to_the_same_bytes() -> None:
+    """nvcc draws names of what is static anew every time."""
+    source = built(boxes, "default", "cuda:sm_90").executable.source()
+    assert nvcc.compile_source(source, ["sm_90"]) == nvcc.compile_source(source, ["sm_90"])
 
 
 @pytest.mark.needs_nvcc

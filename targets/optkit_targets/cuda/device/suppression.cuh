@@ -25,8 +25,9 @@ OPTKIT_DEVICE bool optkit_overlap(const float* a, const float* b, float limit) {
 // Boxes of one class that are kept, by descending score, and how many.
 //   most: of them; limit: of intersection over union; least: scores are above it, or LEAST = 0 and all are candidates
 //   sorted, places, corners: of `count` candidates
+// Not static: its shared memory would be called by a name that nvcc draws anew every time.
 template <int CENTERED, int LEAST>
-OPTKIT_DEVICE void optkit_suppress(const float* boxes, const float* scores, int* kept, int* counts, float* sorted,
+OPTKIT_MEMBER void optkit_suppress(const float* boxes, const float* scores, int* kept, int* counts, float* sorted,
                                    int* places, float* corners, int count, long long most, float limit, float least) {
   __shared__ int shared[2];
   int* candidates = shared;
