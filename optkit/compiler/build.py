@@ -26,7 +26,7 @@ from optkit.compiler.lower import Lowered, lower
 from optkit.compiler.lowering import NodeRecord, Sites
 from optkit.compiler.operator import Operator
 from optkit.compiler.planning import Records
-from optkit.compiler.reshapes import name_unclear
+from optkit.compiler.reshapes import legalize_reshape, name_unclear, view_reshapes
 from optkit.compiler.residuals import keep_residuals
 from optkit.compiler.schedule import Kernel, Labels, schedule_module
 from optkit.compiler.shape_order import order_shape_stores
@@ -138,7 +138,7 @@ def legalize(module: Any) -> Any:
             t.FoldConstant(),
             # Sorts and running sums that GPU threads share; a CPU's are LegalizeOps' own.
             relax.backend.DispatchSortScan(),
-            t.LegalizeOps(),
+            t.LegalizeOps({"relax.reshape": legalize_reshape}),
             # Constants that legalization made from constants, e.g. a transposed table.
             t.FoldConstant(),
             t.DeadCodeElimination(),
@@ -169,6 +169,7 @@ def fuse(module: Any, target: Target, nodes: Mapping[str, str], found: dict[str,
             # Conversions that every reader had for itself, and that fused with none.
             t.EliminateCommonSubexpr(),
             # Before kernels are scheduled: TVM knows a reshape by its loops.
+            view_reshapes,
             name_unclear,
             t.RewriteDataflowReshape(),
             t.DeadCodeElimination(),

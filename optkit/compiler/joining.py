@@ -16,6 +16,7 @@ from tvm import relax, s_tir
 from optkit.compiler.joins import Joins, arguments, extents, find
 from optkit.compiler.kept import keep
 from optkit.compiler.places import moved
+from optkit.compiler.rebinding import with_bindings
 from optkit.compiler.values import INJECTIVE
 
 Range = tuple[int, int, int]
@@ -96,7 +97,7 @@ def join(module: Any, device_code: bool) -> Joining:
     apart = _Apart(dict(module.functions.items()))
     for var, func in _relax_functions(module):
         plan = plans.get(var) or find(func, module, device_code)
-        apart.functions[var] = _with_bindings(func, lambda binding, plan=plan: apart.binding(binding, plan))
+        apart.functions[var] = with_bindings(func, lambda binding, plan=plan: apart.binding(binding, plan))
     places = {name: ranges for name, ranges in apart.places.items() if ranges}
     return Joining(tvm.IRModule(apart.functions, attrs=module.attrs), plans, places, apart.virtual - set(apart.places))
 
@@ -105,17 +106,6 @@ def _relax_functions(module: Any) -> Iterator[tuple[Any, Any]]:
     for var, func in module.functions.items():
         if isinstance(func, relax.Function) and isinstance(func.body, relax.SeqExpr):
             yield var, func
-
-
-def _with_bindings(func: Any, rewrite: Any) -> Any:
-    """The function with other bindings in the place of each of its own."""
-    blocks = []
-    for block in func.body.blocks:
-        kind = relax.DataflowBlock if isinstance(block, relax.DataflowBlock) else relax.BindingBlock
-        blocks.append(kind([new for binding in block.bindings for new in rewrite(binding)]))
-    return relax.Function(
-        func.params, relax.SeqExpr(blocks, func.body.body), func.ret_ty, func.is_pure, func.attrs, func.span
-    )
 
 
 @dataclass
@@ -216,7 +206,7 @@ class _Placed:
 
     def function(self, func: Any) -> Any:
         """The function whose values are at their places."""
-        return _with_bindings(func, self._bindings)
+        return with_bindings(func, self._bindings)
 
     def _bindings(self, binding: Any) -> Iterator[Any]:
         var, plan = binding.var, self.plan

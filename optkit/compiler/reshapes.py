@@ -1,4 +1,7 @@
-"""Kernels that only give a tensor another shape, which TVM knows by their loops; on some open extents it gives up."""
+"""Kernels that only give a tensor another shape: none is needed, where nothing became part of it.
+
+TVM knows them by their loops; of open extents that are quotients it cannot tell. So they are marked when they are made.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,51 @@ from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import relax, tirx
+from tvm import relax, tirx, topi
 
 from optkit.compiler.extents import name_extents
+from optkit.compiler.rebinding import with_bindings
+
+_VIEW = "optkit.view"
+"""Attribute of a kernel that gives its first parameter another shape, and does nothing else."""
 
 
 def reshapes(func: Any) -> bool:
-    """Whether all that a kernel does is to give a tensor another shape, as far as TVM can tell."""
+    """Whether all that a kernel does is to give a tensor another shape, as far as one can tell."""
+    if _marked(func):
+        return True
     try:
         return bool(relax.analysis.has_reshape_pattern(func))
     except RuntimeError:
         return False
+
+
+def legalize_reshape(builder: Any, call: Any) -> Any:
+    """TVM's own kernel of relax.reshape, marked."""
+    return builder.call_te(topi.reshape, *call.args, primfunc_name_hint="reshape", primfunc_attrs={_VIEW: 1})
+
+
+def _marked(func: Any) -> bool:
+    return isinstance(func, tirx.PrimFunc) and bool(func.attrs) and _VIEW in func.attrs
+
+
+@tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
+def view_reshapes(module: Any, _context: Any) -> Any:
+    """The module with marked kernels as relax.reshape again, which copies nothing; but for those that make outputs."""
+
+    def viewed(binding: Any) -> list[Any]:
+        call = getattr(binding, "value", None)
+        kernel = getattr(getattr(call, "op", None), "name", "") == "relax.call_tir"
+        if not kernel or not isinstance(binding.var, relax.DataflowVar) or not _marked(module[call.args[0]]):
+            return [binding]
+        view = relax.op.reshape(call.args[1].fields[0], binding.var.ty.shape)
+        return [relax.VarBinding(binding.var, relax.BlockBuilder().normalize(view))]
+
+    changed = {}
+    for var, func in module.functions.items():
+        blocks = isinstance(func, relax.Function) and isinstance(func.body, relax.SeqExpr)
+        changed[var] = with_bindings(func, viewed) if blocks else func
+    return tvm.IRModule(changed, attrs=module.attrs)
 
 
 @tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
