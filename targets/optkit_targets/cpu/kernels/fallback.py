@@ -10,7 +10,7 @@ from tvm.s_tir import ScheduleError
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.injective import vectorize_map
-from optkit_targets.cpu.kernels.tools import PARALLEL_ELEMENTS, View, extent, finish, kinds, look
+from optkit_targets.cpu.kernels.tools import PARALLEL_ELEMENTS, REDUCE, View, extent, finish, kinds, look
 
 
 class FallbackRule:
@@ -57,9 +57,15 @@ def schedule(view: View, lanes: int) -> Any:
 
 
 def _reduction(sch: Any, block: Any, spatial: list[Any], reduce: list[Any], lanes: int) -> None:
-    """The innermost output axis as vectors around the reduction, the others in parallel."""
+    """The innermost output axis as vectors around the reduction, the others in parallel.
+
+    Of rows of open number that lie in memory one after the other, each is reduced for itself.
+    """
     *outer, last = spatial
     size = extent(sch, last) or 0
+    if not size and _along_rows(sch, block):
+        sch.parallel(sch.fuse(*spatial) if outer else last)
+        return
     if size % lanes == 0 and size:
         vo, last = sch.split(last, [None, lanes])
         outer.append(vo)
@@ -76,3 +82,11 @@ def _reduction(sch: Any, block: Any, spatial: list[Any], reduce: list[Any], lane
         init = sch.decompose_reduction(block, reduce[0])
         if whole:
             sch.vectorize(sch.get_loops(init)[-1])
+
+
+def _along_rows(sch: Any, block: Any) -> bool:
+    """Whether what a block reduces over is the last axis of what it reads."""
+    realized = sch.get(block)
+    reduced = [axis.var for axis in realized.iter_vars if axis.iter_type == REDUCE]
+    last = [read.region[-1].min for read in realized.reads if len(read.region)]
+    return any(var.same_as(index) for index in last for var in reduced)
