@@ -71,6 +71,23 @@ def test_many_channels_are_summed_by_winograds_algorithm() -> None:
         assert [kernel.rule for kernel in kernels].count("cpu.winograd") == 3
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_images_as_large_as_others_keep_their_layout(mode: str) -> None:
+    """Batch and channels are those of the image, which only extents say."""
+    body = f"""
+        a = Conv<pads=[1,1,1,1]>(x, v) c = Conv<pads=[1,1,1,1], strides=[2,2]>(a, v2) n = Shape<start=0, end=1>(c)
+        s = Shape<start=2, end=4>(a) e = Concat<axis=0>(n, f, s) u = Resize<mode="{mode}">(c, , , e)
+        j = Concat<axis=1>(u, a) y = Conv<pads=[1,1,1,1]>(j, v4)
+    """
+    constants = {name: CONSTANTS[name] for name in ("v", "v2", "v4")} | {"f": np.array([16])}
+    model = build(body, inputs="float[n,3,h,w0] x", **constants)
+    built = compile_model(model, find_target("cpu"))
+    assert [kernel.name for kernel in built.kernels if "to_plain" in kernel.name] == ["to_plain1"]  # the output
+    for n, h, w in SIZES:
+        x = np.random.default_rng(h).standard_normal((n, 3, h, w)).astype(np.float32)
+        assert relative(session(model).run(None, {"x": x})[0], run(built, [x])[0]) < 1e-5
+
+
 def test_in_integers() -> None:
     body = """
         q = QuantizeLinear(x, s, z) e = DequantizeLinear(q, s, z) u = DequantizeLinear(v, t)

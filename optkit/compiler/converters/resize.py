@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from tvm import relax, tirx
+from tvm import relax, sym, tirx
 
 from optkit.compiler.converters.extents import declared, known_extents, numbers, refuse, tensor, vector
 from optkit.compiler.lowering import Converter, Lowering, Node
@@ -149,14 +149,14 @@ def resize(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     extents = plan.extents(factors)
     axes = _axes(plan, factors, extents)
     shape = list(plan.x.shape)
-    for axis, extent in zip(plan.axes, extents, strict=True):
-        shape[axis] = extent
+    for a, axis in axes:
+        shape[a] = axis.out
     x = plan.x
     block = x.block if x.block and len(x.shape) == 4 and all(a >= 2 for a, _ in axes) else PLAIN
     expr = x.form(block)
     if not axes:
         return x
-    tables = {a: _tables(low, plan, a, axis) for a, axis in axes}
+    tables = {a: _tables(low, plan, expr, a, axis) for a, axis in axes}
     if plan.mode.mode == "nearest":
         expr = _nearest(low, plan, expr, axes, tables, block)
     else:
@@ -181,7 +181,7 @@ def _axes(plan: _Plan, factors: list[float] | None, extents: list[Any]) -> list[
         if scale is None and plan.scales is None and plan.policy == "stretch":
             if fixed:
                 scale = float(np.float32(out) / np.float32(size))
-            elif out is size:
+            elif sym.Analyzer().can_prove_equal(out, size):
                 scale = 1.0
         bounds = None if roi is None else (float(roi[i]), float(roi[i + count]))
         same = scale == 1.0 and (bounds == (0.0, 1.0) or not plan.crops)
@@ -197,7 +197,7 @@ def _axes(plan: _Plan, factors: list[float] | None, extents: list[Any]) -> list[
     return [(axis, item) for _, axis, item in sorted(found, key=lambda f: (f[0], f[1]))]
 
 
-def _tables(low: Lowering, plan: _Plan, at: int, axis: Axis) -> list[Any]:
+def _tables(low: Lowering, plan: _Plan, expr: Any, at: int, axis: Axis) -> list[Any]:
     """Relax expressions of one axis' indices, weights and mask; constants where everything is known."""
     known = isinstance(axis.size, int) and isinstance(axis.out, int) and axis.scale is not None
     if known and (axis.roi is not None or not plan.crops):
@@ -205,7 +205,7 @@ def _tables(low: Lowering, plan: _Plan, at: int, axis: Axis) -> list[Any]:
     scales = plan.scale_tensor() if axis.scale is None else None
     roi = vector(low, plan.roi, "float32") if plan.roi is not None and axis.roi is None else None
     kernel = define.table_kernel(plan.mode, axis, at, len(plan.axes))
-    made = low.emit(kernel, plan.x.plain(), scales, roi, name="resize_tables", kind=OPAQUE)
+    made = low.emit(kernel, expr, scales, roi, name="resize_tables", kind=OPAQUE)
     return [low.bind(relax.TupleGetItem(made, i)) for i in range(3)]
 
 
