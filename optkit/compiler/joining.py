@@ -6,6 +6,7 @@ kernels are scheduled, each gets its places (`optkit.compiler.places`), and call
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,7 +98,7 @@ def join(module: Any, device_code: bool) -> Joining:
     apart = _Apart(dict(module.functions.items()))
     for var, func in _relax_functions(module):
         plan = plans.get(var) or find(func, module, device_code)
-        apart.functions[var] = with_bindings(func, lambda binding, plan=plan: apart.binding(binding, plan))
+        apart.functions[var] = with_bindings(func, functools.partial(apart.binding, plan=plan))
     places = {name: ranges for name, ranges in apart.places.items() if ranges}
     return Joining(tvm.IRModule(apart.functions, attrs=module.attrs), plans, places, apart.virtual - set(apart.places))
 

@@ -42,7 +42,7 @@ def view_reshapes(module: Any, _context: Any) -> Any:
     """The module with marked kernels as relax.reshape again, which copies nothing; but for those that make outputs."""
 
     def viewed(binding: Any) -> list[Any]:
-        call = getattr(binding, "value", None)
+        call: Any = getattr(binding, "value", None)
         kernel = getattr(getattr(call, "op", None), "name", "") == "relax.call_tir"
         if not kernel or not isinstance(binding.var, relax.DataflowVar) or not _marked(module[call.args[0]]):
             return [binding]

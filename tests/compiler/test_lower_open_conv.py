@@ -10,7 +10,7 @@ from optkit.registry import find_target
 from tests.compiler.bundle import relative, run
 from tests.graphs import build, session, weights
 
-SIZES = ((1, 9, 11), (2, 16, 14), (1, 5, 23))
+SIZES = ((1, 9, 11), (2, 16, 14), (1, 5, 23), (1, 33, 150))
 DENSE, DEPTHWISE, GROUPED = weights(20, 3, 3, 3, scale=0.3), weights(20, 1, 5, 5, seed=1), weights(20, 10, 3, 3, seed=2)
 CASES = {
     "padded": "y = Conv<pads=[1,1,1,1]>(x, w)",
@@ -30,7 +30,9 @@ CASES = {
     "joined": "c = Conv<pads=[1,1,1,1]>(x, v) r = Relu(c) e = Conv<pads=[1,1,1,1]>(r, v2) s = Relu(e) "
     "f = Conv<pads=[1,1,1,1]>(s, v2) t = Relu(f) j = Concat<axis=1>(r, s, t) k = Conv(j, v3) "
     "l = Relu(k) o = Concat<axis=1>(l, s) y = Conv<pads=[1,1,1,1]>(o, v4)",
-    "by tiles": "c = Conv<pads=[1,1,1,1], strides=[4,4]>(x, v5, b5) r = Relu(c) "
+    "by rows of tiles": "c = Conv<pads=[1,1,1,1], strides=[4,4]>(x, v5, b5) r = Relu(c) "
+    "d0 = Conv<pads=[1,0,1,2]>(r, v6) e = Relu(d0) y = Conv<pads=[1,1,1,1]>(e, v6)",
+    "by tiles": "c = Conv<pads=[1,1,1,1], strides=[2,16]>(x, v5, b5) r = Relu(c) "
     "d0 = Conv<pads=[1,0,1,2]>(r, v6) y = Relu(d0)",
     "two ways to one size": "a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w) c = Conv<strides=[2,2]>(x, p) y = Add(a, c)",
 }
@@ -67,8 +69,9 @@ def test_many_channels_are_summed_by_winograds_algorithm() -> None:
     """Of an open batch too; where only the batch is open, the tiles of one image decide."""
     target = find_target("cpu")
     for inputs in ("float[n,3,h,w0] x", "float[2,3,h,w0] x", "float[n,3,9,w0] x"):
-        kernels = compile_model(build(CASES["by tiles"], inputs=inputs, **CONSTANTS), target).kernels
-        assert [kernel.rule for kernel in kernels].count("cpu.winograd") == 3
+        for name, count in (("by tiles", 3), ("by rows of tiles", 2)):
+            kernels = compile_model(build(CASES[name], inputs=inputs, **CONSTANTS), target).kernels
+            assert [kernel.rule for kernel in kernels].count("cpu.winograd") == count
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -33,6 +34,7 @@ from optkit.compiler.operators.open_conv import (
 )
 from optkit.compiler.operators.quant import flip_sign
 from optkit.compiler.operators.winograd import (
+    open_winograd,
     open_winograd_output,
     open_winograd_tiles,
     winograd,
@@ -41,7 +43,7 @@ from optkit.compiler.operators.winograd import (
     winograd_weight,
 )
 from optkit.compiler.planning import default_plan, make_tile, templates, winograd_side
-from optkit.compiler.tiling import Tile, choose_tile
+from optkit.compiler.tiling import Tile, choose_tile, choose_winograd
 from optkit.compiler.values import OPAQUE, OUT_FUSABLE, Value
 
 
@@ -80,17 +82,30 @@ def _winograd_side(low: Lowering, x: Value, geometry: Window, groups: int, compu
     return 4 if not low.stepped else 2 if compute == "float32" else 0
 
 
+_BAND, _LONG = 64, 14
+"""Rows of an image that the choice of an algorithm looks at, and tiles from which on a row of them is one share."""
+
+
 def _open_winograd(
     low: Lowering, x: Value, geometry: Window, groups: int, compute: str, weight: np.ndarray, c: int, b: int
-) -> tuple[int, Tile]:
-    """Side of Winograd's output tiles for images of open size, 0 for direct summation, and the tile of its products.
+) -> tuple[int, Tile, bool]:
+    """Side of Winograd's output tiles for images of open size, 0 for direct summation, the tile of its products, and
+    whether they are made for a row of tiles at a time, which long rows pay for: every row reads all weights.
 
     As the model has it for usual images; in float32 only.
     """
     side = _winograd_side(low, x, geometry, groups, compute) if (compute, x.dtype) == ("float32", "float32") else 0
     operator = _operator(x, weight, geometry, groups, compute, c, b)
+    extents = operator.named()
+    height, width = operator.output()
+    if side and width >= 4 * _LONG:
+        band = min(height, _BAND)
+        macs, channels = operator.macs() * band // height, (extents["c"], extents["o"])
+        if m := choose_winograd(macs, 1, (band, width), channels, b, side):
+            tile = choose_tile(-(-width // m), math.ceil(extents["o"] / b), low.target.registers)
+            return m, replace(tile, operator=str(operator), more=(("by_rows", 1),)), True
     plan = default_plan(operator, low.target, templates(operator, side))
-    return winograd_side(plan), make_tile(operator, plan, b)
+    return winograd_side(plan), make_tile(operator, plan, b), False
 
 
 def _operator(
@@ -220,7 +235,10 @@ def accumulation(
         )
         return sums, b
     if not fixed:
-        m, tile = _open_winograd(low, x, geometry, groups, compute, weight, c, b)
+        m, tile, by_rows = _open_winograd(low, x, geometry, groups, compute, weight, c, b)
+        if by_rows:
+            packed = relax.const(winograd_weight(exact, m, b))
+            return low.emit(open_winograd, x.form(b), packed, geometry, m, tile, name="winograd", kind=OUT_FUSABLE), b
         if m:
             tiles = low.emit(open_winograd_tiles, x.form(b), geometry, m, tile.rows, name="winograd_tiles", kind=OPAQUE)
             packed = relax.const(winograd_weight(exact, m, b))

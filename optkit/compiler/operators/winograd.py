@@ -148,8 +148,8 @@ def _transformed(
         number: of a tile, from its index into these.
         pairs, native: whether bits of bfloat16 are made, and by an instruction.
     """
-    _, cb, h, w, b = static(data.shape)
-    (down, across), (top, left), side, k = size, window.pads[:2], m + 2, len(tiles)
+    _, _, h, w, _ = static(data.shape)
+    (down, across), (top, left), k = size, window.pads[:2], len(tiles)
 
     def corner(at: Any) -> tuple[Any, Any, Any]:
         y, x = at % (down * across) // across * m - top, at % across * m - left
@@ -170,6 +170,15 @@ def _transformed(
         inside = tirx.all(y + r >= 0, y + r < h, x + c >= 0, x + c < w)
         return tirx.if_then_else(inside, data[image, o, y + r, x + c, v], const(0, "float32"))
 
+    return _moved(data, load, tiles, m, lambda real: rounded_bits(real, native) if pairs else real)
+
+
+def _moved(
+    data: te.Tensor, load: Callable[..., Any], tiles: tuple[Any, ...], m: int, end: Callable[[Any], Any] = lambda x: x
+) -> te.Tensor:
+    """B^T d B -> ((m + 2)^2, C/b, *tiles, b), of what `load` reads at (channels, *tile, row, column, channel)."""
+    _, cb, *_, b = static(data.shape)
+    side = m + 2
     image = te.compute((cb, *tiles, side, side, b), load, name="load", attrs={OP: "load"})
 
     def halved(*i: Any) -> Any:
@@ -180,8 +189,7 @@ def _transformed(
 
     def across_tile(*i: Any) -> Any:
         p, *at, v = i
-        real = _rows(p % side, DATA[m], lambda c: half[*at, p // side, c, v])
-        return rounded_bits(real, native) if pairs else real
+        return end(_rows(p % side, DATA[m], lambda c: half[*at, p // side, c, v]))
 
     return te.compute((side * side, cb, *tiles, b), across_tile, name="transform", attrs={OP: "transform"})
 
@@ -201,6 +209,43 @@ def winograd_product(moved: te.Tensor, weight: te.Tensor, tile: Tile) -> te.Tens
 
     attrs = {OP: "winograd", "optkit.side": math.isqrt(places), **tile.attrs()}
     return te.compute((places, ob, *tiles, b), multiply, name="winograd", attrs=attrs)
+
+
+def open_winograd(data: te.Tensor, weight: te.Tensor, window: Window, m: int, tile: Tile) -> te.Tensor:
+    """Blocked 3x3 convolution of images of open size -> (N, O/b, OH, OW, b), a row of tiles at a time.
+
+    What is transformed and multiplied is as large as one row of tiles then, and stays in the cache; but for every row
+    all weights are read.
+
+    Args:
+        weight: as `winograd_weight` packs it.
+        tile: register tile of the product; of the last one of a row, some image tiles may lie outside.
+    """
+    n, _, h, w, b = static(data.shape)
+    ob, side, rows = static(weight.shape)[1], m + 2, tile.rows
+    height, width = output_size(window, h, w)
+    top, left = window.pads[:2]
+    # One more than there are, which TVM can prove to be enough.
+    down, groups = simplified(height // m + 1), simplified(width // (m * rows) + 1)
+
+    def load(o: Any, i: Any, d: Any, g: Any, t: Any, r: Any, c: Any, v: Any) -> Any:
+        y, x = d * m + r - top, (g * rows + t) * m + c - left
+        inside = tirx.all(y >= 0, y < h, x >= 0, x < w)
+        return tirx.if_then_else(inside, data[i, o, y, x, v], const(0, "float32"))
+
+    tiles = n, down, groups, rows
+    product = winograd_product(_moved(data, load, tiles, m), weight, tile)
+
+    def back(i: Any, o: Any, d: Any, x: Any, e: Any, c: Any, v: Any) -> Any:
+        return _rows(e, OUTPUT[m], lambda r: product[r * side + c, o, i, d, x // rows, x % rows, v])
+
+    room = n, ob, down, simplified(width // m + 1)
+    made = te.compute((*room, m, side, b), back, name="back", attrs={OP: "back"})
+
+    def place(i: Any, o: Any, y: Any, x: Any, v: Any) -> Any:
+        return _rows(x % m, OUTPUT[m], lambda c: made[i, o, y // m, x // m, y % m, c, v])
+
+    return te.compute((n, ob, simplified(height), simplified(width), b), place, name="place", attrs={OP: "place"})
 
 
 def open_winograd_tiles(data: te.Tensor, window: Window, m: int, rows: int) -> te.Tensor:

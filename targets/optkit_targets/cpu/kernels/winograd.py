@@ -55,6 +55,8 @@ class WinogradRule:
             params = {name: number(sch, block, f"optkit.{name}") for name in ("rows", "blocks")}
             limit = target.registers
             space = {"rows": divisors(tiles[-1], limit), "blocks": divisors(blocks, limit)}
+            if number(sch, block, "optkit.by_rows"):
+                space["rows"] = (params["rows"],)
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
             return schedule(look(function), chosen, side, target)
@@ -70,6 +72,8 @@ def schedule(view: View, params: Mapping[str, int], side: int, target: Target) -
     """Apply the template to as many of its steps as there are."""
     sch = view.sch
     inline_rest(view, [view.ops[kind] for kind in KEPT if kind in view.ops])
+    if "winograd" in view.ops and number(sch, view.ops["winograd"], "optkit.by_rows"):
+        return _by_rows(view, params, side, target)
     if "transform" in view.ops:
         transform = view.ops["transform"]
         p, o, *t, _ = sch.get_loops(transform)
@@ -101,6 +105,34 @@ def schedule(view: View, params: Mapping[str, int], side: int, target: Target) -
         parallel(sch, n, c, down)
         _unrolled(sch, out)
         _beside(sch, view.ops["back"], across)
+    return finish(sch)
+
+
+def _by_rows(view: View, params: Mapping[str, int], side: int, target: Target) -> Any:
+    """All steps of a row of tiles after each other, rows in parallel."""
+    sch, out, m = view.sch, view.last, side - 2
+    n, c, y, x, v = sch.get_loops(out)
+    down, inner_y = sch.split(y, [None, m])
+    across, inner_x = sch.split(x, [None, m])
+    sch.reorder(n, down, c, across, inner_y, inner_x, v)
+    row_of_tiles = parallel(sch, n, down)
+    _unrolled(sch, out)
+    _beside(sch, view.ops["back"], across)
+    product, transform = view.ops["winograd"], view.ops["transform"]
+    sch.compute_at(product, row_of_tiles, preserve_unit_loops=True)
+    p, o, _, _, g, t, v, *reduce = sch.get_loops(product)[-9:]
+    blocks, block = sch.split(o, [None, params["blocks"]])
+    sch.reorder(p, blocks, g, block, t, v, *reduce)
+    store = sch.cache_write(product, 0, "local")
+    sch.reverse_compute_at(store, g, preserve_unit_loops=True)
+    register_tile(sch, product, store, (block, t, v), reduce, target)
+    sch.compute_at(transform, row_of_tiles, preserve_unit_loops=True)
+    p, o, _, _, g, t, v = sch.get_loops(transform)[-7:]
+    row, column = sch.split(p, [side, side])
+    sch.reorder(o, g, t, row, column)
+    _unrolled(sch, transform)
+    for stage in (view.ops["half"], view.ops["load"]):
+        _beside(sch, stage, t)
     return finish(sch)
 
 
