@@ -19,22 +19,20 @@ _QUOTIENTS = (tirx.FloorDiv, tirx.Div)
 _ROUNDING = (*_QUOTIENTS, tirx.FloorMod, tirx.Mod, tirx.Min, tirx.Max, tirx.Select)
 
 
-def name_extents(func: Any, results: bool = False) -> Any:
+def name_extents(func: Any) -> Any:
     """The same function with a fresh variable for every extent of a parameter that is a quotient or a product.
 
-    Args:
-        results: whether what is made is counted by variables, and what is read by these and a number, rather than the
-            other way round. Of 8 (l - 2) iterations that threads share, TVM leaves out none that are too many.
+    What is made is counted by variables, and what is read by these and a number, rather than the other way round: of
+    8 (l - 2) iterations that threads share, TVM leaves out none that are too many, nor can it tell rows from columns.
     """
     shapes = [param.ty.shape for param in func.params if hasattr(param.ty, "shape")]
     extents = [d for shape in shapes for d in shape if not isinstance(d, (tirx.IntImm, tirx.Var))]
     if not extents:
         return func
     analyzer = tvm.sym.Analyzer()
-    if results:
-        func = _shifted(func, analyzer)
-        shapes = [param.ty.shape for param in func.params if hasattr(param.ty, "shape")]
-        extents = [d for shape in shapes for d in shape if not isinstance(d, (tirx.IntImm, tirx.Var))]
+    func = _shifted(func, analyzer)
+    shapes = [param.ty.shape for param in func.params if hasattr(param.ty, "shape")]
+    extents = [d for shape in shapes for d in shape if not isinstance(d, (tirx.IntImm, tirx.Var))]
     bare = [d for shape in shapes for d in shape if isinstance(d, tirx.Var)]
     names = _names(extents, bare, analyzer)
     if not names:

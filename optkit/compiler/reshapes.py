@@ -62,7 +62,7 @@ def name_unclear(module: Any, _context: Any) -> Any:
     changed = {}
     for var, func in module.functions.items():
         if isinstance(func, tirx.PrimFunc) and not _clear(func):
-            func = name_extents(func, results=True)
+            func = name_extents(func)
             func = func if _clear(func) else _copied(func)
         changed[var] = func
     return tvm.IRModule(changed, attrs=module.attrs)

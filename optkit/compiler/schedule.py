@@ -147,7 +147,7 @@ def schedule_module(
         name = str(var.name_hint)
         if name in joining.gone:
             continue
-        func = name_extents(func, target.device == "cuda")
+        func = name_extents(func)
         result, choice, params, refused = _schedule(func, name, target, tuned)
         chosen = dict(params)
         mark = json.dumps({"rule": choice.rule, "template": choice.template, "params": chosen}, sort_keys=True)

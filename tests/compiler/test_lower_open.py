@@ -109,6 +109,20 @@ def test_images_of_open_size_become_rows_without_a_copy(target: str) -> None:
             assert relative(session(model).run(None, {"x": x})[0], run(built, [x])[0]) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "body", ["y = Slice(x, zero, e, axes)", "y = Slice(x, e, far, axes)", "g = Neg(e) y = Slice(x, g, far, axes)"]
+)
+def test_what_is_cut_as_long_as_another_tensor_ends_where_it_ends(body: str) -> None:
+    names = {"axes": np.array([2, 3]), "zero": np.array([0, 0]), "far": np.array([2**63 - 1, -1])}
+    used = {name: value for name, value in names.items() if name in body}
+    inputs = "float[n,4,h,w0] x, float[m,4,h2,w2] r"
+    model = build(f"e = Shape<start=2>(r) {body}", inputs=inputs, outputs="float[a,b,c,d] y", **used)
+    built = compile_model(model, find_target("cpu"))
+    for size, other in (((3, 4), (7, 9)), ((7, 9), (3, 4)), ((5, 5), (5, 9)), ((0, 3), (2, 2)), ((3, 3), (0, 0))):
+        x, r = (np.arange(4 * h * w, dtype=np.float32).reshape(1, 4, h, w) for h, w in (size, other))
+        assert np.array_equal(run(built, [x, r])[0], session(model).run(None, {"x": x, "r": r})[0])
+
+
 def test_axes_that_only_a_run_could_name_are_refused() -> None:
     b = Bundle()
     b.case(b.op("Squeeze", b.input(1, 3, free="n")), "Squeeze", dtype="float32", shape=["r"])

@@ -91,6 +91,23 @@ def test_images_as_large_as_others_keep_their_layout(mode: str) -> None:
         assert relative(session(model).run(None, {"x": x})[0], run(built, [x])[0]) < 1e-5
 
 
+@pytest.mark.parametrize("target", ["cpu", "x86-64-v3"])
+def test_only_the_height_is_open(target: str) -> None:
+    """Images that lose rows: what is made is counted, and the columns are told from the rows."""
+    body = """
+        c = Conv(x, w) d = Conv(c, v7) p = MaxPool<kernel_shape=[3,3]>(d) t = Tanh(p)
+        a = AveragePool<kernel_shape=[2,2]>(t)
+        y = Conv<dilations=[2,1], pads=[1,0,1,0]>(a, v7)
+    """
+    constants = {"w": CONSTANTS["w"], "v7": weights(20, 20, 3, 3, seed=16, scale=0.2)}
+    model = build(body, inputs="float[2,3,h,19] x", **constants)
+    built = compile_model(model, find_target(target))
+    assert not [kernel.refused for kernel in built.kernels if kernel.refused]
+    for h in (12, 17, 40):
+        x = np.random.default_rng(h).standard_normal((2, 3, h, 19)).astype(np.float32)
+        assert relative(session(model).run(None, {"x": x})[0], run(built, [x])[0]) < 1e-5
+
+
 def test_in_integers() -> None:
     body = """
         q = QuantizeLinear(x, s, z) e = DequantizeLinear(q, s, z) u = DequantizeLinear(v, t)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tvm import relax, te
+import tvm_ffi
+from tvm import relax, sym, te, tirx
+from tvm.ir import Range
 
 from optkit.compiler.converters.dynamic import complete, runtime_extents
-from optkit.compiler.converters.extents import declared, refuse, tensor, vector
+from optkit.compiler.converters.extents import declared, known_extents, refuse, tensor, vector
 from optkit.compiler.joins import PART
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import plans
@@ -36,7 +38,12 @@ def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
     if x is None or x.dtype == "shape" or starts is None or ends is None:
         return None
     if all(v is None or v.const is not None or v.dtype == "shape" for v in (starts, ends, axes, steps)):
-        return None
+        if all(v is None or v.const is not None for v in (starts, ends, axes, steps)):
+            return None
+        cuts = _cuts(x, starts, ends, axes, steps)
+        if cuts is not None:
+            names, first, last = (list(column) for column in zip(*cuts, strict=True))
+            return low.wrap(relax.op.strided_slice(x.plain(), names, first, last, assume_inbound=True))
     count, rank = _count(node, starts), len(x.shape)
     first, last = vector(low, starts, "int64"), vector(low, ends, "int64")
     names = relax.const(np.arange(count)) if axes is None else vector(low, axes, "int64")
@@ -44,6 +51,69 @@ def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
     plan = low.emit(plans.sliced, first, last, names, each, tensor(low, x), name="slices")
     shape = complete(low, node) or _part(low, plan, 2 * rank, rank, low.node)
     return low.wrap(low.emit(define.slices, tensor(low, x), plan, *shape, name="slice", kind=INJECTIVE))
+
+
+def _cuts(
+    x: Value, starts: Value, ends: Value, axes: Value | None, steps: Value | None
+) -> list[tuple[int, Any, Any]] | None:
+    """(axis, start, end) of a Slice by steps of one whose ends are extents, inside of what is cut.
+
+    None where only a run can tell whether a number counts from the end.
+    """
+    first, last = known_extents(starts), known_extents(ends)
+    names = list(range(len(first or []))) if axes is None else known_extents(axes)
+    each = [1] * len(first or []) if steps is None else known_extents(steps)
+    if first is None or last is None or names is None or each is None or any(step != 1 for step in each):
+        return None
+    analyzer = sym.Analyzer()
+    found = []
+    for axis, start, end in zip(names, first, last, strict=True):
+        size = x.shape[axis % len(x.shape)]
+        for var in _variables(start, end, size):
+            analyzer.bind(var, Range(0, _MOST))
+        begin, limit = (_inside(analyzer, place, size) for place in (start, end))
+        if begin is None or limit is None:
+            return None
+        ordered = _proved(analyzer, begin, limit)
+        found.append((axis % len(x.shape), begin, limit if ordered else te.max(begin, limit)))
+    return found
+
+
+_MOST = 1 << 31
+"""No axis is so long."""
+
+
+def _variables(*extents: Any) -> list[Any]:
+    found: list[Any] = []
+    for extent in extents:
+        if not isinstance(extent, int):
+            tvm_ffi.structural_walk(extent, (tirx.Var, found.append))
+    return found
+
+
+def _inside(analyzer: Any, place: Any, size: Any) -> Any | None:
+    """A start or an end of Slice as a number from 0 to `size`; None where its sign is not known.
+
+    An axis is taken to be no shorter than what is cut off it, as it is where the cut is a negative constant.
+    """
+    below = place < 0 if isinstance(place, int) else _proved(analyzer, place, -1)
+    if below:
+        place = 0 if isinstance(place, int) and place <= -_MOST else size + place
+        if not _proved(analyzer, 0, place):
+            place = te.max(place, 0)
+    elif not _proved(analyzer, 0, place):
+        cut = analyzer.simplify(size - place)
+        return place if isinstance(cut, tirx.IntImm) and int(cut) >= 0 else None
+    return place if _proved(analyzer, place, size) else size if _proved(analyzer, size, place) else te.min(place, size)
+
+
+def _proved(analyzer: Any, less: Any, more: Any) -> bool:
+    """Whether less <= more, always."""
+    if isinstance(less, int) and isinstance(more, int):
+        return less <= more
+    if isinstance(more, int) and more >= _MOST:
+        return True
+    return bool(analyzer.can_prove(less <= more))
 
 
 def split(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Value] | None:
