@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Protocol
 
 from optkit.compiler.operator import BATCH_MATMUL, CONV, DEPTHWISE, MATMUL, Operator, Plan
 from optkit.compiler.tiling import (
     WINOGRAD_TILES,
-    WINOGRAD_WEIGHTS,
+    WINOGRAD_USED,
     Tile,
     choose_tile,
     choose_winograd,
     kept,
+    long_rows,
     tile_step,
     winograd_cycles,
+    winograd_weights,
 )
 from optkit.kernel import TunableRule
 from optkit.target import Target
 
+BY_ROWS = "by_rows"
+"""Parameter of a Winograd plan: a row of tiles at a time."""
 DIRECT, POINTWISE, PACKED, ROWS = "direct", "pointwise", "packed", "depthwise"
 WINOGRAD = {2: "winograd2x3", 4: "winograd4x3"}
 _SIDES = {name: side for side, name in WINOGRAD.items()}
@@ -67,6 +72,22 @@ def tiled(operator: Operator, template: str, lanes: int) -> tuple[int, int]:
     return (height * width if template == POINTWISE else width), blocks
 
 
+def row_of_tiles(operator: Operator, template: str) -> int:
+    """Tiles of a row of an image where Winograd's algorithm may go row by row, else 0."""
+    m, s = _SIDES.get(template, 0), operator.named()
+    if not m or operator.compute != "float32" or not long_rows(m, s["n"], operator.output()):
+        return 0
+    read = (m + 2) ** 2 * s["c"] * s["o"] * 4
+    return math.ceil(operator.output()[1] / m) if read <= WINOGRAD_USED else 0
+
+
+def row_tile(operator: Operator, template: str, target: Target) -> Tile:
+    """The analytical model's register tile for Winograd's algorithm row by row, of rows of any length."""
+    row = math.ceil(operator.output()[1] / _SIDES[template])
+    tile = choose_tile(row, math.ceil(operator.named()["o"] / target.lanes), target.registers)
+    return replace(tile, operator=str(operator), more=((BY_ROWS, 1),))
+
+
 def make_tile(operator: Operator, plan: Plan, lanes: int) -> Tile:
     """The register tile of a plan."""
     extent, _ = tiled(operator, plan.template, lanes)
@@ -83,13 +104,15 @@ def default_plan(operator: Operator, target: Target, allowed: Collection[str]) -
     if sides:
         channels = (s["c"], s["o"])
         terms = instruction_terms(operator.compute, target)
-        side = choose_winograd(operator.macs(), s["n"], operator.output(), channels, lanes, max(sides), terms)
-        template = WINOGRAD.get(side, template)
+        given = operator.macs(), s["n"], operator.output(), channels, lanes, max(sides), terms
+        template = WINOGRAD.get(choose_winograd(*given, by_rows=operator.compute == "float32"), template)
     extent, blocks = tiled(operator, template, lanes)
-    tile = choose_tile(extent, blocks, target.registers)
+    row = row_of_tiles(operator, template)
+    tile = choose_tile(row or extent, blocks, target.registers)
     if operator.kind == DEPTHWISE:
         return Plan(template, {"rows": tile.rows, "band": _band(operator, target)})
-    return Plan(template, {"rows": tile.rows, "blocks": tile.blocks} | ({} if template in _SIDES else {"order": 0}))
+    rest = {BY_ROWS: 1} if row else {} if template in _SIDES else {"order": 0}
+    return Plan(template, {"rows": tile.rows, "blocks": tile.blocks} | rest)
 
 
 def band(height: int) -> int:
@@ -124,13 +147,15 @@ def predicted_cycles(operator: Operator, plan: Plan, target: Target) -> float:
     side = winograd_side(plan)
     rows, columns = plan.params["rows"], plan.params.get("blocks", 1)
     spills = 1.0 if rows * columns <= kept(target.registers) else _SPILLS
-    tiles = math.ceil(extent / rows) * (blocks // columns) * spills
+    by_rows, row = bool(plan.params.get(BY_ROWS)), row_of_tiles(operator, plan.template)
+    steps = extent // row * math.ceil(row / rows) if by_rows and row else math.ceil(extent / rows)
+    tiles = steps * (blocks // columns) * spills
     if side:
         # F(4, 3) of bfloat16 is float32's.
         terms = instruction_terms(operator.compute, target) if side == 2 else 1
         places, depth = (side + 2) ** 2, math.ceil(s["c"] / lanes) * lanes // terms
         ideal = places * extent * blocks * depth / 2
-        whole = winograd_cycles(side, s["n"], operator.output(), (s["c"], s["o"]), lanes, terms)
+        whole = winograd_cycles(side, s["n"], operator.output(), (s["c"], s["o"]), lanes, terms, by_rows)
         return whole - ideal + places * tiles * depth * tile_step(rows, columns)
     terms = 1 if operator.kind == DEPTHWISE else instruction_terms(operator.compute, target)
     depth = math.ceil(_depth(operator) / terms)
@@ -198,22 +223,28 @@ def _plans(operator: Operator, template: str, target: Target) -> list[Plan]:
         bands = [d for d in range(1, height + 1) if height % d == 0]
         sizes = [r for r in range(1, min(extent, limit) + 1) if _whole(extent, r)]
         return [Plan(template, {"rows": rows, "band": size}) for rows in sizes for size in bands]
-    tiles = [
+    tiles = _tiles(extent, blocks, limit)
+    if template in _SIDES:
+        s, m = operator.named(), _SIDES[template]
+        weights = (m + 2) ** 2 * math.ceil(s["c"] / target.lanes) * blocks * target.lanes**2 * 4
+        tile_bytes = (m + 2) ** 2 * extent * (math.ceil(s["c"] / target.lanes) + blocks) * target.lanes * 4
+        if m == 4 and weights > winograd_weights(s["n"], operator.output()):
+            return []
+        row = row_of_tiles(operator, template)
+        by_rows = [Plan(template, {**tile, BY_ROWS: 1}) for tile in (_tiles(row, blocks, limit) if row else [])]
+        return by_rows + [Plan(template, tile) for tile in tiles if tile_bytes <= WINOGRAD_TILES]
+    orders = [(tile, order) for tile in tiles for order in ((0, 1) if _ordered(operator, tile, target.lanes) else (0,))]
+    return [Plan(template, {**tile, "order": order}) for tile, order in orders]
+
+
+def _tiles(extent: int, blocks: int, limit: int) -> list[dict[str, int]]:
+    return [
         {"rows": rows, "blocks": columns}
         for columns in range(1, min(blocks, 8) + 1)
         if blocks % columns == 0
         for rows in range(1, min(extent, limit // columns) + 1)
         if _whole(extent, rows)
     ]
-    if template in _SIDES:
-        s, m = operator.named(), _SIDES[template]
-        weights = (m + 2) ** 2 * math.ceil(s["c"] / target.lanes) * blocks * target.lanes**2 * 4
-        tile_bytes = (m + 2) ** 2 * extent * (math.ceil(s["c"] / target.lanes) + blocks) * target.lanes * 4
-        if tile_bytes > WINOGRAD_TILES or (m == 4 and weights > WINOGRAD_WEIGHTS):
-            return []
-        return [Plan(template, tile) for tile in tiles]
-    orders = [(tile, order) for tile in tiles for order in ((0, 1) if _ordered(operator, tile, target.lanes) else (0,))]
-    return [Plan(template, {**tile, "order": order}) for tile, order in orders]
 
 
 def _ordered(operator: Operator, tile: dict[str, int], lanes: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -34,16 +33,16 @@ from optkit.compiler.operators.open_conv import (
 )
 from optkit.compiler.operators.quant import flip_sign
 from optkit.compiler.operators.winograd import (
-    open_winograd,
     open_winograd_output,
     open_winograd_tiles,
     winograd,
+    winograd_by_rows,
     winograd_pairs,
     winograd_product,
     winograd_weight,
 )
-from optkit.compiler.planning import default_plan, make_tile, templates, winograd_side
-from optkit.compiler.tiling import Tile, choose_tile, choose_winograd
+from optkit.compiler.planning import BY_ROWS, default_plan, make_tile, row_tile, templates, winograd_side
+from optkit.compiler.tiling import Tile, choose_tile
 from optkit.compiler.values import OPAQUE, OUT_FUSABLE, Value
 
 
@@ -68,9 +67,9 @@ as detectors have them, it wastes a twentieth."""
 
 def _winograd_side(low: Lowering, x: Value, geometry: Window, groups: int, compute: str) -> int:
     """Largest side of Winograd's output tiles that may be chosen; 0 where only direct summation serves."""
-    known = isinstance(x.shape[0], int) or not all(isinstance(d, int) for d in x.shape[2:])
+    open_batch = not isinstance(x.shape[0], int) and all(isinstance(d, int) for d in x.shape[2:])
     if (
-        not known
+        (open_batch and (compute, x.dtype) != ("float32", "float32"))
         or not low.target.has("winograd")
         or groups != 1
         or compute not in ("float32", "bfloat16")
@@ -82,30 +81,18 @@ def _winograd_side(low: Lowering, x: Value, geometry: Window, groups: int, compu
     return 4 if not low.stepped else 2 if compute == "float32" else 0
 
 
-_BAND, _LONG = 64, 14
-"""Rows of an image that the choice of an algorithm looks at, and tiles from which on a row of them is one share."""
-
-
 def _open_winograd(
     low: Lowering, x: Value, geometry: Window, groups: int, compute: str, weight: np.ndarray, c: int, b: int
 ) -> tuple[int, Tile, bool]:
     """Side of Winograd's output tiles for images of open size, 0 for direct summation, the tile of its products, and
-    whether they are made for a row of tiles at a time, which long rows pay for: every row reads all weights.
+    whether they are made for a row of tiles at a time.
 
     As the model has it for usual images; in float32 only.
     """
     side = _winograd_side(low, x, geometry, groups, compute) if (compute, x.dtype) == ("float32", "float32") else 0
     operator = _operator(x, weight, geometry, groups, compute, c, b)
-    extents = operator.named()
-    height, width = operator.output()
-    if side and width >= 4 * _LONG:
-        band = min(height, _BAND)
-        macs, channels = operator.macs() * band // height, (extents["c"], extents["o"])
-        if m := choose_winograd(macs, 1, (band, width), channels, b, side):
-            tile = choose_tile(-(-width // m), math.ceil(extents["o"] / b), low.target.registers)
-            return m, replace(tile, operator=str(operator), more=(("by_rows", 1),)), True
     plan = default_plan(operator, low.target, templates(operator, side))
-    return winograd_side(plan), make_tile(operator, plan, b), False
+    return winograd_side(plan), make_tile(operator, plan, b), BY_ROWS in plan.params
 
 
 def _operator(
@@ -238,7 +225,9 @@ def accumulation(
         m, tile, by_rows = _open_winograd(low, x, geometry, groups, compute, weight, c, b)
         if by_rows:
             packed = relax.const(winograd_weight(exact, m, b))
-            return low.emit(open_winograd, x.form(b), packed, geometry, m, tile, name="winograd", kind=OUT_FUSABLE), b
+            return low.emit(
+                winograd_by_rows, x.form(b), packed, geometry, m, tile, name="winograd", kind=OUT_FUSABLE
+            ), b
         if m:
             tiles = low.emit(open_winograd_tiles, x.form(b), geometry, m, tile.rows, name="winograd_tiles", kind=OPAQUE)
             packed = relax.const(winograd_weight(exact, m, b))
@@ -258,6 +247,12 @@ def accumulation(
             low.revise("float32", "Winograd's algorithm in float32 is faster")
         packed = relax.const(winograd_pairs(packed) if narrow else packed)
         data = x.form(b) if x.dtype == "float32" else low.bind(relax.op.astype(x.form(b), "float32"))
+        by_rows = BY_ROWS in plan.params
+        if not by_rows and not isinstance(x.shape[0], int):
+            # How many tiles there are in all is not known, but of a row it is.
+            by_rows, tile = True, row_tile(operator, plan.template, low.target)
+        if by_rows:
+            return low.emit(winograd_by_rows, data, packed, geometry, m, tile, name="winograd", kind=OUT_FUSABLE), b
         return low.emit(winograd, data, packed, geometry, m, tile, native, name="winograd", kind=OUT_FUSABLE), b
     array = packing.conv_weight(weight.view(BITS) if pairs else weight, groups, b, c, g, span)
     if c < b and (pairs or (compute == "int8" and low.target.has("int8_words"))):

@@ -211,8 +211,8 @@ def winograd_product(moved: te.Tensor, weight: te.Tensor, tile: Tile) -> te.Tens
     return te.compute((places, ob, *tiles, b), multiply, name="winograd", attrs=attrs)
 
 
-def open_winograd(data: te.Tensor, weight: te.Tensor, window: Window, m: int, tile: Tile) -> te.Tensor:
-    """Blocked 3x3 convolution of images of open size -> (N, O/b, OH, OW, b), a row of tiles at a time.
+def winograd_by_rows(data: te.Tensor, weight: te.Tensor, window: Window, m: int, tile: Tile) -> te.Tensor:
+    """Blocked 3x3 convolution of stride 1 -> (N, O/b, OH, OW, b), float32, a row of tiles at a time.
 
     What is transformed and multiplied is as large as one row of tiles then, and stays in the cache; but for every row
     all weights are read.
@@ -225,8 +225,7 @@ def open_winograd(data: te.Tensor, weight: te.Tensor, window: Window, m: int, ti
     ob, side, rows = static(weight.shape)[1], m + 2, tile.rows
     height, width = output_size(window, h, w)
     top, left = window.pads[:2]
-    # One more than there are, which TVM can prove to be enough.
-    down, groups = simplified(height // m + 1), simplified(width // (m * rows) + 1)
+    down, groups = _enough(height, m), _enough(width, m * rows)
 
     def load(o: Any, i: Any, d: Any, g: Any, t: Any, r: Any, c: Any, v: Any) -> Any:
         y, x = d * m + r - top, (g * rows + t) * m + c - left
@@ -239,8 +238,7 @@ def open_winograd(data: te.Tensor, weight: te.Tensor, window: Window, m: int, ti
     def back(i: Any, o: Any, d: Any, x: Any, e: Any, c: Any, v: Any) -> Any:
         return _rows(e, OUTPUT[m], lambda r: product[r * side + c, o, i, d, x // rows, x % rows, v])
 
-    room = n, ob, down, simplified(width // m + 1)
-    made = te.compute((*room, m, side, b), back, name="back", attrs={OP: "back"})
+    made = te.compute((n, ob, down, _enough(width, m), m, side, b), back, name="back", attrs={OP: "back"})
 
     def place(i: Any, o: Any, y: Any, x: Any, v: Any) -> Any:
         return _rows(x % m, OUTPUT[m], lambda c: made[i, o, y // m, x // m, y % m, c, v])
@@ -270,14 +268,18 @@ def open_winograd_output(product: te.Tensor, m: int, n: Any, height: Any, width:
         t = (i * down + y) * across + x
         return _rows(e, OUTPUT[m], lambda r: product[r * side + c, o, t // rows, t % rows, v])
 
-    # One more than there are, which TVM can prove to be enough; it keeps but the one that is put in its place.
-    room = simplified(height // m + 1), simplified(width // m + 1)
-    tile = te.compute((n, ob, *room, m, side, b), back, name="back", attrs={OP: "back"})
+    # TVM keeps but the one that is put in its place.
+    tile = te.compute((n, ob, _enough(height, m), _enough(width, m), m, side, b), back, name="back", attrs={OP: "back"})
 
     def place(i: Any, o: Any, y: Any, x: Any, v: Any) -> Any:
         return _rows(x % m, OUTPUT[m], lambda c: tile[i, o, y // m, x // m, y % m, c, v])
 
     return te.compute((n, ob, height, width, b), place, name="place", attrs={OP: "place", "optkit.side": side})
+
+
+def _enough(size: Any, m: int) -> Any:
+    """How many times m make at least `size`: of an open one, one more, which TVM can prove to be enough."""
+    return -(-size // m) if isinstance(size, int) else simplified(size // m + 1)
 
 
 def _tiles(window: Window, height: Any, width: Any, m: int) -> tuple[Any, Any]:

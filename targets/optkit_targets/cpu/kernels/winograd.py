@@ -115,7 +115,9 @@ def _by_rows(view: View, params: Mapping[str, int], side: int, target: Target) -
     down, inner_y = sch.split(y, [None, m])
     across, inner_x = sch.split(x, [None, m])
     sch.reorder(n, down, c, across, inner_y, inner_x, v)
-    row_of_tiles = parallel(sch, n, down)
+    # By a known number of rows TVM can divide, however many images there are.
+    row_of_tiles = down if extent(sch, down) is None else sch.fuse(n, down)
+    sch.parallel(row_of_tiles)
     _unrolled(sch, out)
     _beside(sch, view.ops["back"], across)
     product, transform = view.ops["winograd"], view.ops["transform"]
