@@ -25,9 +25,11 @@ from optkit.compiler.tiling import choose_tile
 from optkit.compiler.values import block_array
 from optkit.registry import find_target
 from optkit.target import Target
-from tests.compiler.bundle import BUNDLED, Bundle
+from tests.compiler.bundle import BUNDLED, Bundle, relative
 from tests.compiler.bundle import run as run_model
 from tests.compiler.test_lower_conv import conv
+from tests.graphs import build as graph
+from tests.graphs import session, weights
 
 TARGETS = ["cpu", "x86-64-v3"]
 LIMIT = {2: 1e-6, 4: 5e-6}
@@ -133,6 +135,21 @@ def test_where_it_is_chosen(target: str) -> None:
     if machine.has("bf16_vector"):
         assert templates(one(channels=16), machine, "bfloat16") == ["direct"]
         assert templates(one(channels=256), machine, "bfloat16") == ["winograd2x3"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_any_number_of_images(target: str) -> None:
+    """Row by row, also where a known number of images would be computed all at once."""
+    body = "c = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(c) d = Conv<pads=[1,0,1,0]>(r, v) y = Add(d, d)"
+    constants = {"w": weights(100, 64, 3, 3, scale=0.05), "v": weights(100, 100, 3, 3, seed=2, scale=0.05)}
+    model = graph(body, inputs="float[n,64,14,15] x", outputs="float[n,100,14,13] y", b=weights(100), **constants)
+    built = build(model, find_target(target))
+    assert [k.rule for k in built.kernels].count("cpu.winograd") == 2
+    for images in (0, 1, 3):
+        x = weights(images, 64, 14, 15, seed=images)
+        expected = session(model).run(None, {"x": x})[0]
+        (found,) = run_model(built, [x])
+        assert found.shape == expected.shape and relative(expected, found) < 1e-5
 
 
 def test_whole_numbers_stay_whole_in_bfloat16() -> None:
