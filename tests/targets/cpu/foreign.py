@@ -89,10 +89,14 @@ class Program:
         elif isinstance(value, relax.Var):
             self._known[var] = self._known[value]
         else:
-            assert isinstance(value, relax.Call) and value.op == tvm.ir.Op.get("relax.call_tir"), value
-            fields = value.args[1].fields if isinstance(value.args[1], relax.Tuple) else [value.args[1]]
+            assert isinstance(value, relax.Call), value
             made = self._slot([int(d) for d in var.ty.shape.values], str(var.ty.dtype))
             self._known[var] = made
+            if value.op == tvm.ir.Op.get("relax.reshape"):
+                self.calls.append(("view", [self._argument(value.args[0]), made]))
+                return
+            assert value.op == tvm.ir.Op.get("relax.call_tir"), value
+            fields = value.args[1].fields if isinstance(value.args[1], relax.Tuple) else [value.args[1]]
             self.calls.append((str(value.args[0].name_hint), [*(self._argument(f) for f in fields), made]))
 
     def _argument(self, field: Any) -> int:
