@@ -121,7 +121,7 @@ def link_foreign(ready: Prepared, target: Target, feeds: Sequence[np.ndarray], f
     """Make the program of a model for inputs of these shapes; its kernels."""
     machine = tvm_target(target)
     with machine:
-        module, kernels = schedule_module(ready.module, target, ready.labels)
+        module, kernels = schedule_module(ready.module, target, ready.labels, place=False)
         functions = {
             str(v.name_hint): f.with_attr("global_symbol", str(v.name_hint))
             for v, f in module.functions.items()
