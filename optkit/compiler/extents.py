@@ -35,10 +35,7 @@ def name_extents(func: Any) -> Any:
     extents = [d for shape in shapes for d in shape if not isinstance(d, (tirx.IntImm, tirx.Var))]
     bare = [d for shape in shapes for d in shape if isinstance(d, tirx.Var)]
     names = _names(extents, bare, analyzer)
-    if not names:
-        return func
-
-    return _renamed(func, names, analyzer)
+    return _renamed(func, names, analyzer) if names else func
 
 
 def name_sums(func: Any) -> Any:

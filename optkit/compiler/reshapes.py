@@ -30,7 +30,10 @@ def reshapes(func: Any) -> bool:
 
 def legalize_reshape(builder: Any, call: Any) -> Any:
     """TVM's own kernel of relax.reshape, marked."""
-    return builder.call_te(topi.reshape, *call.args, primfunc_name_hint="reshape", primfunc_attrs={_VIEW: 1})
+    data, shape = call.args
+    if isinstance(shape, relax.Var):
+        shape = builder.lookup_binding(shape)
+    return builder.call_te(topi.reshape, data, shape, primfunc_name_hint="reshape", primfunc_attrs={_VIEW: 1})
 
 
 def _marked(func: Any) -> bool:

@@ -41,7 +41,7 @@ def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
         if all(v is None or v.const is not None for v in (starts, ends, axes, steps)):
             return None
         cuts = _cuts(x, starts, ends, axes, steps)
-        if cuts is not None:
+        if cuts:
             names, first, last = (list(column) for column in zip(*cuts, strict=True))
             return low.wrap(relax.op.strided_slice(x.plain(), names, first, last, assume_inbound=True))
     count, rank = _count(node, starts), len(x.shape)
