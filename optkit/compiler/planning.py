@@ -7,8 +7,10 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Protocol
 
+from optkit.compiler.matrix_tiles import BYTES, COLUMNS, choose_matrix_tile, matrix_tiles, tile_cycles
 from optkit.compiler.operator import BATCH_MATMUL, CONV, DEPTHWISE, MATMUL, Operator, Plan
 from optkit.compiler.tiling import (
+    TALL,
     WINOGRAD_TILES,
     WINOGRAD_USED,
     Tile,
@@ -26,6 +28,10 @@ from optkit.target import Target
 BY_ROWS = "by_rows"
 """Parameter of a Winograd plan: a row of tiles at a time."""
 DIRECT, POINTWISE, PACKED, ROWS = "direct", "pointwise", "packed", "depthwise"
+TILES = "tiles"
+"""The template of products in tile registers."""
+_TILES = {"int8": "int8_tiles", "bfloat16": "bf16_tiles"}
+"""Capability of a target that has them, by arithmetic."""
 WINOGRAD = {2: "winograd2x3", 4: "winograd4x3"}
 _SIDES = {name: side for side, name in WINOGRAD.items()}
 _SPARE, _SPILLS = 2, 1.3
@@ -52,6 +58,11 @@ def templates(operator: Operator, side: int = 0) -> tuple[str, ...]:
     return (ROWS,) if operator.kind == DEPTHWISE else (PACKED,)
 
 
+def in_tiles(compute: str, target: Target) -> bool:
+    """Whether a target has tile registers for products in an arithmetic."""
+    return target.has(_TILES.get(compute, ""))
+
+
 def winograd_side(plan: Plan) -> int:
     """Side of the tiles of a Winograd plan, 0 for any other."""
     return _SIDES.get(plan.template, 0)
@@ -69,7 +80,8 @@ def tiled(operator: Operator, template: str, lanes: int) -> tuple[int, int]:
     if template in _SIDES:
         m = _SIDES[template]
         return s["n"] * math.ceil(height / m) * math.ceil(width / m), blocks
-    return (height * width if template == POINTWISE else width), blocks
+    flat = template == POINTWISE or (template == TILES and operator.pointwise())
+    return (height * width if flat else width), blocks
 
 
 def row_of_tiles(operator: Operator, template: str) -> int:
@@ -100,6 +112,11 @@ def default_plan(operator: Operator, target: Target, allowed: Collection[str]) -
     """The analytical model's choice."""
     lanes, s = target.lanes, operator.named()
     template = next(name for name in allowed if name not in _SIDES)
+    if template == TILES:
+        extent, blocks = tiled(operator, template, lanes)
+        rows, tall, wide = choose_matrix_tile(extent, blocks)
+        order = int(_outside(operator, target))
+        return Plan(template, {"rows": rows * tall, TALL: tall, "blocks": wide, "order": order})
     sides = [_SIDES[name] for name in allowed if name in _SIDES]
     if sides:
         channels = (s["c"], s["o"])
@@ -113,6 +130,14 @@ def default_plan(operator: Operator, target: Target, allowed: Collection[str]) -
         return Plan(template, {"rows": tile.rows, "band": _band(operator, target)})
     rest = {BY_ROWS: 1} if row else {} if template in _SIDES else {"order": 0}
     return Plan(template, {"rows": tile.rows, "blocks": tile.blocks} | rest)
+
+
+def _outside(operator: Operator, target: Target) -> bool:
+    """Whether all weights are walked for each tile of rows: they stay in the L2 cache, and the data would not."""
+    s, size = operator.named(), 1 if operator.compute == "int8" else 2
+    weights = _depth(operator) * s["o" if operator.kind == CONV else "n"] * size
+    data = (s["h"] * s["w"] * s["c"] if operator.kind == CONV else s["m"] * s["k"]) * size
+    return weights < data and data > target.cache[1] // 2
 
 
 def band(height: int) -> int:
@@ -144,6 +169,13 @@ def predicted_cycles(operator: Operator, plan: Plan, target: Target) -> float:
     """Cycles of a plan on one core, by the model behind the default: products alone, data in L1."""
     s, lanes = operator.named(), target.lanes
     extent, blocks = tiled(operator, plan.template, lanes)
+    if plan.template == TILES:
+        tall, wide = plan.params[TALL], plan.params["blocks"]
+        steps = math.ceil(extent / plan.params["rows"]) * (blocks // wide)
+        depth = math.ceil(_depth(operator) * (1 if operator.compute == "int8" else 2) / BYTES)
+        return steps * _repeats(operator, plan.template, lanes) * depth * tile_cycles(
+            plan.params["rows"] // tall, tall, wide
+        )
     side = winograd_side(plan)
     rows, columns = plan.params["rows"], plan.params.get("blocks", 1)
     spills = 1.0 if rows * columns <= kept(target.registers) else _SPILLS
@@ -180,6 +212,9 @@ def instruction_terms(compute: str, target: Target) -> int:
 
 def predicted_seconds(operator: Operator, plan: Plan, target: Target, peak: float) -> float:
     """Seconds of a plan on one core that does `peak` operations a second in the operator's arithmetic."""
+    if plan.template == TILES:  # a product of whole tiles takes sixteen cycles
+        per_cycle = 2 * COLUMNS * BYTES // (1 if operator.compute == "int8" else 2)
+        return predicted_cycles(operator, plan, target) * per_cycle / peak
     # A modelled cycle has two vectors of multiply-adds.
     per_cycle = 4 * target.lanes * (1 if operator.kind == DEPTHWISE else instruction_terms(operator.compute, target))
     return predicted_cycles(operator, plan, target) * per_cycle / peak
@@ -192,7 +227,7 @@ def _repeats(operator: Operator, template: str, lanes: int) -> int:
         return 1
     if operator.kind == BATCH_MATMUL:
         return s["batch"]
-    height = 1 if template == POINTWISE else operator.output()[0]
+    height = 1 if template == POINTWISE or (template == TILES and operator.pointwise()) else operator.output()[0]
     return s["n"] * height * (math.ceil(s["c"] / lanes) if operator.kind == DEPTHWISE else 1)
 
 
@@ -217,6 +252,12 @@ def candidates(operator: Operator, target: Target, allowed: Collection[str]) -> 
 
 def _plans(operator: Operator, template: str, target: Target) -> list[Plan]:
     extent, blocks = tiled(operator, template, target.lanes)
+    if template == TILES:
+        return [
+            Plan(template, {"rows": rows * tall, TALL: tall, "blocks": wide, "order": order})
+            for rows, tall, wide in matrix_tiles(extent, blocks)
+            for order in (0, 1)
+        ]
     limit = target.registers - _SPARE
     if operator.kind == DEPTHWISE:
         height = operator.output()[0]

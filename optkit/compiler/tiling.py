@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from optkit.compiler.operator import OPERATOR
 
+TALL = "tall"
+"""Parameter of a plan for tile registers: tiles of accumulators along the rows."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -21,6 +24,11 @@ class Tile:
     padded: int
     operator: str = field(default="", repr=False)
     more: tuple[tuple[str, int], ...] = field(default=(), repr=False)
+
+    @property
+    def matrix(self) -> bool:
+        """Whether its accumulators are in tile registers."""
+        return any(name == TALL for name, _ in self.more)
 
     def attrs(self) -> dict[str, int | str]:
         """The tile as block annotations, for the kernel rules."""

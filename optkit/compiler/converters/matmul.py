@@ -12,17 +12,18 @@ import tvm_ffi
 from tvm import relax
 from tvm.ir import GenericConst
 
-from optkit.compiler import packing
+from optkit.compiler import packing, planning
 from optkit.compiler.converters.accumulation import BYTES, COPY, OPEN, bits, dot_group
 from optkit.compiler.converters.grouped import grouped_codes, grouped_product
 from optkit.compiler.converters.integer_conv import SIGN, bias_fits, integer_bias
 from optkit.compiler.converters.movement import permuted, rounded
 from optkit.compiler.lowering import Lowering, Node
+from optkit.compiler.matrix_tiles import step_bytes
 from optkit.compiler.operator import BATCH_MATMUL, MATMUL, TENSOR_CORE, TENSOR_FLOAT, Operator
 from optkit.compiler.operators import matmul as define
 from optkit.compiler.operators.common import BITS
 from optkit.compiler.operators.quant import flip_sign, last_channel, less_zero_points
-from optkit.compiler.planning import make_tile, templates
+from optkit.compiler.planning import TILES, make_tile, templates
 from optkit.compiler.tiling import Tile
 from optkit.compiler.values import (
     OUT_FUSABLE,
@@ -110,7 +111,11 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
 
     def tile(compute: str) -> Tile:
         operator = Operator(MATMUL, compute, (rows, weight.shape[0], columns))
-        return make_tile(operator, low.plan(operator, templates(operator)), target.lanes)
+        allowed = (TILES,) if in_tiles(compute) else templates(operator)
+        return make_tile(operator, low.plan(operator, allowed), target.lanes)
+
+    def in_tiles(compute: str) -> bool:
+        return planning.in_tiles(compute, target) and all(isinstance(d, int) for d in shape[:-1])
 
     if not isinstance(a, Dequantized):
         reason = "its input is not quantized"
@@ -127,13 +132,14 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         low.record(node, "int8", macs)
         g = _group(low, "int8", weight)
         data = a.affine.q.plain()
-        missing = -weight.shape[0] % g
+        missing = -weight.shape[0] % (step_bytes(weight.shape[0]) if in_tiles("int8") else g)
         if missing:
             data = low.bind(relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, missing]))
         zero = a.affine.zero
         if target.has("int8_signed"):
             data, zero = low.emit(flip_sign, data, "int8", name="flip_sign"), zero - SIGN
-        packed = relax.const(packing.matmul_weight(weight, _together(low, "int8", weight, g), g))
+        filled = packing.pad_axis(weight, 0, weight.shape[0] + missing)
+        packed = relax.const(packing.matmul_weight(filled, _together(low, "int8", weight, g), g))
         acc = low.emit(product, data, packed, columns, tile("int8"), name="matmul", kind=OUT_FUSABLE)
         scale = np.broadcast_to(b.scale.astype("float64") * a.affine.scale, (columns,))
         flat = None if bias is None else _flat_bias(low, bias, columns)
@@ -151,9 +157,11 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         return _with_bias(low, a, out_shape, result, bias)
     if compute == "bfloat16" and target.has("bf16_pairs"):
         g = 2
-        if weight.shape[0] % g:
-            data = low.bind(relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, 1]))
-        data, weight = bits(low, data), weight.astype(ml_dtypes.bfloat16).view(BITS)
+        missing = -weight.shape[0] % (step_bytes(weight.shape[0] * 2) // 2 if in_tiles(compute) else g)
+        if missing:
+            data = low.bind(relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, missing]))
+        filled = packing.pad_axis(weight, 0, weight.shape[0] + missing)
+        data, weight = bits(low, data), filled.astype(ml_dtypes.bfloat16).view(BITS)
     elif compute == "bfloat16":
         data, weight = rounded(low, data), weight.astype(ml_dtypes.bfloat16)
     elif weight.dtype == np.int8:

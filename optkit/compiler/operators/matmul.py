@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from tvm import te, tirx
 from tvm.sym import Analyzer
 
+from optkit.compiler.matrix_tiles import step_bytes
 from optkit.compiler.operators.common import BITS, OP, accumulator, const, factor, static
 from optkit.compiler.tiling import Tile
 
@@ -53,9 +55,12 @@ def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.T
     batch, rows = row_split(shape)
     padded = tile.padded
     kind = accumulator(str(data.dtype))
-    ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
     static_rows = len(batch) == 0
     inner = shape[:-1] if static_rows else shape[len(batch) : -1]
+    if tile.matrix:
+        acc = _in_tiles(data, weight, batch, inner, tile)
+        return unpacked(acc, shape, columns, len(batch))
+    ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
 
     def element(*i: Any) -> Any:
         *outer, m, o, v = i
@@ -67,6 +72,39 @@ def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.T
     acc = te.compute((*batch, padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
 
     return unpacked(acc, shape, columns, len(batch))
+
+
+def _in_tiles(data: te.Tensor, weight: te.Tensor, batch: Sequence[Any], inner: Sequence[Any], tile: Tile) -> te.Tensor:
+    """The sums of `matmul` for tile registers: rows evenly apart, and the terms of a step together.
+
+    Args:
+        batch, inner: axes that are loops of their own, and those that are walked as one.
+    """
+    blocks, kg, b, g = static(weight.shape)
+    depth, rows, kind = kg * g, math.prod(inner), accumulator(str(data.dtype))
+    group = step_bytes(4 * kg) // 4
+    flat, places = data, len(inner)
+    if tile.padded != rows:
+
+        def row(*i: Any) -> Any:
+            *outer, m, k = i
+            read = data(*outer, *unflatten(te.min(m, rows - 1), inner), k)
+            return te.if_then_else(m < rows, read, const(0, str(data.dtype)))
+
+        flat = te.compute((*batch, tile.padded, depth), row, name="pad", attrs={OP: "pad"})
+        places = 0
+    ko, ki = te.reduce_axis((0, kg // group), "ko"), te.reduce_axis((0, group), "ki")
+    kr = te.reduce_axis((0, g), "kr")
+
+    def element(*i: Any) -> Any:
+        *outer, m, o, v = i
+        at = unflatten(m, inner) if places else [m]
+        left, right = flat(*outer, *at, (ko * group + ki) * g + kr), weight[o, ko * group + ki, v, kr]
+        return te.sum(factor(left, flat, kind) * factor(right, weight, kind), axis=[ko, ki, kr])
+
+    return te.compute(
+        (*batch, tile.padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()}
+    )
 
 
 def matmul_tiles(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.Tensor:

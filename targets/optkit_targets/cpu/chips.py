@@ -11,6 +11,7 @@ V3 = (*V2, "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "movbe")
 V4 = (*V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 VNNI = (*V4, "avx512_vnni")
 BF16 = (*VNNI, "avx512_bf16")
+AMX = (*BF16, "amx_tile", "amx_int8", "amx_bf16")
 
 X86 = "x86_64-unknown-linux-gnu"
 ARM = "aarch64-unknown-linux-gnu"
@@ -51,6 +52,8 @@ class Chip:
             found |= {"int8_vector", "int8_dot"} | (set() if "i8mm" in words else {"int8_signed"})
         if "avx512_bf16" in words and self.lanes == 16:
             found |= {"bf16_pairs", "bf16_vector"}
+        if self.lanes == 16 and "amx_tile" in words:
+            found |= {name for word, name in (("amx_int8", "int8_tiles"), ("amx_bf16", "bf16_tiles")) if word in words}
         if "avx512_fp16" in words or "asimdhp" in words:
             found.add("f16")
         return frozenset(found)
@@ -75,7 +78,8 @@ CHIPS: dict[str, Chip] = {
     "skylake-avx512": _zmm("Intel Skylake server, AVX-512", "skylake-avx512", V4, 32, 1024),
     "cascadelake": _zmm("Intel Cascade Lake, AVX512-VNNI", "cascadelake", VNNI, 32, 1024),
     "icelake-server": _zmm("Intel Ice Lake server, AVX512-VNNI", "icelake-server", VNNI, 48, 1280),
-    "sapphirerapids": _zmm("Intel Sapphire Rapids, AVX512-VNNI and BF16", "sapphirerapids", BF16, 48, 2048),
+    "cooperlake": _zmm("Intel Cooper Lake, AVX512-VNNI and BF16", "cooperlake", BF16, 32, 1024),
+    "sapphirerapids": _zmm("Intel Sapphire Rapids and later servers, AMX", "sapphirerapids", AMX, 48, 2048),
     "znver3": Chip("AMD Zen 3, AVX2", "znver3", isa=V3),
     "znver4": _zmm("AMD Zen 4, AVX512-VNNI and BF16", "znver4", BF16, 32, 1024),
     "znver5": _zmm("AMD Zen 5, AVX512-VNNI and BF16", "znver5", BF16, 48, 1024),

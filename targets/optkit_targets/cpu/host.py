@@ -25,6 +25,14 @@ def host_features() -> frozenset[str]:
     return frozenset()
 
 
+_ATTRIBUTES = {
+    "sapphirerapids": ("+avx512bf16", "+amx-tile", "+amx-int8", "+amx-bf16"),
+    "cooperlake": ("+avx512bf16",),
+    "icelake-server": (),
+}
+"""What Cascade Lake lacks of a level, as LLVM has it."""
+
+
 def host_chip() -> Chip:
     """The most capable named level this CPU satisfies, with the level's cache sizes.
 
@@ -34,6 +42,7 @@ def host_chip() -> Chip:
     machine, have = platform.machine(), host_features()
     order = (
         "sapphirerapids",
+        "cooperlake",
         "icelake-server",
         "cascadelake",
         "x86-64-v4",
@@ -45,9 +54,7 @@ def host_chip() -> Chip:
     for name in order:
         chip = CHIPS[name]
         if chip.arch == machine and set(chip.isa) <= have:
-            mcpu = "cascadelake" if name == "icelake-server" else chip.mcpu
-            extra = ("+avx512bf16",) if name == "sapphirerapids" else ()
-            if name == "sapphirerapids":
-                mcpu = "cascadelake"
+            mcpu = "cascadelake" if name in _ATTRIBUTES else chip.mcpu
+            extra = _ATTRIBUTES.get(name, ())
             return replace(chip, mcpu=mcpu, attributes=extra, summary=f"this machine ({name} level)")
     raise UsageError(f"this CPU ({machine}) has neither AVX2 nor 64-bit Arm vectors: name a target with --target")

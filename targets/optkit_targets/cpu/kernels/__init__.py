@@ -11,9 +11,11 @@ from optkit_targets.cpu.kernels.injective import InjectiveRule
 from optkit_targets.cpu.kernels.matmul import MatmulRule
 from optkit_targets.cpu.kernels.pool import PoolRule
 from optkit_targets.cpu.kernels.rows import RowsRule
+from optkit_targets.cpu.kernels.tiles import TileRule
 from optkit_targets.cpu.kernels.winograd import WinogradRule
 
 RULES: tuple[KernelRule, ...] = (
+    TileRule(),
     ConvRule(),
     WinogradRule(),
     DepthwiseRule(),

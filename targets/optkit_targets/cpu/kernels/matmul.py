@@ -80,7 +80,7 @@ def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) 
             sch.vectorize(sch.get_loops(panel)[-1])
     else:
         tile, reduce, store = _own_nest(sch, product, params)
-        _vectorize_rows(sch, out, lanes)
+        vectorize_rows(sch, out, lanes)
     if real is not None and extent(sch, reduce[-1]) == 2:
         sch.unroll(reduce[-1])  # both codes of a byte: shifts by constants
     register_tile(sch, product, store, tile, reduce, target)
@@ -98,16 +98,7 @@ def _inside_epilogue(
 ) -> tuple[tuple[Any, Any, Any], list[Any], Any]:
     """Compute the product into the epilogue's tile; also the loop that has all row tiles of a column tile inside."""
     batch_axes = len(kinds(sch, product)[0]) - 3
-    extents = [extent(sch, loop) for loop in sch.get_loops(out)]
-    if len(extents) - batch_axes > 2 and None not in extents[batch_axes:]:
-        # Rows become one axis of the block itself: a tile then never straddles two loops.
-        def flat(*index: Any) -> tuple[Any, ...]:
-            row: Any = 0
-            for i, size in zip(index[batch_axes:-1], extents[batch_axes:-1], strict=True):
-                row = row * size + i
-            return (*index[:batch_axes], row, index[-1])
-
-        sch.transform_block_layout(out, IndexMap.from_func(flat, ndim=len(extents)))
+    flatten_rows(sch, out, batch_axes)
     *lead, n = sch.get_loops(out)
     batch, inner = lead[:batch_axes], lead[batch_axes:]
     if not inner:
@@ -136,6 +127,21 @@ def _inside_epilogue(
     return (m, nb, v), loops[-reduce:], outer
 
 
+def flatten_rows(sch: Any, out: Any, batch_axes: int) -> None:
+    """Rows of several axes become one axis of the block itself: a tile then never straddles two loops."""
+    extents = [extent(sch, loop) for loop in sch.get_loops(out)]
+    if len(extents) - batch_axes <= 2 or None in extents[batch_axes:]:
+        return
+
+    def flat(*index: Any) -> tuple[Any, ...]:
+        row: Any = 0
+        for i, size in zip(index[batch_axes:-1], extents[batch_axes:-1], strict=True):
+            row = row * size + i
+        return (*index[:batch_axes], row, index[-1])
+
+    sch.transform_block_layout(out, IndexMap.from_func(flat, ndim=len(extents)))
+
+
 def kinds_of(sch: Any, block: Any) -> tuple[list[int], list[int]]:
     """Indices of a block's spatial and reduction axes."""
     axes = list(sch.get(block).iter_vars)
@@ -155,7 +161,7 @@ def _own_nest(sch: Any, product: Any, params: Mapping[str, int]) -> tuple[tuple[
     return (mi, ni, v), reduce, store
 
 
-def _vectorize_rows(sch: Any, out: Any, lanes: int) -> None:
+def vectorize_rows(sch: Any, out: Any, lanes: int) -> None:
     """The epilogue as a pass of its own."""
     *lead, n = sch.get_loops(out)
     columns = extent(sch, n) or 0

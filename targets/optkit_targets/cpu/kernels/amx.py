@@ -1,0 +1,137 @@
+"""The instructions of AMX as functions that kernels import: products of tiles of sixteen rows of 64 bytes.
+
+Eight tile registers: four of sums, the others of data and of weights. A step of a sum takes 64 bytes of each row of
+the data, four bytes or two bfloat16 numbers of them together (Intel SDM, TDPBUSD and TDPBF16PS). The shapes of tiles
+are set once a task (LDTILECFG takes as long as ten products) and given back at its end: with tiles in use the kernel
+moves eight kilobytes more whenever it switches threads.
+
+Linux lets a process use tiles that has asked for them (arch_prctl, ARCH_REQ_XCOMP_PERM); its first task does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+TILE_ROWS, TILE_BYTES, TILE_COLUMNS = 16, 64, 16
+"""Of a tile: most rows, bytes of a row of data, and sums of a row."""
+TILES, SUM_TILES = 8, 4
+PRODUCTS = {"int8": "tdpbusd", "bfloat16": "tdpbf16ps"}
+"""Instruction by arithmetic."""
+DECLARATIONS = """
+declare void @llvm.x86.ldtilecfg(ptr)
+declare void @llvm.x86.tilerelease()
+declare void @llvm.x86.tilezero(i8 immarg)
+declare void @llvm.x86.tileloadd64(i8 immarg, ptr, i64)
+declare void @llvm.x86.tilestored64(i8 immarg, ptr, i64)
+declare void @llvm.x86.tdpbusd(i8 immarg, i8 immarg, i8 immarg)
+declare void @llvm.x86.tdpbf16ps(i8 immarg, i8 immarg, i8 immarg)
+@optkit_amx_asked = linkonce_odr global i32 0
+define linkonce_odr void @optkit_amx_ask() noinline {
+  %r = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},~{rcx},~{r11},~{memory}"(i64 158, i64 4131, i64 18)
+  store i32 1, ptr @optkit_amx_asked
+  ret void
+}
+"""
+PREFIX = "llvm.x86."
+"""Of the names of instructions."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How tiles of sums lie in memory, all in bytes.
+
+    Attributes:
+        compute: "int8" or "bfloat16".
+        rows: of a tile of data and of sums.
+        width: bytes of a row of data.
+        data: from one row to the next, and where the tiles begin, one below the other.
+        weights: from the terms of four bytes to the next ones, and where the tiles begin, side by side.
+        sums: from one row to the next, and where the tiles begin, row by row of tiles.
+    """
+
+    compute: str
+    rows: int
+    width: int
+    data: tuple[int, tuple[int, ...]]
+    weights: tuple[int, tuple[int, ...]]
+    sums: tuple[int, tuple[int, ...]]
+
+    @property
+    def name(self) -> str:
+        """The same for the same tiling alone."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+
+def functions(tiling: Tiling) -> str:
+    """`optkit_amx_begin`, `_zero`, `_step`, `_store` and `_end` of a tiling, in LLVM's language.
+
+    begin() and end() are called around a task; step(data, weights) adds 64 bytes of each row, store(sums) writes.
+    """
+    (data_row, data), (weight_row, weights), (sum_row, sums) = tiling.data, tiling.weights, tiling.sums
+    tall, wide = len(data), len(weights)
+    # Of data and weights, the fewer tiles keep their registers for a step, and the others take turns in the rest.
+    rest = SUM_TILES + min(tall, wide)
+    kept, turns = range(SUM_TILES, rest), [rest + i % (TILES - rest) for i in range(max(tall, wide))]
+    rows, columns = (kept, turns) if tall <= wide else (turns, kept)
+    # Palette 1; bytes of a row of each tile; rows of each: those of weights have four bytes of a row of data.
+    counts = [tiling.rows if i < SUM_TILES or i in rows else tiling.width // 4 for i in range(TILES)]
+    widths = [tiling.width if i in rows else TILE_BYTES for i in range(TILES)]
+    raw = [1, *[0] * 15, *[byte for width in widths for byte in (width, 0)], *[0] * 16, *counts, *[0] * 8]
+    shapes = f"@optkit_amx_tiles_{tiling.name}"
+    constant = "".join(f"\\{byte:02x}" for byte in raw)
+    text = f'{DECLARATIONS}{shapes} = linkonce_odr constant [64 x i8] c"{constant}", align 64\n'
+    begin = [
+        "  %asked = load i32, ptr @optkit_amx_asked",
+        "  %first = icmp eq i32 %asked, 0",
+        "  br i1 %first, label %ask, label %go",
+        "ask:",
+        "  call void @optkit_amx_ask()",
+        "  br label %go",
+        "go:",
+        f"  call void @{PREFIX}ldtilecfg(ptr {shapes})",
+    ]
+    zero = [f"  call void @{PREFIX}tilezero(i8 {i})" for i in range(tall * wide)]
+    store = _each("store", "%c", range(tall * wide), sums, sum_row)
+    loads = {
+        "data": [_each("load", "%a", [tile], [data[m]], data_row, m) for m, tile in enumerate(rows)],
+        "weights": [_each("load", "%b", [tile], [weights[n]], weight_row, n) for n, tile in enumerate(columns)],
+    }
+    first, second = ("data", "weights") if tall <= wide else ("weights", "data")
+    step = [line for lines in loads[first] for line in lines]
+    for i, lines in enumerate(loads[second]):
+        step += lines
+        pairs = [(m, i) for m in range(tall)] if second == "weights" else [(i, n) for n in range(wide)]
+        step += [
+            f"  call void @{PREFIX}{PRODUCTS[tiling.compute]}(i8 {m * wide + n}, i8 {rows[m]}, i8 {columns[n]})"
+            for m, n in pairs
+        ]
+    bodies = {
+        "begin": ("", begin),
+        "zero": ("", zero),
+        "step": ("ptr %a, ptr %b", step),
+        "store": ("ptr %c, ptr %last", store),
+        "end": ("", [f"  call void @{PREFIX}tilerelease()"]),
+    }
+    for kind, (arguments, lines) in bodies.items():
+        body = "\n".join(lines)
+        text += (
+            f"define linkonce_odr void @optkit_amx_{kind}_{tiling.name}({arguments}) alwaysinline {{\n"
+            f"{body}\n  ret void\n}}\n"
+        )
+    return text
+
+
+def _each(
+    kind: str, pointer: str, tiles: Sequence[int], offsets: Sequence[int], row: int, number: int = 0
+) -> list[str]:
+    """Loads or stores of tiles at offsets from a pointer."""
+    instruction = {"load": "tileloadd64", "store": "tilestored64"}[kind]
+    lines = []
+    for i, (tile, offset) in enumerate(zip(tiles, offsets, strict=True), number):
+        lines += [
+            f"  {pointer}{i} = getelementptr i8, ptr {pointer}, i64 {offset}",
+            f"  call void @{PREFIX}{instruction}(i8 {tile}, ptr {pointer}{i}, i64 {row})",
+        ]
+    return lines

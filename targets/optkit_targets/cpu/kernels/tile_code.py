@@ -1,0 +1,255 @@
+"""From a scheduled product to tile instructions: the loops over a tile become calls, whose addresses follow from the
+indices that the loops read and write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.sym import Analyzer
+from tvm.tirx import op
+
+from optkit.compiler.operators.common import BITS
+from optkit_targets.cpu.kernels.amx import TILE_BYTES, TILE_COLUMNS, Tiling, functions
+
+MARK = "optkit.tiles"
+"""Annotation of the loops to be replaced."""
+INIT, STEP, STORE = "init", "step", "store"
+"""Its values: the loops that clear the sums of a tile, that add 64 bytes of each row, and the reduction, after which
+sums are stored."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What became of the loops of a step: the call, and the one that stores the sums."""
+
+    tiling: Tiling
+    call: Any
+    store: Any
+
+
+def tile_code(func: Any, rows: int, tall: int) -> Any:
+    """A scheduled function with its marked loops replaced.
+
+    Args:
+        rows: of a tile of data.
+        tall: tiles of sums along rows. Loops may have fewer rows than these, where the result has; tiles are whole.
+
+    Raises:
+        ValueError: a marked loop is no product of tiles.
+    """
+    writer = _Writer(rows, tall)
+    body = writer.statement(func.body)
+    if writer.step is None:
+        raise ValueError("no loop is marked as a step of tiles")
+    return func.with_body(body)
+
+
+class _Writer:
+    def __init__(self, rows: int, tall: int) -> None:
+        self.rows, self.tall = rows, tall
+        self.step: _Step | None = None
+
+    def statement(self, stmt: Any) -> Any:
+        """The statement with what is marked in it replaced."""
+        if isinstance(stmt, tirx.SeqStmt):
+            # The loops that clear come before those that tell what is to be cleared.
+            parts = [None if _mark(part) == INIT else self.statement(part) for part in stmt.seq]
+            return tirx.SeqStmt([self._clear() if part is None else part for part in parts], stmt.span)
+        if isinstance(stmt, s_tir.SBlockRealize):
+            block = stmt.block
+            made = s_tir.SBlock(
+                block.iter_vars,
+                block.reads,
+                block.writes,
+                block.name_hint,
+                self.statement(block.body),
+                block.init,
+                block.alloc_buffers,
+                block.match_buffers,
+                block.annotations,
+            )
+            return s_tir.SBlockRealize(stmt.iter_values, stmt.predicate, made)
+        if not isinstance(stmt, tirx.For):
+            return stmt
+        mark = _mark(stmt)
+        if mark == STEP:
+            self.step = _step(stmt, self.rows, self.tall)
+            return self.step.call
+        before = self.step
+        body = self.statement(stmt.body)
+        notes = {name: value for name, value in stmt.annotations.items() if name != MARK}
+        if self.step is not None and before is None and stmt.kind == tirx.ForKind.PARALLEL:
+            name = self.step.tiling.name
+            body = tirx.SeqStmt([_evaluate(f"begin_{name}"), body, _evaluate(f"end_{name}")])
+            notes["pragma_import_llvm"] = tvm.ir.StringImm(functions(self.step.tiling))
+        loop = tirx.For(
+            stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, stmt.thread_binding, notes, stmt.step, stmt.span
+        )
+        if mark != STORE:
+            return loop
+        assert self.step is not None
+        return tirx.SeqStmt([loop, self.step.store])
+
+    def _clear(self) -> Any:
+        assert self.step is not None
+        return _evaluate(f"zero_{self.step.tiling.name}")
+
+
+def _mark(stmt: Any) -> str:
+    if not isinstance(stmt, tirx.For) or MARK not in stmt.annotations:
+        return ""
+    mark = stmt.annotations[MARK]
+    return str(mark.value if isinstance(mark, tvm.ir.StringImm) else mark)
+
+
+def _evaluate(name: str, *args: Any) -> Any:
+    return tirx.Evaluate(tirx.call_extern("void", f"optkit_amx_{name}", *args))
+
+
+def _flat(indices: Sequence[Any], sizes: Sequence[int]) -> Any:
+    flat: Any = 0
+    for index, size in zip(indices, sizes, strict=True):
+        flat = flat * size + index
+    return flat
+
+
+def _loads(expr: Any) -> list[Any]:
+    """What an expression reads, in order."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(expr, (tvm.ir.TensorLoad, found.append))
+    return found
+
+
+class _Places:
+    """Where in memory the elements of one access lie, by the loops around it."""
+
+    def __init__(self, buffer: Any, indices: Sequence[Any], realize: Any, loops: Sequence[Any]) -> None:
+        self.buffer, self.loops, self.indices = buffer, loops, list(indices)
+        self.axes = list(zip(realize.block.iter_vars, realize.iter_values, strict=True))
+        self.bytes = tvm.DataType(str(buffer.dtype)).itemsize
+        # Of the outermost axis, which may be open, the extent says nothing of places.
+        _, *inner = buffer.shape
+        self.sizes = [1, *map(int, inner)]
+
+    def first(self) -> list[Any]:
+        """Index of the first element of the tile."""
+        return self._at(self.indices, {})
+
+    def _at(self, indices: Sequence[Any], at: dict[Any, int]) -> list[Any]:
+        """Indices at these values of the loops, the others' being 0."""
+        analyzer = Analyzer()
+        for loop in self.loops:
+            analyzer.bind(loop.loop_var, tirx.const(at.get(loop.loop_var, 0), str(loop.loop_var.ty.dtype)))
+        for axis, value in self.axes:
+            analyzer.bind(axis.var, analyzer.simplify(value))
+        return [analyzer.simplify(index) for index in indices]
+
+    def offset(self, at: dict[Any, int], sizes: Sequence[int] | None = None) -> int:
+        """Bytes from the first element of a tile to the one at these values of the loops.
+
+        Args:
+            sizes: extents of the buffer, if not its own.
+        """
+        # Simplified by axes of the block, before loops stand for these: quotient and remainder of one become it again.
+        flat = [Analyzer().simplify(_flat(self.indices, sizes or self.sizes))]
+        [there], [here] = self._at(flat, at), self._at(flat, {})
+        found = Analyzer().simplify(there - here)
+        if not isinstance(found, tirx.IntImm):
+            raise ValueError(f"rows of {self.buffer.name} are not evenly apart")
+        return int(found) * self.bytes
+
+    def spans(self, extents: dict[Any, int]) -> list[int]:
+        """Extents of the part of the buffer that a tile has, some of whose loops have other extents than they say."""
+        last = {loop.loop_var: extents.get(loop.loop_var, int(loop.extent)) - 1 for loop in self.loops}
+        sizes = []
+        for there, here in zip(self._at(self.indices, last), self.first(), strict=True):
+            span = Analyzer().simplify(there - here)
+            if not isinstance(span, tirx.IntImm):
+                raise ValueError(f"a tile of {self.buffer.name} has no fixed extents")
+            sizes.append(int(span) + 1)
+        return sizes
+
+    def moves(self, loop: Any) -> bool:
+        """Whether the loop changes the place."""
+        return int(loop.extent) > 1 and self.offset({loop.loop_var: 1}) != 0
+
+    def region(self, extents: dict[Any, int]) -> Any:
+        """The part of the buffer that the tile has, as `spans` has it."""
+        sizes = self.spans(extents)
+        ranges = [tvm.ir.Range.from_min_extent(at, size) for at, size in zip(self.first(), sizes, strict=True)]
+        return tirx.BufferRegion(self.buffer, ranges)
+
+    def whole(self) -> Any:
+        """All of the buffer."""
+        return tirx.BufferRegion(self.buffer, [tvm.ir.Range(0, extent) for extent in self.buffer.shape])
+
+    def address(self) -> Any:
+        """Of the first element."""
+        return op.address_of(tirx.BufferLoad(self.buffer, self.first()))
+
+    def last(self, extents: dict[Any, int]) -> Any:
+        """The address of the last element of the tile, as `spans` has it."""
+        ends = [at + (size - 1) for at, size in zip(self.first(), self.spans(extents), strict=True)]
+        return op.address_of(tirx.BufferLoad(self.buffer, ends))
+
+
+def _step(stmt: Any, rows: int, tall: int) -> _Step:
+    """The calls for the loops of one step."""
+    loops, inner = [], stmt
+    while isinstance(inner, tirx.For):
+        loops.append(inner)
+        inner = inner.body
+    write = inner.block.body
+    sums = _Places(write.buffer, write.indices, inner, loops)
+    reads = [load for load in _loads(write.value) if not load.source.same_as(write.buffer)]
+    data, weights = (_Places(load.source, load.indices, inner, loops) for load in reads)
+    *across, terms, together = loops
+    down = [loop for loop in across if data.moves(loop) and int(loop.extent) > 1]
+    along = [loop for loop in across if loop not in down and int(loop.extent) > 1]
+    unit = data.bytes
+    width = unit * int(terms.extent) * int(together.extent)
+    if len(down) > 1 or width > TILE_BYTES or unit * int(together.extent) != 4:
+        raise ValueError("its rows or terms are no tile's")
+    if data.offset({terms.loop_var: 1}) != 4 or weights.offset({together.loop_var: 1}) != unit:
+        raise ValueError("its terms do not lie together")
+    whole = {down[0].loop_var: rows * tall} if down else {}
+    if not down and tall > 1:
+        raise ValueError("it has one row")
+    places: list[dict[Any, int]] = [{}]
+    for loop in along:
+        steps = range(0, int(loop.extent), TILE_COLUMNS if loop.same_as(along[-1]) else 1)
+        places = [{**place, loop.loop_var: i} for place in places for i in steps]
+    lowered = [{down[0].loop_var: m * rows} if m else {} for m in range(tall)]
+    row = {down[0].loop_var: 1} if down else {}
+    # What lies in a buffer of a tile has the tile's extents when it comes to code.
+    compact = sums.spans(whole) if sums.buffer.scope() == "local" else None
+    compute = "bfloat16" if str(data.buffer.dtype) == BITS else "int8"
+    tiling = Tiling(
+        compute,
+        rows,
+        width,
+        (data.offset(row) if row else TILE_BYTES, tuple(data.offset(m) for m in lowered)),
+        (weights.offset({terms.loop_var: 1}), tuple(weights.offset(n) for n in places)),
+        (
+            sums.offset(row, compact) if row else 4 * TILE_COLUMNS * len(places),
+            tuple(sums.offset({**m, **n}, compact) for m in lowered for n in places),
+        ),
+    )
+    step = _evaluate(f"step_{tiling.name}", data.address(), weights.address())
+    # Of a buffer there remains what calls name of it, so that they have to name the last element too.
+    store = _evaluate(f"store_{tiling.name}", sums.address(), sums.last(whole))
+    return _Step(
+        tiling,
+        _opaque("step", step, [data.whole(), weights.whole()], []),
+        _opaque("store", store, [], [sums.region(whole)]),
+    )
+
+
+def _opaque(name: str, body: Any, reads: list[Any], writes: list[Any]) -> Any:
+    return s_tir.SBlockRealize([], tirx.const(True, "bool"), s_tir.SBlock([], reads, writes, name, body))

@@ -1,0 +1,145 @@
+"""Convolution and matrix product in tile registers, what follows them fused to it.
+
+Tiles of sums, up to four, stay in registers while the reduction runs over blocks of channels and the kernel's taps;
+then they are stored to a buffer that is in the first-level cache, from which the epilogue reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from optkit.compiler.matrix_tiles import COLUMNS, ROWS, SHAPES, SUMS
+from optkit.kernel import Choice
+from optkit.target import Target
+from optkit_targets.cpu.kernels.matmul import flatten_rows, kinds_of, vectorize_rows
+from optkit_targets.cpu.kernels.tile_code import INIT, MARK, STEP, STORE, tile_code
+from optkit_targets.cpu.kernels.tools import (
+    View,
+    arithmetic,
+    extent,
+    finish,
+    inline_rest,
+    kinds,
+    look,
+    number,
+    parallel,
+    schedule_pad,
+)
+
+
+class TileRule:
+    """Takes functions with a block "conv" or "matmul" that is planned for tile registers."""
+
+    name = "cpu.tiles"
+    templates: ClassVar[Mapping[str, int]] = {"tiles": 1}
+
+    def choices(self, func: Any, target: Target) -> list[Choice] | None:
+        """One template.
+
+        `rows` are those of all tiles of sums, of which `tall` lie along rows and `blocks` along columns; order 0 goes
+        over all positions with a share of the weights, order 1 over all weights with a share of the positions.
+        """
+        view = look(func)
+        kind = next((kind for kind in ("conv", "matmul") if kind in view.ops), "")
+        if not kind:
+            return None
+        sch, block = view.sch, view.ops[kind]
+        names = ("rows", "tall", "blocks", "order")
+        params = {name: number(sch, block, f"optkit.{name}") for name in names}
+        if not params["tall"]:
+            return None
+        space = {
+            "rows": tuple(range(1, SUMS * ROWS + 1)),
+            "tall": tuple(sorted({tall for tall, _ in SHAPES})),
+            "blocks": tuple(sorted({wide for _, wide in SHAPES})),
+            "order": (0, 1),
+        }
+        schedule = _conv if kind == "conv" else _matmul
+        lanes = extent(sch, kinds(sch, block)[0][-1])
+        layout = f"NCHW{lanes}c OIHW{lanes}o" if kind == "conv" else f"MK NK{lanes}n"
+
+        def apply(function: Any, chosen: Mapping[str, int]) -> Any:
+            return tile_code(schedule(look(function), chosen), chosen["rows"] // chosen["tall"], chosen["tall"])
+
+        dtype = arithmetic(sch, block)
+        return [Choice(self.name, "tiles", self.templates["tiles"], params, space, apply, compute=dtype, layout=layout)]
+
+
+def _conv(view: View, params: Mapping[str, int]) -> Any:
+    sch, conv, pad = view.sch, view.ops["conv"], view.ops.get("pad")
+    inline_rest(view, [conv] if pad is None else [conv, pad])
+    out, spatial = view.last, len(kinds(sch, conv)[0])
+    if spatial == 4:
+        # Rows and columns become one axis of the block itself: a tile then never straddles two loops.
+        width = extent(sch, sch.get_loops(out)[3])
+        sch.transform_block_layout(out, lambda n, c, y, x, v: (n, c, y * width + x, v))
+        n, c, x, v = sch.get_loops(out)
+        rows = [n]
+    else:
+        n, c, y, x, v = sch.get_loops(out)
+        rows = [n, y]
+    lanes, columns = extent(sch, v) or 0, COLUMNS * params["blocks"]
+    co, ci = sch.split(c, [None, max(1, columns // lanes)])
+    vo, vi = sch.split(v, [None, min(columns, lanes)])
+    xo, xi = sch.split(x, [None, params["rows"]])
+    if params["order"]:
+        outer = [*rows, xo, co, vo]
+    elif spatial == 4:
+        outer = [n, co, vo, xo]
+    else:
+        outer = [n, co, vo, *rows[1:], xo]
+    sch.reorder(*outer, ci, xi, vi)
+    shared = len(outer) - 1 if not params["order"] else len(outer) - 2
+    parallel(sch, *outer[:shared])
+    _inside(sch, conv, out, outer[-1])
+    if pad is not None:
+        schedule_pad(sch, pad)
+    return finish(sch)
+
+
+def _matmul(view: View, params: Mapping[str, int]) -> Any:
+    sch, product, pad = view.sch, view.ops["matmul"], view.ops.get("pad")
+    inline_rest(view, [product] if pad is None else [product, pad])
+    out, columns = view.last, COLUMNS * params["blocks"]
+    (*batch, m, n, v), reduce = kinds(sch, product)
+    if (extent(sch, sch.get_loops(out)[-1]) or 0) % columns:
+        # Columns do not fill whole tiles: the sums go to a buffer, the epilogue is a pass of its own.
+        mo, mi = sch.split(m, [None, params["rows"]])
+        no, ni = sch.split(n, [None, params["blocks"]])
+        sch.reorder(*batch, no, mo, reduce[0], mi, ni, v, *reduce[1:])
+        parallel(sch, *batch, no, mo)
+        _mark(sch, product, [mi, ni, v], reduce[0])
+        vectorize_rows(sch, out, COLUMNS)
+    else:
+        flatten_rows(sch, out, len(batch))
+        *batch, m, n = sch.get_loops(out)
+        mo, mi = sch.split(m, [None, params["rows"]])
+        no, ni = sch.split(n, [None, columns])
+        outer = [*batch, mo, no] if params["order"] else [*batch, no, mo]
+        sch.reorder(*outer, mi, ni)
+        parallel(sch, *outer[:-1])
+        _inside(sch, product, out, outer[-1])
+    if pad is not None:
+        schedule_pad(sch, pad)
+    return finish(sch)
+
+
+def _inside(sch: Any, product: Any, out: Any, at: Any) -> None:
+    """Compute the sums at a loop of the epilogue, in a buffer of a tile."""
+    spatial, reduce = (len(axes) for axes in kinds_of(sch, product))
+    sch.compute_at(product, at, preserve_unit_loops=True)
+    sch.set_scope(product, 0, "local")
+    loops = sch.get_loops(product)[-spatial - reduce :]
+    tile, steps, terms = loops[:spatial], loops[spatial:-2], loops[-2:]
+    sch.reorder(*steps, *tile, *terms)
+    _mark(sch, product, tile, steps[0])
+    sch.vectorize(sch.get_loops(out)[-1])
+
+
+def _mark(sch: Any, product: Any, tile: list[Any], steps: Any) -> None:
+    """Tell `tile_code` of the loops of a tile, and of the outermost one over the steps of its sums."""
+    init = sch.decompose_reduction(product, steps)
+    sch.annotate(sch.get_loops(init)[-len(tile)], MARK, INIT)
+    sch.annotate(tile[0], MARK, STEP)
+    sch.annotate(steps, MARK, STORE)
