@@ -7,7 +7,15 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Protocol
 
-from optkit.compiler.matrix_tiles import BYTES, COLUMNS, choose_matrix_tile, matrix_tiles, tile_cycles
+from optkit.compiler.matrix_tiles import (
+    BYTES,
+    COLUMNS,
+    choose_matrix_tile,
+    flat_positions,
+    matrix_tiles,
+    stays,
+    tile_cycles,
+)
 from optkit.compiler.operator import BATCH_MATMUL, CONV, DEPTHWISE, MATMUL, Operator, Plan
 from optkit.compiler.tiling import (
     TALL,
@@ -80,8 +88,18 @@ def tiled(operator: Operator, template: str, lanes: int) -> tuple[int, int]:
     if template in _SIDES:
         m = _SIDES[template]
         return s["n"] * math.ceil(height / m) * math.ceil(width / m), blocks
-    flat = template == POINTWISE or (template == TILES and operator.pointwise())
-    return (height * width if flat else width), blocks
+    if template == TILES:
+        return _flat(operator) or width, blocks
+    return (height * width if template == POINTWISE else width), blocks
+
+
+def _flat(operator: Operator) -> int:
+    """Positions of a convolution that tile registers walk as one axis; 0 where they go line by line."""
+    s = operator.named()
+    if s["b"] < COLUMNS:
+        return 0  # pixels
+    window = (s["kh"], s["kw"]), (s["sh"], s["sw"]), (s["dh"], s["dw"])
+    return flat_positions(*window, operator.output())
 
 
 def row_of_tiles(operator: Operator, template: str) -> int:
@@ -114,7 +132,8 @@ def default_plan(operator: Operator, target: Target, allowed: Collection[str]) -
     template = next(name for name in allowed if name not in _SIDES)
     if template == TILES:
         extent, blocks = tiled(operator, template, lanes)
-        rows, tall, wide = choose_matrix_tile(extent, blocks)
+        size = 1 if operator.compute == "int8" else 2
+        rows, tall, wide = choose_matrix_tile(extent, blocks, _depth(operator) * size, target.cache[0])
         order = int(_outside(operator, target))
         return Plan(template, {"rows": rows * tall, TALL: tall, "blocks": wide, "order": order})
     sides = [_SIDES[name] for name in allowed if name in _SIDES]
@@ -171,11 +190,10 @@ def predicted_cycles(operator: Operator, plan: Plan, target: Target) -> float:
     extent, blocks = tiled(operator, plan.template, lanes)
     if plan.template == TILES:
         tall, wide = plan.params[TALL], plan.params["blocks"]
-        steps = math.ceil(extent / plan.params["rows"]) * (blocks // wide)
-        depth = math.ceil(_depth(operator) * (1 if operator.compute == "int8" else 2) / BYTES)
-        return steps * _repeats(operator, plan.template, lanes) * depth * tile_cycles(
-            plan.params["rows"] // tall, tall, wide
-        )
+        bytes_ = _depth(operator) * (1 if operator.compute == "int8" else 2)
+        step = tile_cycles(plan.params["rows"] // tall, tall, wide, stays(bytes_, wide, target.cache[0]))
+        walked = math.ceil(extent / plan.params["rows"]) * (blocks // wide)
+        return walked * _repeats(operator, plan.template, lanes) * math.ceil(bytes_ / BYTES) * step
     side = winograd_side(plan)
     rows, columns = plan.params["rows"], plan.params.get("blocks", 1)
     spills = 1.0 if rows * columns <= kept(target.registers) else _SPILLS
@@ -227,7 +245,7 @@ def _repeats(operator: Operator, template: str, lanes: int) -> int:
         return 1
     if operator.kind == BATCH_MATMUL:
         return s["batch"]
-    height = 1 if template == POINTWISE or (template == TILES and operator.pointwise()) else operator.output()[0]
+    height = 1 if template == POINTWISE or (template == TILES and _flat(operator)) else operator.output()[0]
     return s["n"] * height * (math.ceil(s["c"] / lanes) if operator.kind == DEPTHWISE else 1)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tvm import relax
 
 from optkit.compiler import packing
-from optkit.compiler.converters.tile_sums import conv_tiles
+from optkit.compiler.converters.tile_sums import conv_tiles, pixel_tiles
 from optkit.compiler.lowering import Lowering
 from optkit.compiler.operator import CONV, DEPTHWISE, TENSOR_CORE, TENSOR_FLOAT, Operator
 from optkit.compiler.operators.common import BITS, to_bits
@@ -204,8 +204,11 @@ def accumulation(
             return low.emit(depthwise2d_words, *args, name="depthwise", kind=OUT_FUSABLE), b
         args = read(b), packed, geometry, pad_value, tile
         return low.emit(depthwise2d, *args, name="depthwise", kind=OUT_FUSABLE), b
-    if fixed and groups == 1 and channels >= lanes and in_tiles(compute, low.target):
-        return conv_tiles(low, x, read, weight, geometry, pad_value, compute, together)
+    if fixed and groups == 1 and in_tiles(compute, low.target):
+        if channels >= lanes or x.block == lanes:
+            return conv_tiles(low, x, read, weight, geometry, pad_value, compute, together)
+        if (sums := pixel_tiles(low, x, weight, geometry, pad_value, compute, together)) is not None:
+            return sums
     span = tensor_span(low, out, groups, channels, compute) if groups > 1 and (fixed or listed) else 0
     whole = (fixed or listed) and (groups == 1 or span > 0)
     c, b = _blocks(low, x, weight, compute, together) if whole else (lanes, lanes)

@@ -73,17 +73,6 @@ def _source(data: te.Tensor, window: Window, out: tuple[int, int], pad_value: fl
     return pad_axes(data, before, [max(n, s + b) for n, s, b in zip(need, (h, w), before, strict=True)], 2, pad_value)
 
 
-def _in_rows(data: te.Tensor, padded: int) -> te.Tensor:
-    """(N, C/c, H, W, c) -> (N, C/c, padded, c): positions evenly apart, and zeros past the last."""
-    n, cb, h, w, c = static(data.shape)
-
-    def element(i: Any, o: Any, p: Any, v: Any) -> Any:
-        at = te.min(p, h * w - 1)
-        return te.if_then_else(p < h * w, data[i, o, at // w, at % w, v], const(0, str(data.dtype)))
-
-    return te.compute((n, cb, padded, c), element, name="pad", attrs={OP: "pad"})
-
-
 def conv2d(
     data: te.Tensor,
     weight: te.Tensor,
@@ -93,7 +82,6 @@ def conv2d(
     pad_value: float,
     tile: Tile,
     span: int = 0,
-    out_block: int = 0,
 ) -> te.Tensor:
     """Blocked convolution -> (N, O/b, OH, OW, b) in the accumulator type.
 
@@ -101,11 +89,9 @@ def conv2d(
 
     Args:
         channels: input and output channels without block padding.
-        tile: register tile; the tiled axis (width, or height * width when pointwise) is rounded up to it. Of a matrix
-            tile rows have to be evenly apart.
+        tile: register tile; the tiled axis (width, or height * width when pointwise) is rounded up to it.
         pad_value: what padding reads as: 0, or the zero point of quantized data.
         span: output channels that read the same input blocks; those of a block where it is 0.
-        out_block: channels of a block of the result, where it is not the weights'.
     """
     n, cb, h, w, c = static(data.shape)
     words = {"int32": dot_four, PAIR: dot_two}.get(str(data.dtype))
@@ -114,8 +100,6 @@ def conv2d(
         kg = g = 1
     else:
         ob, kb, kh, kw, kg, b, g = static(weight.shape)
-    part, b = b, out_block or b
-    ob = ob * part // b
     oh, ow = window.output(h, w)
     kind = accumulator(str(data.dtype))
     padded, attrs = tile.padded, {OP: "conv", **tile.attrs()}
@@ -131,18 +115,15 @@ def conv2d(
         if words:
             return words(source[*at, 0], weight[o, ko, y, x, v])
         read = factor(source[*at, ki * g + kr], data, kind)
-        column = (o, v) if part == b else ((o * b + v) // part, (o * b + v) % part)
-        return read * factor(weight[column[0], ko, y, x, ki, column[1], kr], weight, kind)
+        return read * factor(weight[o, ko, y, x, ki, v, kr], weight, kind)
 
     if window.pointwise:
         positions = h * w
-        evenly = padded != positions and tile.matrix
-        flat = _in_rows(data, padded) if evenly else data
 
         def point(i: Any, o: Any, p: Any, v: Any) -> Any:
             at = p if padded == positions else te.min(p, positions - 1)
-            place = (i, first(o) + ko, p) if evenly else (i, first(o) + ko, at // w, at % w)
-            return te.sum(multiply(flat, place, o, 0, 0, v), axis=[ko, *inside])
+            place = (i, first(o) + ko, at // w, at % w)
+            return te.sum(multiply(data, place, o, 0, 0, v), axis=[ko, *inside])
 
         acc = te.compute((n, ob, padded, b), point, name="conv", attrs=attrs)
         return te.compute(

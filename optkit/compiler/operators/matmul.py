@@ -102,9 +102,7 @@ def _in_tiles(data: te.Tensor, weight: te.Tensor, batch: Sequence[Any], inner: S
         left, right = flat(*outer, *at, (ko * group + ki) * g + kr), weight[o, ko * group + ki, v, kr]
         return te.sum(factor(left, flat, kind) * factor(right, weight, kind), axis=[ko, ki, kr])
 
-    return te.compute(
-        (*batch, tile.padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()}
-    )
+    return te.compute((*batch, tile.padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
 
 
 def matmul_tiles(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.Tensor:

@@ -20,6 +20,7 @@ TILES, SUM_TILES = 8, 4
 PRODUCTS = {"int8": "tdpbusd", "bfloat16": "tdpbf16ps"}
 """Instruction by arithmetic."""
 DECLARATIONS = """
+declare void @llvm.prefetch.p0(ptr, i32 immarg, i32 immarg, i32 immarg)
 declare void @llvm.x86.ldtilecfg(ptr)
 declare void @llvm.x86.tilerelease()
 declare void @llvm.x86.tilezero(i8 immarg)
@@ -48,6 +49,7 @@ class Tiling:
         width: bytes of a row of data.
         data: from one row to the next, and where the tiles begin, one below the other.
         weights: from the terms of four bytes to the next ones, and where the tiles begin, side by side.
+        ahead: how far ahead weights are asked for, to the second cache; 0 where they are not.
         sums: from one row to the next, and where the tiles begin, row by row of tiles.
     """
 
@@ -57,6 +59,7 @@ class Tiling:
     data: tuple[int, tuple[int, ...]]
     weights: tuple[int, tuple[int, ...]]
     sums: tuple[int, tuple[int, ...]]
+    ahead: int = 0
 
     @property
     def name(self) -> str:
@@ -99,7 +102,13 @@ def functions(tiling: Tiling) -> str:
         "weights": [_each("load", "%b", [tile], [weights[n]], weight_row, n) for n, tile in enumerate(columns)],
     }
     first, second = ("data", "weights") if tall <= wide else ("weights", "data")
-    step = [line for lines in loads[first] for line in lines]
+    step = [
+        line
+        for n in range(wide if tiling.ahead else 0)
+        for i in range(tiling.width // 4)
+        for line in _prefetch(f"%p{n}_{i}", weights[n] + tiling.ahead + i * weight_row)
+    ]
+    step += [line for lines in loads[first] for line in lines]
     for i, lines in enumerate(loads[second]):
         step += lines
         pairs = [(m, i) for m in range(tall)] if second == "weights" else [(i, n) for n in range(wide)]
@@ -121,6 +130,14 @@ def functions(tiling: Tiling) -> str:
             f"{body}\n  ret void\n}}\n"
         )
     return text
+
+
+def _prefetch(name: str, offset: int) -> list[str]:
+    """A line of weights, to the second cache: what it takes from the first one is not missed there."""
+    return [
+        f"  {name} = getelementptr i8, ptr %b, i64 {offset}",
+        f"  call void @llvm.prefetch.p0(ptr {name}, i32 0, i32 2, i32 1)",
+    ]
 
 
 def _each(

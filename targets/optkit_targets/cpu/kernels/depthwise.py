@@ -65,8 +65,10 @@ def schedule(view: View, params: Mapping[str, int], target: Target) -> Any:
     n, c, y, x, v = sch.get_loops(out)
     yo, yi = sch.split(y, [None, params["band"]])
     xo, xi = sch.split(x, [None, params["rows"]])
-    sch.reorder(n, c, yo, yi, xo, xi, v)
-    outer = parallel(sch, n, c, yo)
+    # Blocks may be of several vectors, as tile registers read them.
+    parts, v = sch.split(v, [None, min(extent(sch, v) or 0, target.lanes)])
+    sch.reorder(n, c, parts, yo, yi, xo, xi, v)
+    outer = parallel(sch, n, c, parts, yo)
     sch.compute_at(conv, xo, preserve_unit_loops=True)
     sch.set_scope(conv, 0, "local")
     _, _, _, tile, vector, ky, kx = sch.get_loops(conv)[-7:]

@@ -14,7 +14,7 @@ from tvm import s_tir, tirx
 from tvm.sym import Analyzer
 from tvm.tirx import op
 
-from optkit.compiler.operators.common import BITS
+from optkit.compiler.operators.common import BITS, PAIR
 from optkit_targets.cpu.kernels.amx import TILE_BYTES, TILE_COLUMNS, Tiling, functions
 
 MARK = "optkit.tiles"
@@ -33,17 +33,18 @@ class _Step:
     store: Any
 
 
-def tile_code(func: Any, rows: int, tall: int) -> Any:
+def tile_code(func: Any, rows: int, tall: int, ahead: int = 0) -> Any:
     """A scheduled function with its marked loops replaced.
 
     Args:
         rows: of a tile of data.
         tall: tiles of sums along rows. Loops may have fewer rows than these, where the result has; tiles are whole.
+        ahead: how far ahead weights are asked for, in bytes; 0 where they are not.
 
     Raises:
         ValueError: a marked loop is no product of tiles.
     """
-    writer = _Writer(rows, tall)
+    writer = _Writer(rows, tall, ahead)
     body = writer.statement(func.body)
     if writer.step is None:
         raise ValueError("no loop is marked as a step of tiles")
@@ -51,8 +52,8 @@ def tile_code(func: Any, rows: int, tall: int) -> Any:
 
 
 class _Writer:
-    def __init__(self, rows: int, tall: int) -> None:
-        self.rows, self.tall = rows, tall
+    def __init__(self, rows: int, tall: int, ahead: int) -> None:
+        self.shape = rows, tall, ahead
         self.step: _Step | None = None
 
     def statement(self, stmt: Any) -> Any:
@@ -79,7 +80,7 @@ class _Writer:
             return stmt
         mark = _mark(stmt)
         if mark == STEP:
-            self.step = _step(stmt, self.rows, self.tall)
+            self.step = _step(stmt, *self.shape)
             return self.step.call
         before = self.step
         body = self.statement(stmt.body)
@@ -120,9 +121,14 @@ def _flat(indices: Sequence[Any], sizes: Sequence[int]) -> Any:
 
 
 def _loads(expr: Any) -> list[Any]:
-    """What an expression reads, in order."""
+    """What an expression reads, in order, each buffer once."""
     found: list[Any] = []
-    tvm_ffi.structural_walk(expr, (tvm.ir.TensorLoad, found.append))
+
+    def visit(load: Any) -> None:
+        if not any(load.source.same_as(other.source) for other in found):
+            found.append(load)
+
+    tvm_ffi.structural_walk(expr, (tvm.ir.TensorLoad, visit))
     return found
 
 
@@ -199,7 +205,7 @@ class _Places:
         return op.address_of(tirx.BufferLoad(self.buffer, ends))
 
 
-def _step(stmt: Any, rows: int, tall: int) -> _Step:
+def _step(stmt: Any, rows: int, tall: int, ahead: int) -> _Step:
     """The calls for the loops of one step."""
     loops, inner = [], stmt
     while isinstance(inner, tirx.For):
@@ -209,14 +215,16 @@ def _step(stmt: Any, rows: int, tall: int) -> _Step:
     sums = _Places(write.buffer, write.indices, inner, loops)
     reads = [load for load in _loads(write.value) if not load.source.same_as(write.buffer)]
     data, weights = (_Places(load.source, load.indices, inner, loops) for load in reads)
-    *across, terms, together = loops
+    words = data.bytes == 4
+    *across, terms = loops if words else loops[:-1]
+    together = None if words else loops[-1]
     down = [loop for loop in across if data.moves(loop) and int(loop.extent) > 1]
     along = [loop for loop in across if loop not in down and int(loop.extent) > 1]
-    unit = data.bytes
-    width = unit * int(terms.extent) * int(together.extent)
-    if len(down) > 1 or width > TILE_BYTES or unit * int(together.extent) != 4:
+    width = 4 * int(terms.extent)
+    if len(down) > 1 or width > TILE_BYTES or (together is not None and data.bytes * int(together.extent) != 4):
         raise ValueError("its rows or terms are no tile's")
-    if data.offset({terms.loop_var: 1}) != 4 or weights.offset({together.loop_var: 1}) != unit:
+    apart = data.offset({terms.loop_var: 1}) if width > 4 else 4
+    if apart != 4 or (together is not None and weights.offset({together.loop_var: 1}) != data.bytes):
         raise ValueError("its terms do not lie together")
     whole = {down[0].loop_var: rows * tall} if down else {}
     if not down and tall > 1:
@@ -229,17 +237,18 @@ def _step(stmt: Any, rows: int, tall: int) -> _Step:
     row = {down[0].loop_var: 1} if down else {}
     # What lies in a buffer of a tile has the tile's extents when it comes to code.
     compact = sums.spans(whole) if sums.buffer.scope() == "local" else None
-    compute = "bfloat16" if str(data.buffer.dtype) == BITS else "int8"
+    compute = "bfloat16" if str(data.buffer.dtype) in (BITS, PAIR) else "int8"
     tiling = Tiling(
         compute,
         rows,
         width,
         (data.offset(row) if row else TILE_BYTES, tuple(data.offset(m) for m in lowered)),
-        (weights.offset({terms.loop_var: 1}), tuple(weights.offset(n) for n in places)),
+        (weights.offset({terms.loop_var: 1}) if width > 4 else TILE_BYTES, tuple(weights.offset(n) for n in places)),
         (
             sums.offset(row, compact) if row else 4 * TILE_COLUMNS * len(places),
             tuple(sums.offset({**m, **n}, compact) for m in lowered for n in places),
         ),
+        ahead,
     )
     step = _evaluate(f"step_{tiling.name}", data.address(), weights.address())
     # Of a buffer there remains what calls name of it, so that they have to name the last element too.
