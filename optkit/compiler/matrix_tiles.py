@@ -110,3 +110,12 @@ def step_bytes(depth: int) -> int:
     """
     even = max((size for size in range(4, BYTES + 1, 4) if depth % size == 0), default=0)
     return even if even > BYTES // 2 else BYTES
+
+
+def crowded(stride: int) -> bool:
+    """Whether rows so many bytes apart share so few of a first cache's 64 sets that those of tiles drive each other out.
+
+    >>> crowded(768), crowded(1024), crowded(4096)
+    (False, True, True)
+    """
+    return stride % BYTES == 0 and math.gcd(stride // BYTES, 64) >= 16

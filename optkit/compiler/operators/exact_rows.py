@@ -17,6 +17,8 @@ from optkit.compiler.operators.transcendental import ROUNDED
 from optkit.exact import formulas
 from optkit.exact.functions import ROW_BITS, SOFTMAX_BITS
 
+_NO_STEP = -60.0
+"""An exponent whose power is less than half a step: those below it are as well, whatever they are."""
 _INT32_POWERS = 1 << (31 - SOFTMAX_BITS - 1)
 """So many powers a lane may sum in int32."""
 
@@ -32,7 +34,8 @@ def softmax(data: te.Tensor, b: int) -> te.Tensor:
     top = partial("row_max", lead, size, b, lambda *i: data(*i), te.max, tirx.min_value("float32"))
 
     def steps(*i: Any) -> Any:
-        power = formulas.exp(ROUNDED, data(*i) - top(*i[:-1]))
+        # Below that no step is left, and far below a denormal, over which processors stumble.
+        power = formulas.exp(ROUNDED, te.max(const(_NO_STEP, "float32"), data(*i) - top(*i[:-1])))
         return tirx.nearbyint(product(power, const(2.0**SOFTMAX_BITS, "float32")))
 
     power = te.compute(data.shape, steps, name="row_exp", attrs={OP: "row_map"})

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import tvm
 from tvm import te, tirx
 from tvm.sym import Analyzer
 
-from optkit.compiler.matrix_tiles import step_bytes
+from optkit.compiler.matrix_tiles import crowded, step_bytes
 from optkit.compiler.operators.common import BITS, OP, accumulator, const, factor, static
 from optkit.compiler.tiling import Tile
 
@@ -74,8 +75,12 @@ def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.T
     return unpacked(acc, shape, columns, len(batch))
 
 
-def _in_tiles(data: te.Tensor, weight: te.Tensor, batch: Sequence[Any], inner: Sequence[Any], tile: Tile) -> te.Tensor:
+def _in_tiles(
+    data: te.Tensor, weight: te.Tensor, batch: Sequence[Any], inner: Sequence[Any], tile: Tile
+) -> te.Tensor:
     """The sums of `matmul` for tile registers: rows evenly apart, and the terms of a step together.
+
+    Rows that share too few sets of the cache, or are too few for whole tiles, are copied step by step.
 
     Args:
         batch, inner: axes that are loops of their own, and those that are walked as one.
@@ -83,26 +88,32 @@ def _in_tiles(data: te.Tensor, weight: te.Tensor, batch: Sequence[Any], inner: S
     blocks, kg, b, g = static(weight.shape)
     depth, rows, kind = kg * g, math.prod(inner), accumulator(str(data.dtype))
     group = step_bytes(4 * kg) // 4
-    flat, places = data, len(inner)
-    if tile.padded != rows:
-
-        def row(*i: Any) -> Any:
-            *outer, m, k = i
-            read = data(*outer, *unflatten(te.min(m, rows - 1), inner), k)
-            return te.if_then_else(m < rows, read, const(0, str(data.dtype)))
-
-        flat = te.compute((*batch, tile.padded, depth), row, name="pad", attrs={OP: "pad"})
-        places = 0
+    size = tvm.DataType(str(data.dtype)).itemsize
+    packed = tile.padded != rows or crowded(depth * size)
+    source = _by_steps(data, batch, inner, tile.padded, group * g) if packed else data
     ko, ki = te.reduce_axis((0, kg // group), "ko"), te.reduce_axis((0, group), "ki")
     kr = te.reduce_axis((0, g), "kr")
 
     def element(*i: Any) -> Any:
         *outer, m, o, v = i
-        at = unflatten(m, inner) if places else [m]
-        left, right = flat(*outer, *at, (ko * group + ki) * g + kr), weight[o, ko * group + ki, v, kr]
-        return te.sum(factor(left, flat, kind) * factor(right, weight, kind), axis=[ko, ki, kr])
+        term = ki * g + kr
+        at = [*outer, ko, m, term] if packed else [*outer, *unflatten(m, inner), ko * group * g + term]
+        left, right = source(*at), weight[o, ko * group + ki, v, kr]
+        return te.sum(factor(left, source, kind) * factor(right, weight, kind), axis=[ko, ki, kr])
 
     return te.compute((*batch, tile.padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
+
+
+def _by_steps(data: te.Tensor, batch: Sequence[Any], inner: Sequence[Any], padded: int, step: int) -> te.Tensor:
+    """(*batch, *inner, K) -> (*batch, K/step, padded, step), zeros past the last row."""
+    rows, depth = math.prod(inner), static(data.shape)[-1]
+
+    def element(*i: Any) -> Any:
+        *outer, s, m, k = i
+        read = data(*outer, *unflatten(te.min(m, rows - 1), inner), s * step + k)
+        return read if padded == rows else te.if_then_else(m < rows, read, const(0, str(data.dtype)))
+
+    return te.compute((*batch, depth // step, padded, step), element, name="pad", attrs={OP: "pad"})
 
 
 def matmul_tiles(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.Tensor:

@@ -116,7 +116,9 @@ def raised(x: Any) -> Any:
     """
     if str(x.ty.dtype) == "float64":
         return te.exp(x)
-    return tirx.Select(x < const(-87.0, "float32"), const(0, "float32"), exp(x))
+    # What is 0 in the end is not computed as a denormal before: processors stumble over these.
+    least = const(-87.0, "float32")
+    return tirx.Select(x < least, const(0, "float32"), exp(te.max(least, x)))
 
 
 def or_nan(total: Any, value: Any) -> Any:
