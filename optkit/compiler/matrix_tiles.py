@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 ROWS, COLUMNS, BYTES = 16, 16, 64
 """Most rows of a tile, its sums a row, and the bytes of a row of data that one product takes."""
@@ -39,51 +40,64 @@ def flat_positions(
     return positions if few and across < 2 * width else 0
 
 
-def tile_cycles(rows: int, tall: int, wide: int, near: bool) -> float:
+@dataclass(frozen=True)
+class Depth:
+    """What a tile of sums reads.
+
+    Attributes:
+        row: bytes of a row of data, all the steps; of a column of weights as many.
+        taps: of a kernel, which read data several times.
+        cache: bytes of the first cache.
+    """
+
+    row: int
+    taps: int
+    cache: int
+
+    def weights_stay(self, wide: int) -> bool:
+        """Whether the weights of so many tiles of columns stay in two thirds of the first cache."""
+        return self.row * COLUMNS * wide * 3 <= self.cache * 2
+
+    def data_stay(self, rows: int) -> bool:
+        """Whether so many rows of data stay in two thirds of the first cache."""
+        return self.row * rows * 3 <= self.cache * 2 * self.taps
+
+
+def tile_cycles(rows: int, tall: int, wide: int, depth: Depth) -> float:
     """Modelled cycles of one step of a sum, 64 bytes of each row.
 
     Measured on a Sapphire Rapids server: a product takes as many cycles as a tile has rows, nine at least, and thirty
     pass until another may add to its sums; a tile is loaded in eight from the first cache, in 24 from the second,
     in thirty where several are read from there in turn. Most of the shorter of both is hidden.
-
-    Args:
-        near: whether the weights that a tile of sums reads stay in the first cache.
     """
     products = max(tall * wide * max(rows, 9.0), 30.0)
-    loads = 0.5 * tall * rows + wide * (8.0 if near else 24.0 if wide == 1 else 30.0)
+    data = tall * rows * (0.5 if depth.data_stay(rows * tall) else 1.5)
+    loads = data + wide * (8.0 if depth.weights_stay(wide) else 24.0 if wide == 1 else 30.0)
     return max(products, loads) + 0.3 * min(products, loads)
 
 
-def stays(depth: int, wide: int, cache: int) -> bool:
-    """Whether weights of `depth` bytes a column, of `wide` tiles of columns, stay in a cache beside the data."""
-    return depth * COLUMNS * wide * 3 <= cache * 2
-
-
-def choose_matrix_tile(extent: int, columns: int, depth: int, cache: int) -> tuple[int, int, int]:
+def choose_matrix_tile(extent: int, columns: int, depth: Depth) -> tuple[int, int, int]:
     """Rows of a tile, tiles along rows and along columns.
 
     Args:
         extent: rows of the product.
         columns: sixteens of its columns.
-        depth: bytes of a row of data, all the steps.
-        cache: bytes of the first cache.
 
-    >>> choose_matrix_tile(3136, 4, 64, 48 << 10)
+    >>> choose_matrix_tile(3136, 4, Depth(64, 1, 48 << 10))
     (16, 2, 2)
-    >>> choose_matrix_tile(196, 16, 1024, 48 << 10)
+    >>> choose_matrix_tile(196, 16, Depth(1024, 1, 48 << 10))
     (14, 2, 2)
-    >>> choose_matrix_tile(61, 32, 4608, 48 << 10)
+    >>> choose_matrix_tile(61, 32, Depth(4608, 9, 48 << 10))
     (16, 4, 1)
     """
     best: tuple[float, int, int, int, int] | None = None
     for order, (tall, wide) in enumerate(SHAPES):
         if columns % wide or tall > extent:
             continue
-        near = stays(depth, wide, cache)
         for rows in range(1, min(ROWS, math.ceil(extent / tall)) + 1):
             walked = math.ceil(extent / (rows * tall)) * (columns // wide)
             surplus = 1.0 if extent % (rows * tall) == 0 else 1.03  # data is copied where rows are added
-            key = (walked * surplus * tile_cycles(rows, tall, wide, near), order, rows, tall, wide)
+            key = (walked * surplus * tile_cycles(rows, tall, wide, depth), order, rows, tall, wide)
             best = key if best is None or key < best else best
     assert best is not None
     return best[2:]
@@ -113,7 +127,7 @@ def step_bytes(depth: int) -> int:
 
 
 def crowded(stride: int) -> bool:
-    """Whether rows so many bytes apart share so few of a first cache's 64 sets that those of tiles drive each other out.
+    """Whether rows so many bytes apart share too few of a first cache's 64 sets for the rows of tiles to stay.
 
     >>> crowded(768), crowded(1024), crowded(4096)
     (False, True, True)

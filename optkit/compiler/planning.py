@@ -10,10 +10,10 @@ from typing import Protocol
 from optkit.compiler.matrix_tiles import (
     BYTES,
     COLUMNS,
+    Depth,
     choose_matrix_tile,
     flat_positions,
     matrix_tiles,
-    stays,
     tile_cycles,
 )
 from optkit.compiler.operator import BATCH_MATMUL, CONV, DEPTHWISE, MATMUL, Operator, Plan
@@ -132,8 +132,7 @@ def default_plan(operator: Operator, target: Target, allowed: Collection[str]) -
     template = next(name for name in allowed if name not in _SIDES)
     if template == TILES:
         extent, blocks = tiled(operator, template, lanes)
-        size = 1 if operator.compute == "int8" else 2
-        rows, tall, wide = choose_matrix_tile(extent, blocks, _depth(operator) * size, target.cache[0])
+        rows, tall, wide = choose_matrix_tile(extent, blocks, _read(operator, target))
         order = int(_outside(operator, target))
         return Plan(template, {"rows": rows * tall, TALL: tall, "blocks": wide, "order": order})
     sides = [_SIDES[name] for name in allowed if name in _SIDES]
@@ -149,6 +148,13 @@ def default_plan(operator: Operator, target: Target, allowed: Collection[str]) -
         return Plan(template, {"rows": tile.rows, "band": _band(operator, target)})
     rest = {BY_ROWS: 1} if row else {} if template in _SIDES else {"order": 0}
     return Plan(template, {"rows": tile.rows, "blocks": tile.blocks} | rest)
+
+
+def _read(operator: Operator, target: Target) -> Depth:
+    """What a tile of sums reads."""
+    s = operator.named()
+    taps = s["kh"] * s["kw"] if operator.kind == CONV else 1
+    return Depth(_depth(operator) * (1 if operator.compute == "int8" else 2), taps, target.cache[0])
 
 
 def _outside(operator: Operator, target: Target) -> bool:
@@ -190,10 +196,10 @@ def predicted_cycles(operator: Operator, plan: Plan, target: Target) -> float:
     extent, blocks = tiled(operator, plan.template, lanes)
     if plan.template == TILES:
         tall, wide = plan.params[TALL], plan.params["blocks"]
-        bytes_ = _depth(operator) * (1 if operator.compute == "int8" else 2)
-        step = tile_cycles(plan.params["rows"] // tall, tall, wide, stays(bytes_, wide, target.cache[0]))
+        depth = _read(operator, target)
+        step = tile_cycles(plan.params["rows"] // tall, tall, wide, depth)
         walked = math.ceil(extent / plan.params["rows"]) * (blocks // wide)
-        return walked * _repeats(operator, plan.template, lanes) * math.ceil(bytes_ / BYTES) * step
+        return walked * _repeats(operator, plan.template, lanes) * math.ceil(depth.row / BYTES) * step
     side = winograd_side(plan)
     rows, columns = plan.params["rows"], plan.params.get("blocks", 1)
     spills = 1.0 if rows * columns <= kept(target.registers) else _SPILLS

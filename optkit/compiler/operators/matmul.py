@@ -75,9 +75,7 @@ def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.T
     return unpacked(acc, shape, columns, len(batch))
 
 
-def _in_tiles(
-    data: te.Tensor, weight: te.Tensor, batch: Sequence[Any], inner: Sequence[Any], tile: Tile
-) -> te.Tensor:
+def _in_tiles(data: te.Tensor, weight: te.Tensor, batch: Sequence[Any], inner: Sequence[Any], tile: Tile) -> te.Tensor:
     """The sums of `matmul` for tile registers: rows evenly apart, and the terms of a step together.
 
     Rows that share too few sets of the cache, or are too few for whole tiles, are copied step by step.

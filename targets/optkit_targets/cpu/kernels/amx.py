@@ -49,7 +49,8 @@ class Tiling:
         width: bytes of a row of data.
         data: from one row to the next, and where the tiles begin, one below the other.
         weights: from the terms of four bytes to the next ones, and where the tiles begin, side by side.
-        ahead: how far ahead weights are asked for, to the second cache; 0 where they are not.
+        ahead: from the weights of a tile's columns to those of the next ones.
+        lines: of 64 bytes of the latter that a step asks for; 0 where it does not.
         sums: from one row to the next, and where the tiles begin, row by row of tiles.
     """
 
@@ -60,6 +61,7 @@ class Tiling:
     weights: tuple[int, tuple[int, ...]]
     sums: tuple[int, tuple[int, ...]]
     ahead: int = 0
+    lines: int = 0
 
     @property
     def name(self) -> str:
@@ -70,7 +72,9 @@ class Tiling:
 def functions(tiling: Tiling) -> str:
     """`optkit_amx_begin`, `_zero`, `_step`, `_store` and `_end` of a tiling, in LLVM's language.
 
-    begin() and end() are called around a task; step(data, weights) adds 64 bytes of each row, store(sums) writes.
+    begin() and end() are called around a task; step(data, weights) adds 64 bytes of each row, store(sums, its last
+    element) writes. Where weights are asked for ahead, a step is told where those of these columns begin, and its
+    number among all that read them.
     """
     (data_row, data), (weight_row, weights), (sum_row, sums) = tiling.data, tiling.weights, tiling.sums
     tall, wide = len(data), len(weights)
@@ -102,12 +106,7 @@ def functions(tiling: Tiling) -> str:
         "weights": [_each("load", "%b", [tile], [weights[n]], weight_row, n) for n, tile in enumerate(columns)],
     }
     first, second = ("data", "weights") if tall <= wide else ("weights", "data")
-    step = [
-        line
-        for n in range(wide if tiling.ahead else 0)
-        for i in range(tiling.width // 4)
-        for line in _prefetch(f"%p{n}_{i}", weights[n] + tiling.ahead + i * weight_row)
-    ]
+    step = _prefetch(tiling.ahead, tiling.lines)
     step += [line for lines in loads[first] for line in lines]
     for i, lines in enumerate(loads[second]):
         step += lines
@@ -119,7 +118,7 @@ def functions(tiling: Tiling) -> str:
     bodies = {
         "begin": ("", begin),
         "zero": ("", zero),
-        "step": ("ptr %a, ptr %b", step),
+        "step": ("ptr %a, ptr %b, ptr %w, i32 %turn" if tiling.lines else "ptr %a, ptr %b", step),
         "store": ("ptr %c, ptr %last", store),
         "end": ("", [f"  call void @{PREFIX}tilerelease()"]),
     }
@@ -132,12 +131,21 @@ def functions(tiling: Tiling) -> str:
     return text
 
 
-def _prefetch(name: str, offset: int) -> list[str]:
-    """A line of weights, to the second cache: what it takes from the first one is not missed there."""
-    return [
-        f"  {name} = getelementptr i8, ptr %b, i64 {offset}",
-        f"  call void @llvm.prefetch.p0(ptr {name}, i32 0, i32 2, i32 1)",
+def _prefetch(ahead: int, lines: int) -> list[str]:
+    """Ask for lines of the next columns' weights, to the second cache: what lies in the first one stays there."""
+    if not lines:
+        return []
+    found = [
+        f"  %part = mul i32 %turn, {lines * TILE_BYTES}",
+        f"  %from = add i32 %part, {ahead}",
+        "  %next = getelementptr i8, ptr %w, i32 %from",
     ]
+    for i in range(lines):
+        found += [
+            f"  %next{i} = getelementptr i8, ptr %next, i64 {i * TILE_BYTES}",
+            f"  call void @llvm.prefetch.p0(ptr %next{i}, i32 0, i32 2, i32 1)",
+        ]
+    return found
 
 
 def _each(

@@ -4,6 +4,7 @@ indices that the loops read and write.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,18 +34,17 @@ class _Step:
     store: Any
 
 
-def tile_code(func: Any, rows: int, tall: int, ahead: int = 0) -> Any:
+def tile_code(func: Any, rows: int, tall: int) -> Any:
     """A scheduled function with its marked loops replaced.
 
     Args:
         rows: of a tile of data.
         tall: tiles of sums along rows. Loops may have fewer rows than these, where the result has; tiles are whole.
-        ahead: how far ahead weights are asked for, in bytes; 0 where they are not.
 
     Raises:
         ValueError: a marked loop is no product of tiles.
     """
-    writer = _Writer(rows, tall, ahead)
+    writer = _Writer(rows, tall)
     body = writer.statement(func.body)
     if writer.step is None:
         raise ValueError("no loop is marked as a step of tiles")
@@ -52,8 +52,9 @@ def tile_code(func: Any, rows: int, tall: int, ahead: int = 0) -> Any:
 
 
 class _Writer:
-    def __init__(self, rows: int, tall: int, ahead: int) -> None:
-        self.shape = rows, tall, ahead
+    def __init__(self, rows: int, tall: int) -> None:
+        self.rows, self.tall = rows, tall
+        self.around: list[Any] = []
         self.step: _Step | None = None
 
     def statement(self, stmt: Any) -> Any:
@@ -80,15 +81,18 @@ class _Writer:
             return stmt
         mark = _mark(stmt)
         if mark == STEP:
-            self.step = _step(stmt, *self.shape)
+            self.step = _step(stmt, self.rows, self.tall, self.around)
             return self.step.call
         before = self.step
+        self.around.append(stmt)
         body = self.statement(stmt.body)
+        self.around.pop()
         notes = {name: value for name, value in stmt.annotations.items() if name != MARK}
         if self.step is not None and before is None and stmt.kind == tirx.ForKind.PARALLEL:
-            name = self.step.tiling.name
+            name, text = self.step.tiling.name, tvm.ir.StringImm(functions(self.step.tiling))
             body = tirx.SeqStmt([_evaluate(f"begin_{name}"), body, _evaluate(f"end_{name}")])
-            notes["pragma_import_llvm"] = tvm.ir.StringImm(functions(self.step.tiling))
+            # No note of the loop: one that runs once goes, with its notes.
+            body = tirx.AttrStmt(tvm.ir.StringImm("optkit"), "pragma_import_llvm", text, body)
         loop = tirx.For(
             stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, stmt.thread_binding, notes, stmt.step, stmt.span
         )
@@ -137,6 +141,7 @@ class _Places:
 
     def __init__(self, buffer: Any, indices: Sequence[Any], realize: Any, loops: Sequence[Any]) -> None:
         self.buffer, self.loops, self.indices = buffer, loops, list(indices)
+        self.realize = realize
         self.axes = list(zip(realize.block.iter_vars, realize.iter_values, strict=True))
         self.bytes = tvm.DataType(str(buffer.dtype)).itemsize
         # Of the outermost axis, which may be open, the extent says nothing of places.
@@ -183,7 +188,8 @@ class _Places:
 
     def moves(self, loop: Any) -> bool:
         """Whether the loop changes the place."""
-        return int(loop.extent) > 1 and self.offset({loop.loop_var: 1}) != 0
+        there = self if loop in self.loops else _Places(self.buffer, self.indices, self.realize, [*self.loops, loop])
+        return int(loop.extent) > 1 and there.offset({loop.loop_var: 1}) != 0
 
     def region(self, extents: dict[Any, int]) -> Any:
         """The part of the buffer that the tile has, as `spans` has it."""
@@ -205,7 +211,7 @@ class _Places:
         return op.address_of(tirx.BufferLoad(self.buffer, ends))
 
 
-def _step(stmt: Any, rows: int, tall: int, ahead: int) -> _Step:
+def _step(stmt: Any, rows: int, tall: int, around: Sequence[Any]) -> _Step:
     """The calls for the loops of one step."""
     loops, inner = [], stmt
     while isinstance(inner, tirx.For):
@@ -248,9 +254,9 @@ def _step(stmt: Any, rows: int, tall: int, ahead: int) -> _Step:
             sums.offset(row, compact) if row else 4 * TILE_COLUMNS * len(places),
             tuple(sums.offset({**m, **n}, compact) for m in lowered for n in places),
         ),
-        ahead,
+        *_ahead(weights, around, width * TILE_COLUMNS * len(places)),
     )
-    step = _evaluate(f"step_{tiling.name}", data.address(), weights.address())
+    step = _evaluate(f"step_{tiling.name}", data.address(), weights.address(), *_turn(weights, around, tiling))
     # Of a buffer there remains what calls name of it, so that they have to name the last element too.
     store = _evaluate(f"store_{tiling.name}", sums.address(), sums.last(whole))
     return _Step(
@@ -258,6 +264,45 @@ def _step(stmt: Any, rows: int, tall: int, ahead: int) -> _Step:
         _opaque("step", step, [data.whole(), weights.whole()], []),
         _opaque("store", store, [], [sums.region(whole)]),
     )
+
+
+SWEEPS, LEAST = 8, 4096
+"""How often weights may be walked that are asked for ahead, and their least bytes: others stay in the cache anyway."""
+
+
+def _split(weights: _Places, around: Sequence[Any]) -> tuple[list[Any], list[Any]] | None:
+    """The loops over steps, and those around them in which the weights stay the same; None where others do too."""
+    first = next(i for i, loop in enumerate(around) if _mark(loop) == STORE)
+    steps, outer = list(around[first:]), [loop for loop in around[:first] if int(loop.extent) > 1]
+    sweeps: list[Any] = []
+    while outer and outer[-1].kind == tirx.ForKind.SERIAL and not weights.moves(outer[-1]):
+        sweeps.insert(0, outer.pop())
+    return (steps, sweeps) if all(weights.moves(loop) for loop in outer) else None
+
+
+def _ahead(weights: _Places, around: Sequence[Any], step_bytes: int) -> tuple[int, int]:
+    """How far on the next columns' weights are, and the lines of them that a step asks for."""
+    found = _split(weights, around)
+    if found is None:
+        return 0, 0
+    steps, sweeps = (math.prod(int(loop.extent) for loop in loops) for loops in found)
+    size = steps * step_bytes
+    if size < LEAST or sweeps > SWEEPS:
+        return 0, 0
+    return size, math.ceil(size / TILE_BYTES / (steps * sweeps))
+
+
+def _turn(weights: _Places, around: Sequence[Any], tiling: Tiling) -> list[Any]:
+    """The weights of these columns, and which of the steps over all sweeps this is."""
+    found = _split(weights, around)
+    if found is None or not tiling.lines:
+        return []
+    steps, sweeps = found
+    turn: Any = tirx.const(0, "int32")
+    for loop in (*sweeps, *steps):
+        turn = turn * tirx.const(int(loop.extent), "int32") + loop.loop_var.astype("int32")
+    start = _Places(weights.buffer, weights.indices, weights.realize, [*weights.loops, *steps])
+    return [start.address(), turn]
 
 
 def _opaque(name: str, body: Any, reads: list[Any], writes: list[Any]) -> Any:
