@@ -29,6 +29,7 @@ class Target:
         cache: bytes of L1 data and L2 cache of one core; 0 where unknown.
         features: capabilities: "int8_dot" (u8 x s8 dot product into int32), "int8_words" (one of four
             bytes that lie in one int32), "int8_signed" (its dot product is of signed bytes alone), "int16_dot",
+            "int8_tiles" and "bf16_tiles" (products are planned for tile registers), "tile_registers" (it has them),
             "f16_convert", "bf16_pairs", "bf16_vector" (one instruction multiplies and adds them), "tensor_fours"
             (tensor cores take weights in fours along the input channels), "row_threads" (threads share the sums of a
             row, and kernels of rows end in element-wise operators), "f16", "tensor_core", "winograd" and

@@ -25,5 +25,5 @@ def host_variant(target: Target) -> Target:
         tvm_host=host.tvm_host,
         isa=host.isa,
         cores=host.cores,
-        features=target.features - {"int8_vector", "bf16_vector"},
+        features=target.features - {"int8_vector", "bf16_vector", "tile_registers"},
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
 import platform
 import re
 from collections.abc import Iterable
@@ -10,6 +12,10 @@ from pathlib import Path
 
 from optkit.errors import ArtifactError
 
+TILES = "amx_tile"
+"""The word of a target's `isa` that stands for tile registers."""
+_ARCH_PRCTL, _ASK, _TILE_DATA = 158, 0x1023, 18
+"""Of x86-64 Linux: the call, ARCH_REQ_XCOMP_PERM, and the state that tiles are."""
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "armv7", "armv8l": "armv7"}
 _KNOWN_ARCHITECTURES = frozenset(["x86_64", "aarch64", "armv7", "riscv64", "i686"])
 # LLVM's feature names where Linux has another word; both sides are compared without punctuation.
@@ -65,17 +71,34 @@ def missing(isa: Iterable[str], arch: str, available: frozenset[str]) -> list[st
     return lacking
 
 
+@functools.cache
+def tiles_refused() -> str:
+    """Why this process may not use AMX's tile registers, as Linux says; "" where it may.
+
+    They are off until a process asks (arch_prctl, ARCH_REQ_XCOMP_PERM): a kernel before 5.16, a sandbox or a small
+    alternate signal stack refuses. Kernels ask by themselves, but can only crash where the answer is no.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    return "" if libc.syscall(_ARCH_PRCTL, _ASK, _TILE_DATA) == 0 else os.strerror(ctypes.get_errno())
+
+
 def check_isa(isa: Iterable[str], where: str) -> None:
     """Refuse code that this processor cannot execute.
 
     Raises:
-        ArtifactError: "needs avx512_vnni, this CPU has not".
+        ArtifactError: "needs avx512_vnni, this CPU has not"; or Linux keeps its tile registers from this process.
     """
+    isa = tuple(isa)
     lacking = missing(isa, architecture(), features())
     if lacking:
         raise ArtifactError(
             f"{where}: the artifact needs {', '.join(lacking)}, which this CPU ({architecture()}) does not "
             "have; compile the model for it (--target cpu on this machine)"
+        )
+    if TILES in isa and (reason := tiles_refused()):
+        raise ArtifactError(
+            f"{where}: the artifact needs AMX, which Linux keeps from this process ({reason}); "
+            "compile the model for --target cooperlake"
         )
 
 

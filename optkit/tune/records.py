@@ -90,9 +90,10 @@ class Measurement:
 def target_key(target: Target) -> str:
     """What records of a target are bound to: instruction set, vector width, registers.
 
-    Not cores: what is fastest on one is reused on several.
+    Not cores: what is fastest on one is reused on several. Nor tile registers: what needs them has a template of its
+    own, and the others are as fast with and without.
     """
-    words = [*target.isa[:1], *sorted(target.isa[1:])]
+    words = [*target.isa[:1], *sorted(word for word in target.isa[1:] if not word.startswith("amx_"))]
     return f"{' '.join(words)} / {target.lanes} lanes, {target.registers} registers"
 
 

@@ -172,7 +172,7 @@ def test_the_instruction_rounds_as_bfloat16_does() -> None:
         np.testing.assert_array_equal(y.numpy().view(ml_dtypes.bfloat16).astype("float32"), expected)
 
 
-@pytest.mark.parametrize("name", ["sapphirerapids", "znver4", "znver5"])
+@pytest.mark.parametrize("name", ["cooperlake", "znver4", "znver5"])
 def test_pairs_are_multiplied_by_one_instruction(name: str) -> None:
     b = Bundle()
     network(b, "float32")

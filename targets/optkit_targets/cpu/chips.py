@@ -53,7 +53,7 @@ class Chip:
         if "avx512_bf16" in words and self.lanes == 16:
             found |= {"bf16_pairs", "bf16_vector"}
         if self.lanes == 16 and "amx_tile" in words:
-            found |= {name for word, name in (("amx_int8", "int8_tiles"), ("amx_bf16", "bf16_tiles")) if word in words}
+            found |= {"tile_registers", "int8_tiles", "bf16_tiles"}
         if "avx512_fp16" in words or "asimdhp" in words:
             found.add("f16")
         return frozenset(found)

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from optkit.errors import UsageError
+from optkit.runtime.isa import TILES, tiles_refused
 from optkit_targets.cpu.chips import CHIPS, Chip
 
 
 @functools.cache
 def host_features() -> frozenset[str]:
-    """The feature words of the first processor."""
+    """The feature words of the first processor; without that of tiles where Linux keeps them from this process."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -21,7 +22,8 @@ def host_features() -> frozenset[str]:
     for line in lines:
         key, _, words = line.partition(":")
         if key.strip() in ("flags", "Features"):
-            return frozenset(words.split())
+            found = frozenset(words.split())
+            return found if TILES not in found or not tiles_refused() else found - {TILES}
     return frozenset()
 
 

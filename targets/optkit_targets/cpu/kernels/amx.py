@@ -19,15 +19,20 @@ TILE_ROWS, TILE_BYTES, TILE_COLUMNS = 16, 64, 16
 TILES, SUM_TILES = 8, 4
 PRODUCTS = {"int8": "tdpbusd", "bfloat16": "tdpbf16ps"}
 """Instruction by arithmetic."""
-DECLARATIONS = """
+PREFIX = "llvm.x86."
+"""Of the names of instructions."""
+INSTRUCTIONS = {
+    "ldtilecfg": "ptr",
+    "tilerelease": "",
+    "tilezero": "i8",
+    "tileloadd64": "i8, ptr, i64",
+    "tilestored64": "i8, ptr, i64",
+    "tdpbusd": "i8, i8, i8",
+    "tdpbf16ps": "i8, i8, i8",
+}
+"""Types of their operands; i8 is the number of a tile."""
+ASK = """
 declare void @llvm.prefetch.p0(ptr, i32 immarg, i32 immarg, i32 immarg)
-declare void @llvm.x86.ldtilecfg(ptr)
-declare void @llvm.x86.tilerelease()
-declare void @llvm.x86.tilezero(i8 immarg)
-declare void @llvm.x86.tileloadd64(i8 immarg, ptr, i64)
-declare void @llvm.x86.tilestored64(i8 immarg, ptr, i64)
-declare void @llvm.x86.tdpbusd(i8 immarg, i8 immarg, i8 immarg)
-declare void @llvm.x86.tdpbf16ps(i8 immarg, i8 immarg, i8 immarg)
 @optkit_amx_asked = linkonce_odr global i32 0
 define linkonce_odr void @optkit_amx_ask() noinline {
   %r = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},~{rcx},~{r11},~{memory}"(i64 158, i64 4131, i64 18)
@@ -35,8 +40,7 @@ define linkonce_odr void @optkit_amx_ask() noinline {
   ret void
 }
 """
-PREFIX = "llvm.x86."
-"""Of the names of instructions."""
+"""A process asks for tiles once, ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA; loaders told already if it may not."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ def functions(tiling: Tiling) -> str:
     raw = [1, *[0] * 15, *[byte for width in widths for byte in (width, 0)], *[0] * 16, *counts, *[0] * 8]
     shapes = f"@optkit_amx_tiles_{tiling.name}"
     constant = "".join(f"\\{byte:02x}" for byte in raw)
-    text = f'{DECLARATIONS}{shapes} = linkonce_odr constant [64 x i8] c"{constant}", align 64\n'
+    text = "".join(f"declare void @{PREFIX}{name}({types})\n" for name, types in INSTRUCTIONS.items())
+    text += f'{ASK}{shapes} = linkonce_odr constant [64 x i8] c"{constant}", align 64\n'
     begin = [
         "  %asked = load i32, ptr @optkit_amx_asked",
         "  %first = icmp eq i32 %asked, 0",

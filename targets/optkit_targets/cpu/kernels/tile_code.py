@@ -273,7 +273,8 @@ SWEEPS, LEAST = 8, 4096
 def _split(weights: _Places, around: Sequence[Any]) -> tuple[list[Any], list[Any]] | None:
     """The loops over steps, and those around them in which the weights stay the same; None where others do too."""
     first = next(i for i, loop in enumerate(around) if _mark(loop) == STORE)
-    steps, outer = list(around[first:]), [loop for loop in around[:first] if int(loop.extent) > 1]
+    known = [loop for loop in around[:first] if isinstance(loop.extent, tirx.IntImm)]  # an open batch is outside of all
+    steps, outer = list(around[first:]), [loop for loop in known if int(loop.extent) > 1]
     sweeps: list[Any] = []
     while outer and outer[-1].kind == tirx.ForKind.SERIAL and not weights.moves(outer[-1]):
         sweeps.insert(0, outer.pop())

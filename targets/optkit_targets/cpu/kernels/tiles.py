@@ -63,7 +63,10 @@ class TileRule:
         layout = f"NCHW{lanes}c OIHW{lanes}o" if kind == "conv" else f"MK NK{lanes}n"
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
-            return tile_code(schedule(look(function), chosen), chosen["rows"] // chosen["tall"], chosen["tall"])
+            made = schedule(look(function), chosen)
+            if not target.has("tile_registers"):
+                return made  # the loops as they are: what stands in for a target where it cannot run
+            return tile_code(made, chosen["rows"] // chosen["tall"], chosen["tall"])
 
         dtype = arithmetic(sch, block)
         return [Choice(self.name, "tiles", self.templates["tiles"], params, space, apply, compute=dtype, layout=layout)]
