@@ -195,11 +195,7 @@ def predicted_cycles(operator: Operator, plan: Plan, target: Target) -> float:
     s, lanes = operator.named(), target.lanes
     extent, blocks = tiled(operator, plan.template, lanes)
     if plan.template == TILES:
-        tall, wide = plan.params[TALL], plan.params["blocks"]
-        depth = _read(operator, target)
-        step = tile_cycles(plan.params["rows"] // tall, tall, wide, depth)
-        walked = math.ceil(extent / plan.params["rows"]) * (blocks // wide)
-        return walked * _repeats(operator, plan.template, lanes) * math.ceil(depth.row / BYTES) * step
+        return _matrix_cycles(operator, plan, target)
     side = winograd_side(plan)
     rows, columns = plan.params["rows"], plan.params.get("blocks", 1)
     spills = 1.0 if rows * columns <= kept(target.registers) else _SPILLS
@@ -216,6 +212,15 @@ def predicted_cycles(operator: Operator, plan: Plan, target: Target) -> float:
     terms = 1 if operator.kind == DEPTHWISE else instruction_terms(operator.compute, target)
     depth = math.ceil(_depth(operator) / terms)
     return tiles * _repeats(operator, plan.template, lanes) * depth * tile_step(rows, columns)
+
+
+def _matrix_cycles(operator: Operator, plan: Plan, target: Target) -> float:
+    """Of a plan for tile registers: steps of its sums."""
+    extent, blocks = tiled(operator, TILES, target.lanes)
+    rows, tall, wide = (plan.params[name] for name in ("rows", TALL, "blocks"))
+    depth = _read(operator, target)
+    walked = math.ceil(extent / rows) * (blocks // wide) * _repeats(operator, TILES, target.lanes)
+    return walked * math.ceil(depth.row / BYTES) * tile_cycles(rows // tall, tall, wide, depth)
 
 
 def _depth(operator: Operator) -> int:

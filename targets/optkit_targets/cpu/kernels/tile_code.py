@@ -143,7 +143,7 @@ class _Places:
         self.buffer, self.loops, self.indices = buffer, loops, list(indices)
         self.realize = realize
         self.axes = list(zip(realize.block.iter_vars, realize.iter_values, strict=True))
-        self.bytes = tvm.DataType(str(buffer.dtype)).itemsize
+        self.bytes = int(tvm.DataType(str(buffer.dtype)).itemsize)
         # Of the outermost axis, which may be open, the extent says nothing of places.
         _, *inner = buffer.shape
         self.sizes = [1, *map(int, inner)]
