@@ -161,7 +161,7 @@ def _outside(operator: Operator, target: Target) -> bool:
     """Whether all weights are walked for each tile of rows: they stay in the L2 cache, and the data would not."""
     s, size = operator.named(), 1 if operator.compute == "int8" else 2
     weights = _depth(operator) * s["o" if operator.kind == CONV else "n"] * size
-    data = (s["h"] * s["w"] * s["c"] if operator.kind == CONV else s["m"] * s["k"]) * size
+    data = (s["n"] * s["h"] * s["w"] * s["c"] if operator.kind == CONV else s["m"] * s["k"]) * size
     return weights < data and data > target.cache[1] // 2
 
 

@@ -75,6 +75,10 @@ class Value:
             array = self.const if block == PLAIN else block_array(self.const, block)
             kind = storage(self.dtype)
             return relax.const(array if kind == self.dtype else array.view(kind), kind)
+        if block != PLAIN and PLAIN not in self.forms and self.low.target.device == "cpu":
+            made, source = next(iter(self.forms.items()))
+            if max(made, block) % min(made, block) == 0:
+                return self.low.emit(layout.to_other_blocks, source, self.shape[1], block, name="to_other_blocks")
         if block != PLAIN:
             return self.low.emit(layout.to_blocked, self.form(PLAIN), block, name="to_blocked", kind=INJECTIVE)
         source = next(iter(self.forms.values()))

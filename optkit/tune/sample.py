@@ -20,6 +20,10 @@ _STEP = 1 / 64
 """Scale of quantized samples: products then keep within int32 and outputs within uint8's range at random."""
 
 
+_HALF_TILE = 32
+"""Channels of blocks that only a convolution for tile registers makes, of bytes."""
+
+
 class _Graph:
     """ONNX nodes as they are added."""
 
@@ -80,8 +84,11 @@ def sample_model(operator: Operator) -> ir.Model:
     else:
         inputs = [("x", (s["n"], s["c"], s["h"], s["w"]))]
         data = graph.widened("x")
-        if operator.kind == CONV and s["b"] > s["c"]:  # few channels in a whole block: what another convolution made
-            data = graph.widened(graph.narrowed(graph.node("Conv", data, graph.weight(s["c"], s["c"], 1, 1))))
+        if operator.kind == CONV and (s["b"] > s["c"] or s["b"] == _HALF_TILE):
+            # Few channels in a whole block, or half a tile's: what another convolution made, and not an equal one.
+            side = 3 if s["kh"] == s["kw"] == 1 else 1
+            before = graph.weight(s["c"], s["c"], side, side)
+            data = graph.widened(graph.narrowed(graph.node("Conv", data, before, pads=[side // 2] * 4)))
         filters, groups = (s["o"], s["groups"]) if operator.kind == CONV else (s["c"], s["c"])
         weight = graph.weight(filters, s["c"] // groups, s["kh"], s["kw"])
         out = graph.node(

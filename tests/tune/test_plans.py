@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optkit.compiler.build import prepare
 from optkit.compiler.check import check_prepared
+from optkit.compiler.host import host_variant
 from optkit.compiler.operator import Operator
-from optkit.compiler.planning import candidates, default_plan, predicted_cycles, templates
+from optkit.compiler.planning import TILES, candidates, default_plan, predicted_cycles, templates
 from optkit.registry import find_target
+from optkit.target import Target
 from optkit.tune.candidate import Only
 from optkit.tune.sample import sample_model
 from tests.compiler.bundle import BUNDLED
@@ -40,11 +44,17 @@ def operators(draw: st.DrawFn, b: int, pairs: bool) -> Operator:
     return Operator(kind, compute, (1, first[0], *image, filters, *window, 1, first[1]))
 
 
+def in_vectors(name: str) -> Target:
+    """A target without what it may have of tile registers."""
+    target = find_target(name)
+    return replace(target, features=target.features - {"int8_tiles", "bf16_tiles"})
+
+
 @pytest.mark.parametrize("name", ["cpu", "x86-64-v3"])
 @BUNDLED
 @given(st.data())
 def test_candidates_compute_the_same(name: str, data: st.DataObject) -> None:
-    target = find_target(name)
+    target = in_vectors(name)
     if target.runs_here():
         pytest.skip(target.runs_here() or "")
     for _ in range(4):
@@ -55,6 +65,25 @@ def test_candidates_compute_the_same(name: str, data: st.DataObject) -> None:
         assert len(set(plans)) == len(plans)
         assert all(predicted_cycles(operator, plan, target) > 0 for plan in plans)
         plan = data.draw(st.sampled_from(plans))
+        ready = prepare(sample_model(operator), target, Only(operator, plan))
+        assert ready.lowered.operators[operator].plan == plan
+        assert check_prepared(ready, target) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "conv2d int8 n=1 c=64 h=9 w=9 o=96 kh=3 kw=3 sh=2 sw=2 dh=1 dw=1 pt=1 pl=1 pb=1 pr=1 groups=1 b=64",
+        "conv2d int8 n=1 c=32 h=9 w=21 o=64 kh=1 kw=1 sh=1 sw=1 dh=1 dw=1 pt=0 pl=0 pb=0 pr=0 groups=1 b=32",
+        "conv2d int8 n=1 c=4 h=19 w=17 o=32 kh=5 kw=5 sh=2 sw=2 dh=1 dw=1 pt=2 pl=2 pb=2 pr=2 groups=1 b=4",
+        "conv2d bfloat16 n=1 c=64 h=9 w=21 o=32 kh=3 kw=3 sh=1 sw=1 dh=1 dw=1 pt=1 pl=1 pb=1 pr=1 groups=1 b=32",
+        "matmul int8 m=19 k=96 n=48",
+        "batch_matmul bfloat16 batch=2 m=19 k=64 n=48",
+    ],
+)
+def test_samples_meet_operators_in_tile_registers(text: str) -> None:
+    operator, target = Operator.parse(text), host_variant(find_target("sapphirerapids"))
+    for plan in candidates(operator, target, (TILES,))[::7]:
         ready = prepare(sample_model(operator), target, Only(operator, plan))
         assert ready.lowered.operators[operator].plan == plan
         assert check_prepared(ready, target) == []

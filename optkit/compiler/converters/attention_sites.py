@@ -219,8 +219,8 @@ def _fits(low: Lowering, match: Attention) -> bool:
     query, key, value = (_shape(v, dtype, named) for v, named in operands)
     if query is None or key is None or value is None or not 3 <= len(query) == len(key) == len(value):
         return False
-    if pairs and not half and (not low.target.has("bf16_pairs") or query[-1] % 2):
-        return False
+    if pairs and not half and (not low.target.has("bf16_pairs") or query[-1] % 2 or low.target.has("bf16_tiles")):
+        return False  # two products in tile registers and a softmax are faster than the one kernel
     if match.mask is not None and (match.mask.shape is None or match.mask.dtype not in (dtype, ir.DataType.FLOAT)):
         return False
     mask = None if match.mask is None else tuple(match.mask.shape or ())

@@ -100,7 +100,7 @@ def _macs(shape: Any, columns: int) -> int:
 
 def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, bias: Value | None, axis: int) -> Value:
     target, shape = low.target, a.shape
-    columns = weight.shape[1]
+    depth, columns = weight.shape
     open_rows = target.device == "cpu" and not isinstance(shape[-2], int)
     rows = OPEN_ROWS if open_rows else define.row_split(shape)[1]
     product = define.matmul_tiles if open_rows else define.matmul
@@ -110,7 +110,7 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
     reason = ""
 
     def tile(compute: str) -> Tile:
-        operator = Operator(MATMUL, compute, (rows, weight.shape[0], columns))
+        operator = Operator(MATMUL, compute, (rows, depth, columns))
         allowed = (TILES,) if in_tiles(compute) else templates(operator)
         return make_tile(operator, low.plan(operator, allowed), target.lanes)
 
@@ -132,13 +132,13 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         low.record(node, "int8", macs)
         g = _group(low, "int8", weight)
         data = a.affine.q.plain()
-        missing = -weight.shape[0] % (step_bytes(weight.shape[0]) if in_tiles("int8") else g)
+        missing = -depth % (step_bytes(depth) if in_tiles("int8") else g)
         if missing:
             data = low.bind(relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, missing]))
         zero = a.affine.zero
         if target.has("int8_signed"):
             data, zero = low.emit(flip_sign, data, "int8", name="flip_sign"), zero - SIGN
-        filled = packing.pad_axis(weight, 0, weight.shape[0] + missing)
+        filled = packing.pad_axis(weight, 0, depth + missing)
         packed = relax.const(packing.matmul_weight(filled, _together(low, "int8", weight, g), g))
         acc = low.emit(product, data, packed, columns, tile("int8"), name="matmul", kind=OUT_FUSABLE)
         scale = np.broadcast_to(b.scale.astype("float64") * a.affine.scale, (columns,))
@@ -157,10 +157,10 @@ def _packed(low: Lowering, node: Node, a: Value, b: Value, weight: np.ndarray, b
         return _with_bias(low, a, out_shape, result, bias)
     if compute == "bfloat16" and target.has("bf16_pairs"):
         g = 2
-        missing = -weight.shape[0] % (step_bytes(weight.shape[0] * 2) // 2 if in_tiles(compute) else g)
+        missing = -depth % (step_bytes(depth * 2) // 2 if in_tiles(compute) else g)
         if missing:
             data = low.bind(relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, missing]))
-        filled = packing.pad_axis(weight, 0, weight.shape[0] + missing)
+        filled = packing.pad_axis(weight, 0, depth + missing)
         data, weight = bits(low, data), filled.astype(ml_dtypes.bfloat16).view(BITS)
     elif compute == "bfloat16":
         data, weight = rounded(low, data), weight.astype(ml_dtypes.bfloat16)
@@ -237,16 +237,21 @@ def _activations(low: Lowering, node: Node, a: Value, b: Value) -> Value | None:
     compute, wider = low.arithmetic(node, a.dtype, _misfit(lead, b.shape[-2:]))
     batch = math.prod(d for d in lead if isinstance(d, int))
     operator = Operator(BATCH_MATMUL, compute, (batch, rows, a.shape[-1], columns))
-    tile = make_tile(operator, low.plan(operator, templates(operator)), lanes)
+    in_tiles = planning.in_tiles(compute, low.target) and all(isinstance(d, int) for d in lead[1:])
+    tile = make_tile(operator, low.plan(operator, (TILES,) if in_tiles else templates(operator)), lanes)
     low.record(node, compute, _macs(a.shape, columns), wider or "both operands are activations")
     left, right, transposed = a.plain(), b.plain(), False
     if (straight := untransposed(low, right)) is not None:
         right, transposed = straight, True
     if compute == "bfloat16" and low.target.has("bf16_pairs"):
-        if a.shape[-1] % 2:
+        whole = step_bytes(a.shape[-1] * 2) // 2 if in_tiles else 2
+        if missing := -a.shape[-1] % whole:
             left, right = (
                 low.bind(relax.op.nn.pad(e, [0, 0] * (len(a.shape) - 2) + end))
-                for e, end in ((left, [0, 0, 0, 1]), (right, [0, 0, 0, 1] if transposed else [0, 1, 0, 0]))
+                for e, end in (
+                    (left, [0, 0, 0, missing]),
+                    (right, [0, 0, 0, missing] if transposed else [0, missing, 0, 0]),
+                )
             )
         left, right = bits(low, left), bits(low, right)
     elif compute == "bfloat16":

@@ -29,6 +29,21 @@ def to_plain(data: te.Tensor, channels: int) -> te.Tensor:
     return te.compute((n, channels, *space), lambda *i: data(i[0], i[1] // b, *i[2:], i[1] % b), name="to_plain")
 
 
+def to_other_blocks(data: te.Tensor, channels: int, b: int) -> te.Tensor:
+    """(N, C/c, *S, c) -> (N, C/b, *S, b), one a multiple of the other; lanes past the last block are zero."""
+    n, blocks, *space, c = static(data.shape)
+    parts = max(b // c, 1)
+
+    def element(*i: Any) -> Any:
+        if b < c:
+            return data(i[0], i[1] // (c // b), *i[2:-1], i[1] % (c // b) * b + i[-1])
+        block = i[1] * parts + i[-1] // c
+        read = data(i[0], te.min(block, blocks - 1), *i[2:-1], i[-1] % c)
+        return read if blocks % parts == 0 else te.if_then_else(block < blocks, read, const(0, str(data.dtype)))
+
+    return te.compute((n, -(-channels // b), *space, b), element, name="to_other_blocks")
+
+
 def take_blocks(data: te.Tensor, first: int, count: int) -> te.Tensor:
     """(N, C/b, *S, b) -> (N, count, *S, b), from block `first` on."""
     n, _, *rest = static(data.shape)

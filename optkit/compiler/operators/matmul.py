@@ -179,16 +179,17 @@ def batch_matmul(left: te.Tensor, right: te.Tensor, b: int, tile: Tile, transpos
 
     group = (g,) if pairs else ()
     packed = te.compute((*b_lead, blocks, depth // g, b, *group), pack, name="pack", attrs={OP: "pack"})
+    if tile.matrix:
+        acc = _batch_in_tiles(left, packed, lead, tile)
+        crop = (*lead, rows, columns)
+        return te.compute(crop, lambda *i: acc(*i[:-1], i[-1] // b, i[-1] % b), name="crop", attrs={OP: "crop"})
     k = te.reduce_axis((0, depth // g), "k")
     r = [te.reduce_axis((0, g), "r")] if pairs else []
-
-    def at(outer: Sequence[Any], extents: Sequence[Any]) -> list[Any]:
-        return [0 if isinstance(e, int) and e == 1 else i for i, e in zip(outer, extents, strict=True)]
 
     def element(*i: Any) -> Any:
         *outer, m, o, v = i
         row = m if padded == rows else te.min(m, rows - 1)
-        a_at, b_at = at(outer, a_lead), at(outer, b_lead)
+        a_at, b_at = _repeated(outer, a_lead), _repeated(outer, b_lead)
         read = factor(left(*a_at, row, k * g + r[0] if r else k), left, "float32")
         return te.sum(read * factor(packed(*b_at, o, k, v, *r), packed, "float32"), axis=[k, *r])
 
@@ -199,3 +200,31 @@ def batch_matmul(left: te.Tensor, right: te.Tensor, b: int, tile: Tile, transpos
         name="crop",
         attrs={OP: "crop"},
     )
+
+
+def _repeated(outer: Sequence[Any], extents: Sequence[Any]) -> list[Any]:
+    """The index into leading axes of which those of one element serve all."""
+    return [0 if isinstance(e, int) and e == 1 else i for i, e in zip(outer, extents, strict=True)]
+
+
+def _batch_in_tiles(left: te.Tensor, packed: te.Tensor, lead: Sequence[Any], tile: Tile) -> te.Tensor:
+    """The sums of `batch_matmul` of bits of bfloat16 for tile registers, as `_in_tiles` has them."""
+    *a_lead, rows, depth = static(left.shape)
+    *b_lead, blocks, pairs, b, g = static(packed.shape)
+    group = step_bytes(4 * pairs) // 4
+    size = tvm.DataType(str(left.dtype)).itemsize
+    copied = tile.padded != rows or crowded(depth * size)
+    source = _by_steps(left, a_lead, [rows], tile.padded, group * g) if copied else left
+    ko, ki = te.reduce_axis((0, pairs // group), "ko"), te.reduce_axis((0, group), "ki")
+    kr = te.reduce_axis((0, g), "kr")
+
+    def element(*i: Any) -> Any:
+        *outer, m, o, v = i
+        a_at, term = _repeated(outer, a_lead), ki * g + kr
+        at = [*a_at, ko, m, term] if copied else [*a_at, m, ko * group * g + term]
+        read = factor(source(*at), source, "float32")
+        column = packed(*_repeated(outer, b_lead), o, ko * group + ki, v, kr)
+        return te.sum(read * factor(column, packed, "float32"), axis=[ko, ki, kr])
+
+    attrs = {OP: "matmul", **tile.attrs()}
+    return te.compute((*lead, tile.padded, blocks, b), element, name="matmul", attrs=attrs)

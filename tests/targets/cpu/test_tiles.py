@@ -73,8 +73,10 @@ def plain(case: Conv | Matmul) -> Conv | Matmul:
     return replace(case, groups=1, filters=max(2, case.filters))
 
 
-@pytest.mark.parametrize("form", ["direct", "pointwise", "packed"])
-@pytest.mark.parametrize("compute", ["int8", "bfloat16"])
+FORMS = [(compute, form) for compute in ("int8", "bfloat16") for form in ("direct", "pointwise", "packed")]
+
+
+@pytest.mark.parametrize(("compute", "form"), [*FORMS, ("bfloat16", "batch_matmul")])
 def test_any_plan_of_any_geometry(machine: Target, compute: str, form: str) -> None:
     def check(data: st.DataObject) -> None:
         products = Products(compute, TILES)

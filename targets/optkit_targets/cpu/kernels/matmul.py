@@ -85,12 +85,17 @@ def schedule(view: View, params: Mapping[str, int], lanes: int, target: Target) 
         sch.unroll(reduce[-1])  # both codes of a byte: shifts by constants
     register_tile(sch, product, store, tile, reduce, target)
     if pack is not None:
-        *outer, w = sch.get_loops(pack)
-        if write_dtype(sch, pack) == BITS:  # pairs are written together
-            w = sch.fuse(outer.pop(), w)
-        sch.vectorize(w)
-        parallel(sch, *outer)
+        schedule_pack(sch, pack)
     return finish(sch)
+
+
+def schedule_pack(sch: Any, pack: Any) -> None:
+    """Vectors along the columns of an activation that is packed, blocks of columns in parallel."""
+    *outer, w = sch.get_loops(pack)
+    if write_dtype(sch, pack) == BITS:  # pairs are written together
+        w = sch.fuse(outer.pop(), w)
+    sch.vectorize(w)
+    parallel(sch, *outer)
 
 
 def _inside_epilogue(

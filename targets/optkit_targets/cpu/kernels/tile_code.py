@@ -146,6 +146,8 @@ class _Places:
         self.bytes = int(tvm.DataType(str(buffer.dtype)).itemsize)
         # Of the outermost axis, which may be open, the extent says nothing of places.
         _, *inner = buffer.shape
+        if not all(isinstance(extent, tirx.IntImm) for extent in inner):
+            raise ValueError(f"extents of {buffer.name} are open")
         self.sizes = [1, *map(int, inner)]
 
     def first(self) -> list[Any]:

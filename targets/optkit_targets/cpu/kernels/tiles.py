@@ -14,7 +14,7 @@ from optkit.compiler.operators.common import PAIR
 from optkit.compiler.operators.tile_conv import PITCH
 from optkit.kernel import Choice
 from optkit.target import Target
-from optkit_targets.cpu.kernels.matmul import flatten_rows, kinds_of, vectorize_rows
+from optkit_targets.cpu.kernels.matmul import flatten_rows, kinds_of, schedule_pack, vectorize_rows
 from optkit_targets.cpu.kernels.tile_code import INIT, MARK, STEP, STORE, tile_code
 from optkit_targets.cpu.kernels.tools import (
     View,
@@ -87,14 +87,16 @@ def _conv(view: View, params: Mapping[str, int]) -> Any:
         lines = [y]
     co, ci = sch.split(c, [None, max(1, columns // lanes)])
     vo, vi = sch.split(v, [None, min(columns, lanes)])
+    # Images of a known number go by while their weights are in the cache.
+    shares = [n, co, vo] if extent(sch, n) is None else [co, vo, n]
     if across and lines:
         # Positions between lines are no result's: what follows goes over the lines of the whole image.
-        outer = [n, co, vo]
+        outer = shares
         sch.reorder(*outer, ci, y, x, vi)
         _inside(sch, conv, out, parallel(sch, *outer), rows)
     else:
         xo, xi = sch.split(x, [None, rows])
-        outer = [n, *lines, xo, co, vo] if params["order"] else [n, co, vo, *lines, xo]
+        outer = [n, *lines, xo, co, vo] if params["order"] else [*shares, *lines, xo]
         sch.reorder(*outer, ci, xi, vi)
         parallel(sch, *outer[: -2 if params["order"] else -1])
         _inside(sch, conv, out, outer[-1])
@@ -104,8 +106,8 @@ def _conv(view: View, params: Mapping[str, int]) -> Any:
 
 
 def _matmul(view: View, params: Mapping[str, int]) -> Any:
-    sch, product, pad = view.sch, view.ops["matmul"], view.ops.get("pad")
-    inline_rest(view, [product] if pad is None else [product, pad])
+    sch, product, pad, pack = view.sch, view.ops["matmul"], view.ops.get("pad"), view.ops.get("pack")
+    inline_rest(view, [block for block in (product, pad, pack) if block is not None])
     out, columns = view.last, COLUMNS * params["blocks"]
     (*batch, m, n, v), reduce = kinds(sch, product)
     if (extent(sch, sch.get_loops(out)[-1]) or 0) % columns:
@@ -127,6 +129,8 @@ def _matmul(view: View, params: Mapping[str, int]) -> Any:
         _inside(sch, product, out, outer[-1])
     if pad is not None:
         schedule_pad(sch, pad)
+    if pack is not None:
+        schedule_pack(sch, pack)
     return finish(sch)
 
 
