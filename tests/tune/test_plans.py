@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,10 +12,10 @@ from optkit.compiler.host import host_variant
 from optkit.compiler.operator import Operator
 from optkit.compiler.planning import TILES, candidates, default_plan, predicted_cycles, templates
 from optkit.registry import find_target
-from optkit.target import Target
 from optkit.tune.candidate import Only
 from optkit.tune.sample import sample_model
 from tests.compiler.bundle import BUNDLED
+from tests.targets.cpu.products import in_vectors
 
 
 @st.composite
@@ -44,17 +42,11 @@ def operators(draw: st.DrawFn, b: int, pairs: bool) -> Operator:
     return Operator(kind, compute, (1, first[0], *image, filters, *window, 1, first[1]))
 
 
-def in_vectors(name: str) -> Target:
-    """A target without what it may have of tile registers."""
-    target = find_target(name)
-    return replace(target, features=target.features - {"int8_tiles", "bf16_tiles"})
-
-
 @pytest.mark.parametrize("name", ["cpu", "x86-64-v3"])
 @BUNDLED
 @given(st.data())
 def test_candidates_compute_the_same(name: str, data: st.DataObject) -> None:
-    target = in_vectors(name)
+    target = in_vectors(find_target(name))
     if target.runs_here():
         pytest.skip(target.runs_here() or "")
     for _ in range(4):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -27,6 +27,11 @@ DIRECT_LIMIT, LARGE_TILES_LIMIT, ROUNDED_TILES_LIMIT = 1e-6, 5e-6, 1e-5
 of which may be rounded the other way."""
 ROUNDING_OF_TILES = 1e-2
 """What rounding tiles to bfloat16 costs at most."""
+
+
+def in_vectors(target: Target) -> Target:
+    """A target without what it may have of tile registers."""
+    return replace(target, features=target.features - {"int8_tiles", "bf16_tiles"})
 
 
 def explore(name: str, check: Callable[[st.DataObject], None], examples: int = 1) -> None:
