@@ -13,6 +13,7 @@ from optkit.compiler.check import check_kernels
 from optkit.compiler.host import host_variant
 from optkit.registry import find_target
 from tests.compiler.bundle import BUNDLED, Bundle, relative, run
+from tests.targets.cpu.products import in_vectors
 from tests.targets.cpu.test_scheduled_models import runnable
 
 
@@ -106,8 +107,10 @@ def test_no_buffer_holds_all_scores() -> None:
     assert [str(m) for m in check_kernels(b.model(), find_target("cpu"))] == []
 
 
-def test_bfloat16() -> None:
-    target = find_target("cpu")
+@pytest.mark.parametrize("tiles", [False, True])
+def test_bfloat16(tiles: bool) -> None:
+    """One kernel; where there are tile registers, two products in these and a softmax."""
+    target = host_variant(find_target("sapphirerapids")) if tiles else in_vectors(find_target("cpu"))
     b = Bundle()
     b.case(attention(b, (1, 4), (49, 51, 32, 32), "Mul", (1, 1, 1, 51)), "pairs, odd columns")
     b.case(attention(b, (2, 3), (17, 64, 16, 48), "", None), "even")
@@ -116,7 +119,7 @@ def test_bfloat16() -> None:
         if node.op_type == "MatMul":
             node.metadata_props["optkit.compute_type"] = "bfloat16"
     built = build(model, target)
-    assert used(built) == (2 if target.has("bf16_pairs") else 0)
+    assert used(built) == (2 if target.has("bf16_pairs") and not tiles else 0)
     assert [record.compute for record in built.nodes] == ["bfloat16"] * 4
     assert len({record.node for record in built.nodes}) == 4
     found = run(built, [b.feeds[i.name] for i in built.inputs])
