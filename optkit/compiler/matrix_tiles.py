@@ -66,9 +66,10 @@ class Depth:
 def tile_cycles(rows: int, tall: int, wide: int, depth: Depth) -> float:
     """Modelled cycles of one step of a sum, 64 bytes of each row.
 
-    Measured on a Sapphire Rapids server: a product takes as many cycles as a tile has rows, nine at least, and thirty
-    pass until another may add to its sums; a tile is loaded in eight from the first cache, in 24 from the second,
-    in thirty where several are read from there in turn. Most of the shorter of both is hidden.
+    On a Sapphire Rapids server a product was measured to take as many cycles as a tile has rows, nine at least, and a
+    load eight from the first cache and 21 from the second. The rest is fitted to whole layers: thirty cycles until
+    another product may add to its sums, 24 or, of several tiles in turn, thirty for a load from the second cache, and
+    that most of the shorter of both is hidden.
     """
     products = max(tall * wide * max(rows, 9.0), 30.0)
     data = tall * rows * (0.5 if depth.data_stay(rows * tall) else 1.5)

@@ -23,6 +23,23 @@ def static(shape: Sequence[Any]) -> list[Any]:
     return [int(d) if isinstance(d, (int, tirx.IntImm)) else d for d in shape]
 
 
+def flatten(index: Sequence[Any], shape: Sequence[Any]) -> Any:
+    """How many elements of a tensor of this shape are before the one at an index; the first extent does not matter."""
+    flat: Any = 0
+    for i, extent in zip(index, shape, strict=True):
+        flat = flat * extent + i
+    return flat
+
+
+def unflatten(flat: Any, shape: Sequence[Any]) -> list[Any]:
+    """The index into `shape` of the element that is so many rows behind the first."""
+    index: list[Any] = []
+    for position, extent in reversed(list(enumerate(shape))):
+        index.append(flat % extent if position else flat)
+        flat = flat // extent
+    return index[::-1]
+
+
 BITS = "uint16"
 """bfloat16 numbers as their bits, for kernels with an instruction for pairs of them: TVM turns arithmetic on bfloat16
 into float32's wherever it meets the type, and has no vectors that choose between such numbers."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from tvm import te
 
-from optkit.compiler.operators.common import OP, const, static
-from optkit.compiler.operators.matmul import row_split, unflatten, unpacked
+from optkit.compiler.operators.common import OP, const, static, unflatten
+from optkit.compiler.operators.matmul import row_split, unpacked
 from optkit.compiler.tiling import Tile
 
 

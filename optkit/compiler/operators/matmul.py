@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import tvm
 from tvm import te, tirx
 from tvm.sym import Analyzer
 
-from optkit.compiler.matrix_tiles import crowded, step_bytes
-from optkit.compiler.operators.common import BITS, OP, accumulator, const, factor, static
+from optkit.compiler.operators.common import BITS, OP, accumulator, const, factor, flatten, static, unflatten
+from optkit.compiler.operators.tile_matmul import repeated, sums_in_tiles
 from optkit.compiler.tiling import Tile
-
-
-def _flatten(index: Sequence[Any], shape: Sequence[Any]) -> Any:
-    flat: Any = 0
-    for i, extent in zip(index, shape, strict=True):
-        flat = flat * extent + i
-    return flat
-
-
-def unflatten(flat: Any, shape: Sequence[Any]) -> list[Any]:
-    """The index into `shape` of the element that is so many rows behind the first."""
-    index: list[Any] = []
-    for position, extent in reversed(list(enumerate(shape))):
-        index.append(flat % extent if position else flat)
-        flat = flat // extent
-    return index[::-1]
 
 
 def row_split(shape: Sequence[Any]) -> tuple[list[Any], int]:
@@ -59,7 +41,7 @@ def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.T
     static_rows = len(batch) == 0
     inner = shape[:-1] if static_rows else shape[len(batch) : -1]
     if tile.matrix:
-        acc = _in_tiles(data, weight, batch, inner, tile)
+        acc = sums_in_tiles(data, weight, batch, inner, tile)
         return unpacked(acc, shape, columns, len(batch))
     ki, kr = te.reduce_axis((0, kg), "ki"), te.reduce_axis((0, g), "kr")
 
@@ -73,45 +55,6 @@ def matmul(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.T
     acc = te.compute((*batch, padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
 
     return unpacked(acc, shape, columns, len(batch))
-
-
-def _in_tiles(data: te.Tensor, weight: te.Tensor, batch: Sequence[Any], inner: Sequence[Any], tile: Tile) -> te.Tensor:
-    """The sums of `matmul` for tile registers: rows evenly apart, and the terms of a step together.
-
-    Rows that share too few sets of the cache, or are too few for whole tiles, are copied step by step.
-
-    Args:
-        batch, inner: axes that are loops of their own, and those that are walked as one.
-    """
-    blocks, kg, b, g = static(weight.shape)
-    depth, rows, kind = kg * g, math.prod(inner), accumulator(str(data.dtype))
-    group = step_bytes(4 * kg) // 4
-    size = tvm.DataType(str(data.dtype)).itemsize
-    packed = tile.padded != rows or crowded(depth * size)
-    source = _by_steps(data, batch, inner, tile.padded, group * g) if packed else data
-    ko, ki = te.reduce_axis((0, kg // group), "ko"), te.reduce_axis((0, group), "ki")
-    kr = te.reduce_axis((0, g), "kr")
-
-    def element(*i: Any) -> Any:
-        *outer, m, o, v = i
-        term = ki * g + kr
-        at = [*outer, ko, m, term] if packed else [*outer, *unflatten(m, inner), ko * group * g + term]
-        left, right = source(*at), weight[o, ko * group + ki, v, kr]
-        return te.sum(factor(left, source, kind) * factor(right, weight, kind), axis=[ko, ki, kr])
-
-    return te.compute((*batch, tile.padded, blocks, b), element, name="matmul", attrs={OP: "matmul", **tile.attrs()})
-
-
-def _by_steps(data: te.Tensor, batch: Sequence[Any], inner: Sequence[Any], padded: int, step: int) -> te.Tensor:
-    """(*batch, *inner, K) -> (*batch, K/step, padded, step), zeros past the last row."""
-    rows, depth = math.prod(inner), static(data.shape)[-1]
-
-    def element(*i: Any) -> Any:
-        *outer, s, m, k = i
-        read = data(*outer, *unflatten(te.min(m, rows - 1), inner), s * step + k)
-        return read if padded == rows else te.if_then_else(m < rows, read, const(0, str(data.dtype)))
-
-    return te.compute((*batch, depth // step, padded, step), element, name="pad", attrs={OP: "pad"})
 
 
 def matmul_tiles(data: te.Tensor, weight: te.Tensor, columns: int, tile: Tile) -> te.Tensor:
@@ -147,7 +90,7 @@ def unpacked(acc: te.Tensor, shape: Sequence[Any], columns: int, batch: int) -> 
 
     def element(*i: Any) -> Any:
         outer, at, column = i[:batch], i[batch:-1], i[-1]
-        return acc(*outer, _flatten(at, inner), column // b, column % b)
+        return acc(*outer, flatten(at, inner), column // b, column % b)
 
     return te.compute((*shape[:-1], columns), element, name="crop", attrs={OP: "crop"})
 
@@ -180,7 +123,7 @@ def batch_matmul(left: te.Tensor, right: te.Tensor, b: int, tile: Tile, transpos
     group = (g,) if pairs else ()
     packed = te.compute((*b_lead, blocks, depth // g, b, *group), pack, name="pack", attrs={OP: "pack"})
     if tile.matrix:
-        acc = _batch_in_tiles(left, packed, lead, tile)
+        acc = sums_in_tiles(left, packed, lead, [rows], tile)
         crop = (*lead, rows, columns)
         return te.compute(crop, lambda *i: acc(*i[:-1], i[-1] // b, i[-1] % b), name="crop", attrs={OP: "crop"})
     k = te.reduce_axis((0, depth // g), "k")
@@ -189,7 +132,7 @@ def batch_matmul(left: te.Tensor, right: te.Tensor, b: int, tile: Tile, transpos
     def element(*i: Any) -> Any:
         *outer, m, o, v = i
         row = m if padded == rows else te.min(m, rows - 1)
-        a_at, b_at = _repeated(outer, a_lead), _repeated(outer, b_lead)
+        a_at, b_at = repeated(outer, a_lead), repeated(outer, b_lead)
         read = factor(left(*a_at, row, k * g + r[0] if r else k), left, "float32")
         return te.sum(read * factor(packed(*b_at, o, k, v, *r), packed, "float32"), axis=[k, *r])
 
@@ -200,31 +143,3 @@ def batch_matmul(left: te.Tensor, right: te.Tensor, b: int, tile: Tile, transpos
         name="crop",
         attrs={OP: "crop"},
     )
-
-
-def _repeated(outer: Sequence[Any], extents: Sequence[Any]) -> list[Any]:
-    """The index into leading axes of which those of one element serve all."""
-    return [0 if isinstance(e, int) and e == 1 else i for i, e in zip(outer, extents, strict=True)]
-
-
-def _batch_in_tiles(left: te.Tensor, packed: te.Tensor, lead: Sequence[Any], tile: Tile) -> te.Tensor:
-    """The sums of `batch_matmul` of bits of bfloat16 for tile registers, as `_in_tiles` has them."""
-    *a_lead, rows, depth = static(left.shape)
-    *b_lead, blocks, pairs, b, g = static(packed.shape)
-    group = step_bytes(4 * pairs) // 4
-    size = tvm.DataType(str(left.dtype)).itemsize
-    copied = tile.padded != rows or crowded(depth * size)
-    source = _by_steps(left, a_lead, [rows], tile.padded, group * g) if copied else left
-    ko, ki = te.reduce_axis((0, pairs // group), "ko"), te.reduce_axis((0, group), "ki")
-    kr = te.reduce_axis((0, g), "kr")
-
-    def element(*i: Any) -> Any:
-        *outer, m, o, v = i
-        a_at, term = _repeated(outer, a_lead), ki * g + kr
-        at = [*a_at, ko, m, term] if copied else [*a_at, m, ko * group * g + term]
-        read = factor(source(*at), source, "float32")
-        column = packed(*_repeated(outer, b_lead), o, ko * group + ki, v, kr)
-        return te.sum(read * factor(column, packed, "float32"), axis=[ko, ki, kr])
-
-    attrs = {OP: "matmul", **tile.attrs()}
-    return te.compute((*lead, tile.padded, blocks, b), element, name="matmul", attrs=attrs)

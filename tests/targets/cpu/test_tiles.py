@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tvm
 from hypothesis import strategies as st
 from optkit_targets.cpu import host
-from optkit_targets.cpu.kernels import amx
+from optkit_targets.cpu.kernels import amx, tiles
+from tvm import te
 
 from optkit.artifact.link import find_linker
-from optkit.compiler.build import build
+from optkit.compiler.build import build, tvm_target
 from optkit.compiler.check import check_kernels
 from optkit.compiler.host import host_variant
 from optkit.compiler.matrix_tiles import (
@@ -30,7 +32,10 @@ from optkit.compiler.matrix_tiles import (
     matrix_tiles,
 )
 from optkit.compiler.operator import CONV, Operator
+from optkit.compiler.operators.layout import to_other_blocks
 from optkit.compiler.planning import TILES, candidates, default_plan
+from optkit.compiler.schedule import choose
+from optkit.compiler.values import block_array
 from optkit.errors import ArtifactError
 from optkit.registry import find_target
 from optkit.runtime import isa
@@ -160,8 +165,40 @@ def test_a_tile_is_described_within_its_limits() -> None:
     shape = bytes(int(part, 16) for part in raw[1].split("\\")[1:])
     assert len(shape) == 64 and shape[0] == 1
     assert set(shape[16:32:2]) == {BYTES} and set(shape[48:56]) == {16} and not any(shape[56:])
-    assert amx.TILE_COLUMNS == COLUMNS
+    assert set(shape[48:56]) == {COLUMNS}
     assert tiling.name != replace(tiling, rows=15).name
+
+
+@pytest.mark.parametrize(("channels", "made", "wanted"), [(96, 32, 64), (128, 16, 64), (70, 16, 32), (96, 64, 16)])
+def test_blocks_become_others_without_planes_between(channels: int, made: int, wanted: int) -> None:
+    planes = np.random.default_rng(0).integers(1, 256, (2, channels, 3, 5)).astype("uint8")
+    blocks, expected = block_array(planes, made), block_array(planes, wanted)
+    x = te.placeholder(blocks.shape, "uint8", "x")
+    func = te.create_prim_func([x, to_other_blocks(x, channels, wanted)]).with_attr("global_symbol", "main")
+    target = find_target("cpu")
+    chosen = choose(func, target)
+    library = tvm.compile(tvm.IRModule({"main": chosen.apply(func, chosen.params)}), tvm_target(target))
+    y = tvm.runtime.tensor(np.full(expected.shape, 7, "uint8"))
+    library["main"](tvm.runtime.tensor(blocks), y)
+    np.testing.assert_array_equal(y.numpy(), expected)
+
+
+def test_no_other_template_takes_a_plan_for_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What refuses a kernel leaves it to the last rule, which is right with any."""
+
+    def refuse(*given: object) -> None:
+        raise ValueError("no tiles today")
+
+    b = network()
+    target = runnable(AMX) if find_target(AMX).runs_here() is None else host_variant(find_target(AMX))
+    monkeypatch.setattr(tiles, "tile_code", refuse)
+    monkeypatch.setattr(tiles, "_inside", refuse)
+    built = build(marked(b), target)
+    refused = [k for k in built.kernels if k.refused]
+    assert refused and {k.rule for k in refused} == {"cpu.fallback"}
+    (found,) = run(built, [b.feeds[i.name] for i in built.inputs])
+    (expected,) = b.reference()
+    assert np.linalg.norm(found - expected) <= 2e-2 * np.linalg.norm(expected)
 
 
 def test_records_of_other_templates_hold_with_and_without_tiles() -> None:

@@ -19,8 +19,7 @@ from optkit_targets.cuda.kernels.intrinsics import DP4A, FMA
 from tvm import relax, s_tir, tirx
 
 from optkit.compiler.build import generate, prepare, tvm_target
-from optkit.compiler.operators.common import static
-from optkit.compiler.operators.matmul import unflatten
+from optkit.compiler.operators.common import static, unflatten
 from optkit.compiler.schedule import Kernel, schedule_module
 from optkit.kernel import Choice, KernelRule
 from optkit.registry import find_target

@@ -14,9 +14,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-TILE_ROWS, TILE_BYTES, TILE_COLUMNS = 16, 64, 16
-"""Of a tile: most rows, bytes of a row of data, and sums of a row."""
-TILES, SUM_TILES = 8, 4
+from optkit.compiler.matrix_tiles import BYTES, SUMS
+
+TILES = 8
+"""Registers; the first `SUMS` of them hold sums."""
 PRODUCTS = {"int8": "tdpbusd", "bfloat16": "tdpbf16ps"}
 """Instruction by arithmetic."""
 PREFIX = "llvm.x86."
@@ -83,12 +84,12 @@ def functions(tiling: Tiling) -> str:
     (data_row, data), (weight_row, weights), (sum_row, sums) = tiling.data, tiling.weights, tiling.sums
     tall, wide = len(data), len(weights)
     # Of data and weights, the fewer tiles keep their registers for a step, and the others take turns in the rest.
-    rest = SUM_TILES + min(tall, wide)
-    kept, turns = range(SUM_TILES, rest), [rest + i % (TILES - rest) for i in range(max(tall, wide))]
+    rest = SUMS + min(tall, wide)
+    kept, turns = range(SUMS, rest), [rest + i % (TILES - rest) for i in range(max(tall, wide))]
     rows, columns = (kept, turns) if tall <= wide else (turns, kept)
     # Palette 1; bytes of a row of each tile; rows of each: those of weights have four bytes of a row of data.
-    counts = [tiling.rows if i < SUM_TILES or i in rows else tiling.width // 4 for i in range(TILES)]
-    widths = [tiling.width if i in rows else TILE_BYTES for i in range(TILES)]
+    counts = [tiling.rows if i < SUMS or i in rows else tiling.width // 4 for i in range(TILES)]
+    widths = [tiling.width if i in rows else BYTES for i in range(TILES)]
     raw = [1, *[0] * 15, *[byte for width in widths for byte in (width, 0)], *[0] * 16, *counts, *[0] * 8]
     shapes = f"@optkit_amx_tiles_{tiling.name}"
     constant = "".join(f"\\{byte:02x}" for byte in raw)
@@ -141,13 +142,13 @@ def _prefetch(ahead: int, lines: int) -> list[str]:
     if not lines:
         return []
     found = [
-        f"  %part = mul i32 %turn, {lines * TILE_BYTES}",
+        f"  %part = mul i32 %turn, {lines * BYTES}",
         f"  %from = add i32 %part, {ahead}",
         "  %next = getelementptr i8, ptr %w, i32 %from",
     ]
     for i in range(lines):
         found += [
-            f"  %next{i} = getelementptr i8, ptr %next, i64 {i * TILE_BYTES}",
+            f"  %next{i} = getelementptr i8, ptr %next, i64 {i * BYTES}",
             f"  call void @llvm.prefetch.p0(ptr %next{i}, i32 0, i32 2, i32 1)",
         ]
     return found

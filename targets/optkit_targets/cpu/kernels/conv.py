@@ -45,6 +45,8 @@ class ConvRule:
         if "conv" not in view.ops:
             return None
         sch, block = view.sch, view.ops["conv"]
+        if number(sch, block, "optkit.tall"):
+            return None  # in tile registers, or else by what answers for anything
         loops = sch.get_loops(block)
         pointwise = len(kinds(sch, block)[0]) == 4
         blocks, tiled = extent(sch, loops[1]), extent(sch, loops[2] if pointwise else loops[3])

@@ -44,6 +44,8 @@ class MatmulRule:
         if "matmul" not in view.ops:
             return None
         sch, block = view.sch, view.ops["matmul"]
+        if number(sch, block, "optkit.tall"):
+            return None  # in tile registers, or else by what answers for anything
         spatial, _ = kinds(sch, block)
         rows, blocks, lanes = (extent(sch, loop) for loop in spatial[-3:])
         if blocks is None or lanes is None:

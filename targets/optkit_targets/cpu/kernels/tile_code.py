@@ -15,8 +15,9 @@ from tvm import s_tir, tirx
 from tvm.sym import Analyzer
 from tvm.tirx import op
 
-from optkit.compiler.operators.common import BITS, PAIR
-from optkit_targets.cpu.kernels.amx import TILE_BYTES, TILE_COLUMNS, Tiling, functions
+from optkit.compiler.matrix_tiles import BYTES, COLUMNS
+from optkit.compiler.operators.common import BITS, PAIR, flatten
+from optkit_targets.cpu.kernels.amx import Tiling, functions
 
 MARK = "optkit.tiles"
 """Annotation of the loops to be replaced."""
@@ -117,13 +118,6 @@ def _evaluate(name: str, *args: Any) -> Any:
     return tirx.Evaluate(tirx.call_extern("void", f"optkit_amx_{name}", *args))
 
 
-def _flat(indices: Sequence[Any], sizes: Sequence[int]) -> Any:
-    flat: Any = 0
-    for index, size in zip(indices, sizes, strict=True):
-        flat = flat * size + index
-    return flat
-
-
 def _loads(expr: Any) -> list[Any]:
     """What an expression reads, in order, each buffer once."""
     found: list[Any] = []
@@ -170,7 +164,7 @@ class _Places:
             sizes: extents of the buffer, if not its own.
         """
         # Simplified by axes of the block, before loops stand for these: quotient and remainder of one become it again.
-        flat = [Analyzer().simplify(_flat(self.indices, sizes or self.sizes))]
+        flat = [Analyzer().simplify(flatten(self.indices, sizes or self.sizes))]
         [there], [here] = self._at(flat, at), self._at(flat, {})
         found = Analyzer().simplify(there - here)
         if not isinstance(found, tirx.IntImm):
@@ -229,7 +223,7 @@ def _step(stmt: Any, rows: int, tall: int, around: Sequence[Any]) -> _Step:
     down = [loop for loop in across if data.moves(loop) and int(loop.extent) > 1]
     along = [loop for loop in across if loop not in down and int(loop.extent) > 1]
     width = 4 * int(terms.extent)
-    if len(down) > 1 or width > TILE_BYTES or (together is not None and data.bytes * int(together.extent) != 4):
+    if len(down) > 1 or width > BYTES or (together is not None and data.bytes * int(together.extent) != 4):
         raise ValueError("its rows or terms are no tile's")
     apart = data.offset({terms.loop_var: 1}) if width > 4 else 4
     if apart != 4 or (together is not None and weights.offset({together.loop_var: 1}) != data.bytes):
@@ -239,7 +233,7 @@ def _step(stmt: Any, rows: int, tall: int, around: Sequence[Any]) -> _Step:
         raise ValueError("it has one row")
     places: list[dict[Any, int]] = [{}]
     for loop in along:
-        steps = range(0, int(loop.extent), TILE_COLUMNS if loop.same_as(along[-1]) else 1)
+        steps = range(0, int(loop.extent), COLUMNS if loop.same_as(along[-1]) else 1)
         places = [{**place, loop.loop_var: i} for place in places for i in steps]
     lowered = [{down[0].loop_var: m * rows} if m else {} for m in range(tall)]
     row = {down[0].loop_var: 1} if down else {}
@@ -250,13 +244,13 @@ def _step(stmt: Any, rows: int, tall: int, around: Sequence[Any]) -> _Step:
         compute,
         rows,
         width,
-        (data.offset(row) if row else TILE_BYTES, tuple(data.offset(m) for m in lowered)),
-        (weights.offset({terms.loop_var: 1}) if width > 4 else TILE_BYTES, tuple(weights.offset(n) for n in places)),
+        (data.offset(row) if row else BYTES, tuple(data.offset(m) for m in lowered)),
+        (weights.offset({terms.loop_var: 1}) if width > 4 else BYTES, tuple(weights.offset(n) for n in places)),
         (
-            sums.offset(row, compact) if row else 4 * TILE_COLUMNS * len(places),
+            sums.offset(row, compact) if row else 4 * COLUMNS * len(places),
             tuple(sums.offset({**m, **n}, compact) for m in lowered for n in places),
         ),
-        *_ahead(weights, around, width * TILE_COLUMNS * len(places)),
+        *_ahead(weights, around, width * COLUMNS * len(places)),
     )
     step = _evaluate(f"step_{tiling.name}", data.address(), weights.address(), *_turn(weights, around, tiling))
     # Of a buffer there remains what calls name of it, so that they have to name the last element too.
@@ -292,7 +286,7 @@ def _ahead(weights: _Places, around: Sequence[Any], step_bytes: int) -> tuple[in
     size = steps * step_bytes
     if size < LEAST or sweeps > SWEEPS:
         return 0, 0
-    return size, math.ceil(size / TILE_BYTES / (steps * sweeps))
+    return size, math.ceil(size / BYTES / (steps * sweeps))
 
 
 def _turn(weights: _Places, around: Sequence[Any], tiling: Tiling) -> list[Any]:

@@ -142,13 +142,12 @@ def _inside(sch: Any, product: Any, out: Any, at: Any, rows: int = 0) -> None:
     loops = sch.get_loops(product)[-spatial - reduce :]
     inner = 1 if read_dtype(sch, product) in ("int32", PAIR) else 2
     tile, steps, terms = loops[:spatial], loops[spatial:-inner], loops[-inner:]
+    over = []
     if rows:
         *front, p, v = tile
-        over, p = sch.split(p, [None, rows])
-        sch.reorder(*front, over, *steps, p, v, *terms)
-        tile = [p, v]
-    else:
-        sch.reorder(*steps, *tile, *terms)
+        tiles, p = sch.split(p, [None, rows])
+        over, tile = [tiles], [*front, p, v]
+    sch.reorder(*over, *steps, *tile, *terms)
     _mark(sch, product, tile, steps[0])
     sch.vectorize(sch.get_loops(out)[-1])
 

@@ -9,9 +9,8 @@ from typing import Any
 from tvm import tirx
 
 from optkit.compiler.operator import ATTENTION, OPERATOR, Operator
-from optkit.compiler.operators.common import static
+from optkit.compiler.operators.common import static, unflatten
 from optkit.compiler.operators.half_attention import FIRST, SCALE, SEATS, heads_of, seated
-from optkit.compiler.operators.matmul import unflatten
 from optkit.kernel import Choice
 from optkit.target import Target
 from optkit_targets.cpu.kernels.tools import View, annotation, inline_rest, look

@@ -9,7 +9,7 @@ from typing import Any
 from tvm import tirx
 
 from optkit.compiler.operator import BATCH_MATMUL, Operator
-from optkit.compiler.operators.matmul import unflatten
+from optkit.compiler.operators.common import unflatten
 from optkit_targets.cpu.kernels.tools import View, inline_rest
 from optkit_targets.cuda.kernels.device_code import SHORT
 from optkit_targets.cuda.kernels.tensor import (
