@@ -1,6 +1,6 @@
 # Two commands: `make demo` shows what optkit does, `make test` checks everything. Both make .venv on demand.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint onnx-suite mutants bench bench-readme clean
+.PHONY: help demo test lint onnx-suite mutants random-models bench bench-readme clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,9 @@ onnx-suite: $(VENV)/.test ## ONNX's own backend suite, all of it; RESUME=--resum
 
 mutants: $(VENV)/.test ## ten thousand malformed models: each compiled, or refused in one line
 	$(BIN)/python -m tests.robustness.run --jobs 2
+
+random-models: $(VENV)/.test ## models that grow at random, against ONNX Runtime; MODELS='--open --passes int8 --count 500'
+	$(BIN)/python -m tests.random_models.run $(MODELS)
 
 $(VENV)/.bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet -e '.[bench]'

@@ -204,6 +204,7 @@ def compile(
         with clock("build"):
             progress("compile", 0, None)
             built, variants = build_model(outcome.model, machine, ranges, fallback is not None, tuned)
+            ranges = ranges.fitted(built.least)
         with clock("link"):
             progress("link", 0, None)
             library = scratch / "lib.so"

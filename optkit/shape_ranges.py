@@ -8,11 +8,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
 from optkit.errors import UsageError, nearest
+
+
+@dataclass(frozen=True)
+class Least:
+    """What an open axis has to be at least, and the node that would have an empty output below that."""
+
+    extent: int
+    node: str
+
+    @property
+    def text(self) -> str:
+        """What to say of less."""
+        return f"node {self.node!r} has no output below {self.extent}"
+
 
 Shapes = Mapping[str, Sequence[int]]
 """Input name to extents."""
@@ -25,10 +39,28 @@ class ShapeRanges:
     Attributes:
         limits: smallest and largest extent by the axis's name, None where it is not bounded above.
         optimum: every input's shape at the optimum; empty where none was given.
+        begun: axes whose smallest extent was given.
     """
 
     limits: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     optimum: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    begun: frozenset[str] = frozenset()
+
+    def fitted(self, least: Mapping[str, Least]) -> ShapeRanges:
+        """The same without what is too small for the model's windows.
+
+        Raises:
+            UsageError: a range was given that begins below that, or ends there.
+        """
+        limits = {}
+        for name, (low, high) in self.limits.items():
+            needed = least.get(name)
+            if needed is not None and (high or needed.extent) < needed.extent:
+                raise UsageError(f"--max-shape: axis {name!r} ends at {high}; {needed.text}")
+            if needed is not None and low < needed.extent and name in self.begun:
+                raise UsageError(f"--min-shape: axis {name!r} begins at {low}; {needed.text}")
+            limits[name] = (low if needed is None else max(low, needed.extent), high)
+        return replace(self, limits=limits)
 
 
 def shape_ranges(model: ir.Model, smallest: Shapes | None, best: Shapes | None, largest: Shapes | None) -> ShapeRanges:
@@ -51,7 +83,7 @@ def shape_ranges(model: ir.Model, smallest: Shapes | None, best: Shapes | None, 
             if a > b:
                 raise UsageError(f"axis {name!r}: --{first}-shape has {a}, more than --{second}-shape with {b}")
     limits = {name: (low.get(name, 1), high.get(name)) for name in {**low, **high}}
-    return ShapeRanges(dict(sorted(limits.items())), _optimum(inputs, best or {}, best_axes))
+    return ShapeRanges(dict(sorted(limits.items())), _optimum(inputs, best or {}, best_axes), frozenset(low))
 
 
 def axis_name(text: str) -> str:

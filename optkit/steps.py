@@ -176,7 +176,10 @@ def make_payload(
         reads_values=built.reads_values,
         entry_weights=built.entry_weights,
         variants=variants,
-        ranges=ranges.limits if ranges else {},
+        ranges={
+            **{name: (least.extent, None) for name, least in built.least.items()},
+            **(ranges.limits if ranges else {}),
+        },
         partitions=built.partitions,
         members=built.members,
     )

@@ -77,7 +77,7 @@ def command(
     if inputs is not None:
         feed = read_feed(manifest.inputs, inputs)
     else:
-        feed = choose_samples(manifest.inputs, None, 1, seed, parse_shapes(input_shapes))[0]
+        feed = choose_samples(manifest.inputs, None, 1, seed, parse_shapes(input_shapes), ranges=manifest.ranges)[0]
     with progress() as report_progress:
         result = race(
             lanes,

@@ -34,6 +34,7 @@ from optkit.compiler.stack import pipeline
 from optkit.compiler.widenings import widen_per_use
 from optkit.compiler.workspaces import plan_workspaces
 from optkit.errors import CompileError, OptkitError
+from optkit.shape_ranges import Least
 from optkit.target import Target
 from optkit.tidy import one_line
 
@@ -61,6 +62,7 @@ class Built:
         entry_weights: how many of the weights, from the first, `main` takes; None: all.
         partitions, members: the parts of a model that is not of one piece, and the files of those left elsewhere.
         operators: the products of static extents, and how each is computed.
+        least: what open axes have to be at least, by name.
         relax_text, tir_text: the module after fusion, and its scheduled kernels.
         assembly: the host's assembly text, made when asked.
     """
@@ -77,6 +79,7 @@ class Built:
     partitions: tuple[Partition, ...] = ()
     members: Mapping[str, bytes] = field(default_factory=dict)
     operators: Mapping[Operator, Sites] = field(default_factory=dict)
+    least: Mapping[str, Least] = field(default_factory=dict)
 
     def tuned_records(self) -> list[dict[str, Any]]:
         """The plans that came from tuning records, in a fixed order."""
@@ -253,6 +256,18 @@ def stage(problem: str) -> Iterator[None]:
         raise CompileError(f"{problem}: {one_line(error)}") from error
 
 
+def scheduled(ready: Prepared, target: Target, tuned: Records | None) -> tuple[Any, list[Kernel]]:
+    """The kernels with their schedules, and what is said of each; in the context of TVM's target."""
+    with stage("its kernels cannot be scheduled"):
+        return schedule_module(ready.module, target, ready.labels, tuned)
+
+
+def packaged(module: Any, target: Target) -> Any:
+    """The executable of scheduled kernels."""
+    with stage("no code can be generated for it"):
+        return target.package(generate(module, tvm_target(target)))
+
+
 def build(model: ir.Model, target: Target, tuned: Records | None = None) -> Built:
     """Compile a model for a target.
 
@@ -264,13 +279,10 @@ def build(model: ir.Model, target: Target, tuned: Records | None = None) -> Buil
     Raises:
         UnsupportedError, CompileError: naming the node or the kernel.
     """
-    machine = tvm_target(target)
     ready = prepare(model, target, tuned)
-    with machine:
-        with stage("its kernels cannot be scheduled"):
-            module, kernels = schedule_module(ready.module, target, ready.labels, tuned)
-        with stage("no code can be generated for it"):
-            executable = target.package(generate(module, machine))
+    with tvm_target(target):
+        module, kernels = scheduled(ready, target, tuned)
+        executable = packaged(module, target)
     lowered = ready.lowered
     return Built(
         executable,
@@ -281,6 +293,7 @@ def build(model: ir.Model, target: Target, tuned: Records | None = None) -> Buil
         module,
         target,
         operators=lowered.operators,
+        least=lowered.least,
     )
 
 

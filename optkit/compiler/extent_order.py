@@ -85,7 +85,9 @@ class _Calls(PyExprMutator):  # type: ignore[misc]
         call = self.visit_expr_post_order(call)
         if getattr(call.op, "name", "") != "relax.call_tir" or call.args[0] not in self.moves:
             return call
-        return relax.call_tir(call.args[0], _at(call.args[1].fields, self.moves[call.args[0]]), call.ty_args[0])
+        made = call.ty_args[0]
+        types = list(made.fields) if isinstance(made, relax.TupleType) else made
+        return relax.call_tir(call.args[0], _at(call.args[1].fields, self.moves[call.args[0]]), types)
 
 
 order_fused_extents: Any = tvm.transform.module_pass(_order, opt_level=0, name="optkit.order_fused_extents")

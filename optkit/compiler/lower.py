@@ -24,7 +24,9 @@ from optkit.compiler.operator import Operator
 from optkit.compiler.planning import Records
 from optkit.compiler.subgraphs import abandon, settled
 from optkit.compiler.values import PLAIN, Value
+from optkit.compiler.windows_fit import least_extents, spatial
 from optkit.errors import CompileError, OptkitError, UnsupportedError
+from optkit.shape_ranges import Least
 from optkit.target import Target
 
 _STEPS = ("QuantizeLinear", "DynamicQuantizeLinear", "Floor", "Ceil", "Round", "Mod", "Equal")
@@ -45,6 +47,8 @@ class Lowered:
     """The node that a variable of the module belongs to, by the variable's name."""
     narrow: dict[str, str] = field(default_factory=dict)
     """Types of the inputs and outputs that the module has as bytes (see `optkit.artifact.spec.storage`)."""
+    least: dict[str, Least] = field(default_factory=dict)
+    """What open axes have to be at least, by name."""
 
 
 def lower(model: ir.Model, target: Target, tuned: Records | None = None) -> Lowered:
@@ -102,7 +106,8 @@ def lower(model: ir.Model, target: Target, tuned: Records | None = None) -> Lowe
     ends = ((v.name or "", low.values[v].dtype) for v in (*graph.inputs, *graph.outputs) if v in low.values)
     narrow = {name: dtype for name, dtype in ends if storage(dtype) != dtype}
     outputs = [v.name or "" for v in graph.outputs]
-    return Lowered(low.bb.get(), inputs, outputs, low.records, low.operators, low.names, narrow)
+    least = least_extents(low.needs, low.symbols)
+    return Lowered(low.bb.get(), inputs, outputs, low.records, low.operators, low.names, narrow, least)
 
 
 def _steps(node: ir.Node) -> bool:
@@ -151,6 +156,8 @@ def _lower_nodes(low: Lowering, graph: ir.Graph, convert: Converter) -> None:
                 continue
             try:
                 lower_node(low, step, low.opset, convert)
+                made = [low.values[v] for v in step.outputs if v in low.values]
+                low.needs += [(low.label, extent) for extent in spatial(step.op_type, made)]
             except UnsupportedError as error:
                 problems.append(str(error))
                 names.append(step.name or "")

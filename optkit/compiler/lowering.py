@@ -78,6 +78,7 @@ class Lowering:
     Attributes:
         rounded: round every element-wise product and quotient where it stands, because a QuantizeLinear may
             follow and would turn another rounding into another integer.
+        needs: extents of the model's own graph that have to be 1 or more, with the names of their nodes.
         stepped: some operator jumps where its input is a whole number, or compares it with one.
         tuned: plans that were measured; None: the analytical model decides everything.
     """
@@ -91,6 +92,7 @@ class Lowering:
         self.values: dict[ir.Value, Value] = {}
         self.records: list[NodeRecord] = []
         self.symbols: dict[str, Any] = {}
+        self.needs: list[tuple[str, Any]] = []
         self.node = self.label = ""
         self.names: dict[str, str] = {}
         self.opset = 18

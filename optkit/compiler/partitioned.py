@@ -11,10 +11,20 @@ import onnx_ir as ir
 import tvm
 
 from optkit.artifact.spec import Partition, TensorSpec, numpy_has
-from optkit.compiler.build import Built, Prepared, TensorInfo, build, generate, interface, prepare, tvm_target
+from optkit.compiler.build import (
+    Built,
+    Prepared,
+    TensorInfo,
+    build,
+    interface,
+    packaged,
+    prepare,
+    scheduled,
+    tvm_target,
+)
 from optkit.compiler.planning import Records
 from optkit.compiler.preflight import preflight
-from optkit.compiler.schedule import Kernel, schedule_module
+from optkit.compiler.schedule import Kernel
 from optkit.compiler.variants import new_names, renamed, shared
 from optkit.errors import CompileError, UnsupportedError
 from optkit.measure.reference import Reference
@@ -112,26 +122,25 @@ def _axis(extent: int | str) -> int | str:
 
 def _merge(model: ir.Model, target: Target, steps: Sequence[_Step], tuned: Records | None) -> Built:
     """One executable of every part that was compiled, and one list of weights."""
-    machine = tvm_target(target)
     functions: dict[Any, Any] = {}
     taken: set[str] = set()
     kernels: list[Kernel] = []
     weights: list[tuple[str, np.ndarray]] = []
     partitions: list[Partition] = []
-    with machine:
+    with tvm_target(target):
         for number, step in enumerate(steps):
             inputs = tuple(value.name or "" for value in step.part.inputs)
             if step.ready is None:
                 partitions.append(Partition(ONNXRUNTIME, step.member, inputs, step.outputs, nodes=step.part.nodes))
                 continue
-            module, made = schedule_module(step.ready.module, target, step.ready.labels, tuned)
+            module, made = scheduled(step.ready, target, tuned)
             names = new_names(module, taken, f"part{number}")
             functions |= renamed(module, names)
             kernels += [replace(kernel, name=names[kernel.name]) for kernel in made]
             weights, indices = shared(weights, step.ready.weights, f"part{number}")
             partitions.append(Partition("vm", names["main"], inputs, step.outputs, tuple(indices)))
         merged = tvm.IRModule(functions)
-        executable = target.package(generate(merged, machine))
+        executable = packaged(merged, target)
     return Built(
         executable,
         weights,

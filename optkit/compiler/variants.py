@@ -13,9 +13,8 @@ import tvm
 from tvm import relax, tirx
 
 from optkit.artifact.spec import Variant
-from optkit.compiler.build import Built, generate, interface, prepare, tvm_target
+from optkit.compiler.build import Built, interface, packaged, prepare, scheduled, tvm_target
 from optkit.compiler.planning import Records
-from optkit.compiler.schedule import schedule_module
 from optkit.target import Target
 
 
@@ -34,14 +33,13 @@ def build_with_optimum(
         fixed: the model with these shapes.
         tuned: plans that were measured.
     """
-    machine = tvm_target(target)
     ready, best = prepare(model, target, tuned), prepare(fixed, target, tuned)
-    with machine:
-        module, kernels = schedule_module(ready.module, target, ready.labels, tuned)
-        static, static_kernels = schedule_module(best.module, target, best.labels, tuned)
+    with tvm_target(target):
+        module, kernels = scheduled(ready, target, tuned)
+        static, static_kernels = scheduled(best, target, tuned)
         names = new_names(static, set(_names(module)), "optimum")
         merged = tvm.IRModule({**renamed(module, {}), **renamed(static, names)})
-        executable = target.package(generate(merged, machine))
+        executable = packaged(merged, target)
     weights, indices = shared(ready.weights, best.weights, "optimum")
     order = [tuple(optimum[name]) for name in ready.lowered.input_names]
     all_kernels = [*kernels, *(replace(k, name=names[k.name]) for k in static_kernels)]
@@ -56,6 +54,7 @@ def build_with_optimum(
         target,
         count,
         operators={**ready.lowered.operators, **best.lowered.operators},
+        least=ready.lowered.least,
     )
     return built, (Variant(names["main"], tuple(order), tuple(indices)),)
 

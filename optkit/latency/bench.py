@@ -131,7 +131,7 @@ class Bench:
         """Set `total` of all, each the median of runs in turn with the others."""
         with contextlib.ExitStack() as stack:
             runners = [stack.enter_context(load(made.path, self.target.cores)) for made in assignments]
-            feed = choose_samples(runners[0].inputs, None, 1, self.seed, {})[0]
+            feed = choose_samples(runners[0].inputs, None, 1, self.seed, {}, ranges=runners[0].manifest.ranges)[0]
             times: list[list[float]] = [[] for _ in runners]
             for turn in range(_TURNS):
                 self.progress("precision search: whole runs", turn, _TURNS)

@@ -118,7 +118,7 @@ def check_int8(
     span = max(abs(emitted.maximum), abs(emitted.minimum))
     # Float outputs of a float operator after the last quantization differ by rounding too.
     size = step if step else (emitted.maximum - emitted.minimum) / levels
-    allowed = INT8_STEPS * size + 1e-6 * span
+    allowed = INT8_STEPS * size + 1e-5 * span
     if halves:
         allowed = max(allowed, INT8_FARTHER * reference.max_abs)
     cap = _SQNR_CAP_HALVES if halves else _SQNR_CAP

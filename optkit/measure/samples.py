@@ -27,12 +27,14 @@ def choose_samples(
     seed: int,
     shapes: Mapping[str, Sequence[int]],
     model: ModelSource | None = None,
+    ranges: Mapping[str, tuple[int, int | None]] | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """The first `count` samples of an .npz (samples along the first axis), or seeded random ones.
 
     Args:
         shapes: extents of random inputs whose shape is free.
         model: takes the random samples; free extents that `shapes` leaves open are chosen so that it does.
+        ranges: those of an artifact; without a model, such extents are the least of them.
 
     Raises:
         DataError: the file cannot be read, its arrays hold different numbers of samples, or none; or no random
@@ -50,7 +52,9 @@ def choose_samples(
 
         left = [[dims.get(d, d) if isinstance(d, str) else d for d in spec.shape] for spec in specs]
         names = open_names(left)
-        return draw(accepted_extents(model, left, draw) if names and model is not None else {})
+        if names and model is not None:
+            return draw(accepted_extents(model, left, draw))
+        return draw({name: least for name, (least, _) in (ranges or {}).items()})
     arrays = read_feed(specs, file)
     counts = {len(a) if a.ndim else 0 for a in arrays.values()}
     if len(counts) != 1 or 0 in counts:

@@ -44,7 +44,8 @@ def time_calls(
         manifest = artifact.manifest
         kernels = {k["name"]: k for k in json.loads(artifact.read(KERNELS))}
     optimum = {str(k): tuple(int(d) for d in v) for k, v in dict(manifest.options.get("opt_shapes", {})).items()}
-    feed = choose_samples(manifest.inputs, None, 1, seed, {**optimum, **(input_shapes or {})})[0]
+    shapes = {**optimum, **(input_shapes or {})}
+    feed = choose_samples(manifest.inputs, None, 1, seed, shapes, ranges=manifest.ranges)[0]
     with load(path, threads) as runner:
         calls = profile(runner, feed, runs)
     seen: Counter[str] = Counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from optkit.proof import Prover
 from optkit.registry import find_target
 from optkit.shape_ranges import ShapeRanges, shape_ranges
 from optkit.source import open_source
-from tests.graphs import build, session, weights
+from tests.graphs import build, proto, session, weights
 
 BODY = (
     "a = Conv<pads=[1,1,1,1]>(x, w) b = Relu(a) s = Shape<start=0, end=1>(b) t = Concat<axis=0>(s, m) y = Reshape(b, t)"
@@ -115,3 +116,26 @@ def test_what_does_not_fit_is_named(smallest: object, best: object, largest: obj
 
 def test_without_a_lower_limit_it_is_one() -> None:
     assert shape_ranges(MODEL, None, None, {"x": (4, 3, 16, 8)}).limits == {"h": (1, 16), "n": (1, 4)}
+
+
+WINDOWS = "a = Conv<strides=[2,2]>(x, w) b = Relu(a) c = Conv<dilations=[2,2]>(b, v) y = MaxPool<kernel_shape=[3,3]>(c)"
+
+
+def test_images_smaller_than_the_models_windows_are_refused_by_their_size(tmp_path: Path) -> None:
+    model = proto(WINDOWS, "float[n,3,h,w] x", w=weights(8, 3, 5, 5), v=weights(8, 8, 3, 3))
+    made = optkit.compile(model, output=tmp_path / "m.optk")
+    assert made.manifest.ranges == {"h": (17, None), "w": (17, None)}
+    with optkit.load(made.path) as runner:
+        assert runner(np.zeros((1, 3, 17, 18), np.float32))["y"].shape == (1, 8, 1, 1)
+        with pytest.raises(
+            DataError, match=r"input 'x' has 16 in dimension 2; 'h' may be at least 17 in this artifact"
+        ):
+            runner(np.zeros((1, 3, 16, 18), np.float32))
+    most = {"x": (2, 3, 32, 32)}
+    made = optkit.compile(model, output=tmp_path / "m.optk", max_shapes=most)
+    assert made.manifest.ranges == {"n": (1, 2), "h": (17, 32), "w": (17, 32)}
+    with pytest.raises(UsageError, match=r"axis 'w' begins at 8; node '.*' has no output below 17"):
+        optkit.compile(model, output=tmp_path / "n.optk", min_shapes={"x": (1, 3, 20, 8)}, max_shapes=most)
+    with pytest.raises(UsageError, match=r"axis 'h' ends at 9; node '.*' has no output below 17"):
+        optkit.compile(model, output=tmp_path / "n.optk", max_shapes={"x": (2, 3, 9, 32)})
+    assert not (tmp_path / "n.optk").exists()

@@ -229,6 +229,22 @@ def _divide(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | No
     return _binary(low, node, inputs)
 
 
+def _power(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+    """Pow by 2 or 3 as products, as ONNX Runtime has them, and by 0.5 as a root, a function libm takes long for."""
+    x, power = inputs
+    if x is None or power is None or power.const is None or power.const.size != 1 or not _float(x) or low.rounded:
+        return None
+    if len(power.shape) > len(x.shape) or x.const is not None:
+        return None
+    formulas: dict[float, Formula] = {
+        0.5: op.sqrt,
+        2.0: lambda e: op.multiply(e, e),
+        3.0: lambda e: op.multiply(op.multiply(e, e), e),
+    }
+    formula = formulas.get(float(power.const.reshape(())))
+    return None if formula is None else apply(low, lambda e: formula(low.bind(e)), [x])
+
+
 def _padded(channels: Any, block: int) -> bool:
     return not isinstance(channels, int) or channels % block != 0
 
@@ -268,6 +284,7 @@ _FAST: dict[str, Converter] = {
     **dict.fromkeys(_BINARY, _binary),
     **dict.fromkeys(("Max", "Min", "Sum"), _fold),
     "Div": _divide,
+    "Pow": _power,
     "PRelu": _prelu,
     "Clip": _clip,
 }

@@ -51,6 +51,8 @@ def _arguments(low: Lowering, node: Node, inputs: Sequence[Value | None]) -> Any
         expr = None if value is None else value.plain()
         if expr is not None and isinstance(expr.ty, relax.ShapeType) and node.op_type not in _SHAPE_READERS:
             expr = low.bind(relax.op.shape_to_tensor(expr))
+        if isinstance(expr, relax.TupleGetItem):  # which the converters of TVM 0.27 take for a constant
+            expr = low.bind(expr)
         args.append(expr)
     return args
 

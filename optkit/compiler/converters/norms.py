@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm import relax
+from tvm.sym import Analyzer
 
-from optkit.compiler.converters.rows import product, real, reshape, row_kind, row_lanes, rows_of
+from optkit.compiler.converters.rows import real, reshape, row_kind, row_lanes, rows_of
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import norms as define
 from optkit.compiler.values import PLAIN, Value
@@ -18,9 +19,11 @@ def _per_channel(low: Lowering, x: Value, scale: Value, shift: Value, inner: int
     n, c, *space = x.shape
     groups = c if inner == 1 else c // inner
     rows = rows_of(low, low.wrap(reshape(low, x.plain(), [n, groups, inner, *space])), range(2, 3 + len(space)))
-    area = product(space)
 
     def kernel(data: Any, s: Any, t: Any) -> Any:
+        # Of the kernel's own extents: those of the model's shapes are no variables of it.
+        area = Analyzer().simplify(data.shape[2] // inner)
+
         def place(batch: Any, group: Any, i: Any) -> Any:
             return group if inner == 1 else group * inner + i // area
 

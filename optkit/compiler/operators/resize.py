@@ -118,7 +118,7 @@ def gather(data: te.Tensor, axes: Sequence[int], sources: Sequence[te.Tensor | t
         at = list(i)
         for axis, source in zip(axes, sources, strict=True):
             o = i[axis]
-            at[axis] = o * source[0] // source[1] if isinstance(source, tuple) else source[o, 0]
+            at[axis] = o * source[0] // source[1] if isinstance(source, tuple) else source[o, 0].astype("int64")
         return data(*at)
 
     return te.compute(tuple(out), element, name="nearest")
@@ -139,7 +139,7 @@ def interpolate(data: te.Tensor, axes: Sequence[int], tables: Sequence[te.Tensor
         o, total = at[axis], None
         for t in range(static(index.shape)[1]):
             inner = list(at)
-            inner[axis] = index[o, t]
+            inner[axis] = index[o, t].astype("int64")
             part = written(inner, rest) * weight[o, t].astype(kind)
             total = part if total is None else total + part
         return total
@@ -153,7 +153,7 @@ def interpolate(data: te.Tensor, axes: Sequence[int], tables: Sequence[te.Tensor
 
     def summed(*i: Any) -> Any:
         at = list(i)
-        at[axis] = index[i[axis], k]
+        at[axis] = index[i[axis], k].astype("int64")
         return te.sum(data(*at).astype(kind) * weight[i[axis], k].astype(kind), axis=k)
 
     total = te.compute(tuple(out), summed, name="interpolate")
