@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from tests.random_models import elements, movement, products, windows
+from tests.random_models import blocks, elements, movement, products, windows
 from tests.random_models.grower import Dim, Extent, Grower
 
-STEPS = [*windows.STEPS, *elements.STEPS, *movement.STEPS, *products.STEPS]
+STEPS = [*windows.STEPS, *elements.STEPS, *movement.STEPS, *products.STEPS, *blocks.STEPS]
 LEAST = 24
 """Of an open axis of an image or a text."""
 

@@ -17,6 +17,7 @@ import onnx
 
 import optkit
 from optkit.errors import OptkitError, VerificationError
+from optkit.measure.samples import guess_precision
 from optkit.measure.verify import verify
 from tests.graphs import session
 from tests.random_models.models import LEAST, random_model
@@ -70,8 +71,8 @@ def attempt(seed: int, folder: Path, target: str, passes: str, open_axes: bool) 
                 given["opt_shapes"] = shapes(feeds[-1])
         made = optkit.compile(model, target=target, output=output, seed=seed, **given)  # type: ignore[arg-type]
         with optkit.load(made.path) as runner:
-            for feed in feeds if names else []:
-                check = verify(path, None, runner, [feed])
+            for feed in feeds if names and not passes.startswith("int8") else []:
+                check = verify(path, None, runner, [feed], guess_precision(made.manifest))
                 if not check.passed:
                     raise VerificationError(f"at {shapes(feed)}: {check.reason}")
     for left in (path, output, output.with_name(f"{seed}.report.json")):

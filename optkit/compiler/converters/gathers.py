@@ -29,7 +29,7 @@ def gather(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
         return low.wrap(low.emit(define.gather, tensor(low, x), at, axis, False, name="gather", kind=OPAQUE))
     places = known(indices.const, extent)
     if x.const is not None and extent:
-        found = np.ascontiguousarray(np.take(x.const, places, axis))
+        found = np.asarray(np.take(x.const, places, axis), order="C")
         return Value(low, tuple(found.shape), x.dtype, const=found)
     if places.ndim == 0:
         kind = INJECTIVE if extent else OPAQUE

@@ -91,3 +91,19 @@ def reductions(batch: str = "3") -> ir.Model:
         middle=np.array([1], np.int64),
         last=np.array([2], np.int64),
     )
+
+
+def single() -> ir.Model:
+    """Reductions to one number: of elements in one piece or not, few and many, and images of one channel."""
+    return build(
+        """
+        p = ReduceSum<keepdims=0>(few, c)
+        q = ReduceL2<keepdims=1>(many, c)
+        r = ReduceMax<keepdims=1>(apart, wc)
+        s = GlobalAveragePool(flat)
+        """,
+        inputs="float[1,16,1,1] few, float[1,700,1,1] many, float[1,16,1,9] apart, float[1,1,7,5] flat",
+        outputs="float[1,1,1] p, float[1,1,1,1] q, float[1,1,1,1] r, float[1,1,1,1] s",
+        c=np.array([1], np.int64),
+        wc=np.array([1, 3], np.int64),
+    )

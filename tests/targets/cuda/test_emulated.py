@@ -24,7 +24,7 @@ SHARED = ("summed:fp16", "summed:int8", "summed:tf32", "summed:fp16:sm_80", "sum
 """Where thread blocks share tiles: as clusters, and in two kernels."""
 OPEN = ("open_tokens:fp16", "open_tokens:int8", "open_taps:fp16", "open_gates:default")
 """What is of open extents is not captured."""
-ENDS = ("heads:bf16", "forks:int8", "forks:int8-fp16")
+ENDS = ("heads:bf16", "forks:int8", "forks:int8-fp16", "single:default", "single:fp16")
 """Where every kernel reads an input or writes an output, and none is left to capture."""
 SEVERAL = {"states:": 2, "gates:": 2, "volumes:": 2, "beside:bf16": 3}
 """Where inputs are read or outputs written on the way too: how many graphs lie between."""
@@ -39,7 +39,7 @@ CASES = (
     *("cnn:default", "cnn:int8", "cnn:fp16", "deep:int8", "deep:fp16", "tokens:fp16", "heads:fp16", "rows:int8"),
     *("mixed:int8", "encoder:fp16", "encoder:int8-fp16", "memory:fp16", "memory:int8-fp16", "wide:fp16", "wide:int8"),
     *("taps:fp16", "taps:int8"),
-    *("lengths:default", "lengths:fp16", "twice:int8-fp16", "forks:int8", "forks:int8-fp16"),
+    *("single:default", "single:fp16", "lengths:default", "lengths:fp16", "twice:int8-fp16", "forks:int8", "forks:int8-fp16"),
     *("beside:fp16", "beside:bf16", "beside:int8-fp16"),
     *("states:default", "gates:default", "gates:default:sm_80", "volumes:default", "volumes:fp16"),
     *("levels:default", "levels:fp16", "pairs:fp16", "pairs:int8", "groups:fp16", "groups:int8"),

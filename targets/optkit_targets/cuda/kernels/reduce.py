@@ -89,7 +89,8 @@ def _in_one_piece(sch: Schedule, block: Any) -> bool:
     spatial = [axis.var for axis in body.iter_vars if axis.iter_type != REDUCE]
     along = []
     for read in body.reads:
-        used = tirx.analysis.undefined_vars(read.region[-1].min)
+        region = [r for r, size in zip(read.region, read.source.shape, strict=True) if size != 1] or read.region
+        used = tirx.analysis.undefined_vars(region[-1].min)
         along.append(not any(var.same_as(axis) for var in used for axis in spatial) and bool(used))
     return bool(along) and all(along)
 

@@ -27,7 +27,9 @@ def launch(sch: Schedule, loops: Sequence[Any], threads: int = 256) -> Any:
     fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
     size = extent(sch, fused)
     if size is not None:
-        threads = min(threads, -(-size // WARP) * WARP)
+        # As many as there are of few: TVM holds a thread back from what it has beside a single element, but lets it
+        # write that where the element was computed in a register.
+        threads = min(threads, size if size < WARP else -(-size // WARP) * WARP)
     block, thread = sch.split(fused, [None, threads])
     sch.bind(block, "blockIdx.x")
     sch.bind(thread, "threadIdx.x")
