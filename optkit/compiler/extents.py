@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import tvm
 import tvm_ffi
-from tvm import tirx
+from tvm import sym, tirx
 
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul)
 _QUOTIENTS = (tirx.FloorDiv, tirx.Div)
@@ -29,7 +28,7 @@ def name_extents(func: Any) -> Any:
     extents = [d for shape in shapes for d in shape if not isinstance(d, (tirx.IntImm, tirx.Var))]
     if not extents:
         return func
-    analyzer = tvm.sym.Analyzer()
+    analyzer = sym.Analyzer()
     func = _shifted(func, analyzer)
     shapes = [param.ty.shape for param in func.params if hasattr(param.ty, "shape")]
     extents = [d for shape in shapes for d in shape if not isinstance(d, (tirx.IntImm, tirx.Var))]
@@ -44,7 +43,7 @@ def name_sums(func: Any) -> Any:
     For a function of one block, where nothing is to be proved of what it reads: TVM takes positions in an image of
     2 n - 1 columns for no positions at all where they are halved.
     """
-    analyzer = tvm.sym.Analyzer()
+    analyzer = sym.Analyzer()
     sums = [whole for d in func.params[-1].ty.shape if isinstance(whole := analyzer.simplify(d), (tirx.Add, tirx.Sub))]
     keys = {tvm_ffi.StructuralKey(whole): whole.ty.dtype for whole in sums}
     names = {key: tirx.Var(f"s{i}", dtype) for i, (key, dtype) in enumerate(keys.items())}
@@ -123,7 +122,10 @@ def _names(extents: list[Any], bare: list[Any], analyzer: Any) -> dict[Any, Any]
             continue
         base, offset = _split(whole, analyzer)
         if base is None:
-            continue
+            alone = isinstance(whole, tirx.Add) and not any(_related(whole, other) for other in (*extents, *bare))
+            if not alone:
+                continue
+            base, offset = whole, 0
         key = tvm_ffi.StructuralKey(base)
         parts.append((key, whole, offset))
         smallest[key] = min(offset, smallest.get(key, offset))
@@ -133,6 +135,16 @@ def _names(extents: list[Any], bare: list[Any], analyzer: Any) -> dict[Any, Any]
         names[tvm_ffi.StructuralKey(whole)] = fresh[key] + (offset - smallest[key])
         names[key] = fresh[key] - smallest[key]
     return names
+
+
+def _related(whole: Any, other: Any) -> bool:
+    """Whether something else is computed of the same variables."""
+    mine: list[Any] = []
+    theirs: list[Any] = []
+    for extent, found in ((whole, mine), (other, theirs)):
+        tvm_ffi.structural_walk(extent, (tirx.Var, found.append))
+    same = any(a.same_as(b) for a in mine for b in theirs)
+    return same and not tvm_ffi.structural_equal(whole, sym.Analyzer().simplify(other))
 
 
 def _known(extent: Any, bare: list[Any]) -> bool:
@@ -146,7 +158,8 @@ def _known(extent: Any, bare: list[Any]) -> bool:
 def _split(whole: Any, analyzer: Any) -> tuple[Any, int]:
     """(quotient, constant) of a quotient plus a constant, else the extent itself and 0; none for k * quotient.
 
-    A multiple of a quotient counts whole tiles: as one variable it would lose that.
+    A multiple of a quotient counts whole tiles: as one variable it would lose that. With a number behind it, where no
+    other extent has to do with it, it counts nothing.
     """
     quotients: list[Any] = []
     tvm_ffi.structural_walk(whole, [(_QUOTIENTS, quotients.append)])

@@ -10,6 +10,7 @@ import tvm_ffi
 from tvm import relax, sym, te, tirx
 from tvm.ir import Range
 
+from optkit.compiler.converters import imported
 from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import declared, known_extents, refuse, tensor, vector
 from optkit.compiler.joins import PART
@@ -39,7 +40,7 @@ def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
         return None
     if all(v is None or v.const is not None or v.dtype == "shape" for v in (starts, ends, axes, steps)):
         if all(v is None or v.const is not None for v in (starts, ends, axes, steps)):
-            return None
+            return imported.convert(low, node, [x, _extreme(low, starts), _extreme(low, ends), *inputs[3:]])
         cuts = _cuts(x, starts, ends, axes, steps)
         if cuts:
             names, first, last = (list(column) for column in zip(*cuts, strict=True))
@@ -51,6 +52,15 @@ def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
     plan = low.emit(plans.sliced, first, last, names, each, tensor(low, x), name="slices")
     shape = complete(low, node) or _part(low, plan, 2 * rank, rank, low.node)
     return low.wrap(low.emit(define.slices, tensor(low, x), plan, *shape, name="slice", kind=INJECTIVE))
+
+
+def _extreme(low: Lowering, places: Value) -> Value:
+    """Constant starts or ends, those beyond any axis as far beyond as can be, which TVM knows what to make of."""
+    assert places.const is not None
+    given = places.const.astype("int64")
+    limits = np.iinfo("int64")
+    given = np.where(given >= _MOST, limits.max, np.where(given <= -_MOST, limits.min, given))
+    return Value(low, given.shape, "int64", const=given)
 
 
 def _cuts(
