@@ -26,7 +26,7 @@ from optkit.compiler.lower import Lowered, lower
 from optkit.compiler.lowering import NodeRecord, Sites
 from optkit.compiler.operator import Operator
 from optkit.compiler.planning import Records
-from optkit.compiler.reshapes import legalize_reshape, name_unclear, view_reshapes
+from optkit.compiler.reshapes import legalize_reshape, merge_reshapes, name_unclear, view_reshapes
 from optkit.compiler.residuals import keep_residuals
 from optkit.compiler.schedule import Kernel, Labels, schedule_module
 from optkit.compiler.shape_order import order_shape_stores
@@ -141,6 +141,7 @@ def legalize(module: Any) -> Any:
             t.FoldConstant(),
             # Sorts and running sums that GPU threads share; a CPU's are LegalizeOps' own.
             relax.backend.DispatchSortScan(),
+            merge_reshapes,
             t.LegalizeOps({"relax.reshape": legalize_reshape}),
             # Constants that legalization made from constants, e.g. a transposed table.
             t.FoldConstant(),

@@ -28,6 +28,36 @@ def reshapes(func: Any) -> bool:
         return False
 
 
+@tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
+def merge_reshapes(module: Any, _context: Any) -> Any:
+    """The module with every relax.reshape of another one's result reading what that reads.
+
+    Two would become one kernel, of which nothing could tell that it only copies.
+    """
+
+    def merged(func: Any) -> Any:
+        sources: dict[Any, Any] = {}
+
+        def direct(binding: Any) -> list[Any]:
+            call: Any = getattr(binding, "value", None)
+            if getattr(getattr(call, "op", None), "name", "") != "relax.reshape":
+                return [binding]
+            data, shape = call.args
+            sources[binding.var] = sources.get(data, data)
+            if data not in sources:
+                return [binding]
+            made = relax.op.reshape(sources[data], shape)
+            return [relax.VarBinding(binding.var, relax.BlockBuilder().normalize(made))]
+
+        return with_bindings(func, direct)
+
+    changed = {}
+    for var, func in module.functions.items():
+        blocks = isinstance(func, relax.Function) and isinstance(func.body, relax.SeqExpr)
+        changed[var] = merged(func) if blocks else func
+    return tvm.IRModule(changed, attrs=module.attrs)
+
+
 def legalize_reshape(builder: Any, call: Any) -> Any:
     """TVM's own kernel of relax.reshape, marked."""
     data, shape = call.args

@@ -8,7 +8,7 @@ from typing import Any
 from tvm import relax
 from tvm.sym import Analyzer
 
-from optkit.compiler.converters.rows import real, reshape, row_kind, row_lanes, rows_of
+from optkit.compiler.converters.rows import product, real, reshape, row_kind, row_lanes, rows_of
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import norms as define
 from optkit.compiler.values import PLAIN, Value
@@ -19,6 +19,7 @@ def _per_channel(low: Lowering, x: Value, scale: Value, shift: Value, inner: int
     n, c, *space = x.shape
     groups = c if inner == 1 else c // inner
     rows = rows_of(low, low.wrap(reshape(low, x.plain(), [n, groups, inner, *space])), range(2, 3 + len(space)))
+    area = product(space)
 
     def kernel(data: Any, s: Any, t: Any) -> Any:
         # Of the kernel's own extents: those of the model's shapes are no variables of it.
@@ -29,6 +30,13 @@ def _per_channel(low: Lowering, x: Value, scale: Value, shift: Value, inner: int
 
         return define.normalize(data, s, t, epsilon, row_lanes(low), place=place)
 
+    if inner != 1 and low.target.device == "cpu" and not isinstance(area, int):
+        # Which channel an element is of would be a division an element: rows first, then planes.
+        even = low.emit(define.normalize, rows.expr, None, None, epsilon, row_lanes(low), name=name, kind=row_kind(low))
+        planes = reshape(low, rows.restore(even).plain(), x.shape)
+        by = [reshape(low, vector.plain(), [c, *[1] * len(space)]) for vector in (scale, shift)]
+        made = low.bind(relax.op.add(low.bind(relax.op.multiply(planes, by[0])), by[1]))
+        return low.blocked(x.shape, x.dtype, PLAIN, made)
     out = low.emit(kernel, rows.expr, scale.plain(), shift.plain(), name=name, kind=row_kind(low))
     expr = reshape(low, rows.restore(out).plain(), x.shape)
     return low.blocked(x.shape, x.dtype, PLAIN, expr)

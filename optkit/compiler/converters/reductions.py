@@ -13,13 +13,16 @@ from tvm import relax, te, tirx
 from optkit.compiler.converters import cumulative, pool
 from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import declared, refuse, tensor, vector
+from optkit.compiler.converters.rows import row_kind, row_lanes, rows_of
 from optkit.compiler.converters.shapes import reshaped
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import plans
 from optkit.compiler.operators import reductions as define
+from optkit.compiler.operators.rows import reduced as row_reduced
 from optkit.compiler.values import Value
 
 _TVM = ("float32", "float16")
+_ROWS = ("ReduceMean", *(name for name, reduction in define.REDUCTIONS.items() if reduction.combine != "prod"))
 
 
 def reduce(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
@@ -38,9 +41,36 @@ def reduce(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
         assert axes is not None
         return _named(low, node, x, axes)
     extents = [x.shape[d] for d in known]
+    if _along_rows(low, node, x, known):
+        return _by_rows(low, node, x, known)
     if known and x.dtype in _TVM and x.const is None and not define.empty(extents) and axes is not None:
         return _by_tvm(low, node, x, known)
     return _typed(low, node, x, lambda data: define.along(data, known, keep), math.prod(extents))
+
+
+def _along_rows(low: Lowering, node: Node, x: Value, axes: Sequence[int]) -> bool:
+    """Whether a reduction is one of rows that lie in one piece, which a CPU's vectors share."""
+    if low.target.device != "cpu" or x.dtype not in _TVM or x.const is not None or node.op_type not in _ROWS:
+        return False
+    inner = [d for d, extent in enumerate(x.shape) if extent != 1]
+    reduced = [d for d in inner if d in axes]
+    length = math.prod(x.shape[d] for d in reduced)
+    short = isinstance(length, int) and length < 2 * low.target.lanes
+    return bool(reduced) and not short and inner[-len(reduced) :] == reduced
+
+
+def _by_rows(low: Lowering, node: Node, x: Value, axes: Sequence[int]) -> Value:
+    rows = rows_of(low, x, axes)
+    reduction = define.REDUCTIONS["ReduceSum" if node.op_type == "ReduceMean" else node.op_type]
+
+    def kernel(data: te.Tensor) -> te.Tensor:
+        return row_reduced(data, row_lanes(low), reduction, data.shape[-1] if node.op_type == "ReduceMean" else None)
+
+    made = low.emit(kernel, rows.expr, name=node.op_type.lower(), kind=row_kind(low))
+    keep = bool(node.get("keepdims", 1))
+    return reshaped(
+        low, made, [1 if d in axes else extent for d, extent in enumerate(x.shape) if keep or d not in axes]
+    )
 
 
 def _known_axes(node: Node, axes: Value | None, rank: int) -> list[int] | None:

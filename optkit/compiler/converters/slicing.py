@@ -33,7 +33,7 @@ def _count(node: Node, value: Value) -> int:
     return int(value.shape[0])
 
 
-def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
+def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
     """Slice whose starts, ends, axes or steps are not constants."""
     x, starts, ends, axes, steps = [*inputs, None, None][:5]
     if x is None or x.dtype == "shape" or starts is None or ends is None:

@@ -60,10 +60,18 @@ def identity(combine: str, dtype: str) -> Any:
     return tirx.min_value(dtype) if combine == "max" else tirx.max_value(dtype)
 
 
+STEPS: dict[str, Callable[[Any, Any], Any]] = {
+    "sum": lambda a, b: a + b,
+    "prod": lambda a, b: a * b,
+    "max": largest,
+    "min": smallest,
+}
+"""What is done with two numbers; NaNs go through."""
+
+
 def reducer(combine: str, dtype: str) -> Any:
     """TVM's commutative reducer, through which NaNs go."""
-    step = {"sum": lambda a, b: a + b, "prod": lambda a, b: a * b, "max": largest, "min": smallest}[combine]
-    return te.comm_reducer(step, lambda _type: identity(combine, dtype), name=combine)
+    return te.comm_reducer(STEPS[combine], lambda _type: identity(combine, dtype), name=combine)
 
 
 def empty(extents: Sequence[Any]) -> bool:

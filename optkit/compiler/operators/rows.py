@@ -1,8 +1,8 @@
 """Operators over the last axis: softmax and its kin, reduced in vector-wide partial sums.
 
 A reduction over N elements keeps `b` partial results, one a lane, and combines them at the end: the inner
-loop is then a plain vector operation, and float32 sums are more accurate than running ones. Rows of a length
-that is known at run time only are reduced by the plain loop.
+loop is then a plain vector operation, and float32 sums are more accurate than running ones. What is
+left of rows of open length, less than a vector, is reduced one by one.
 
 Where `b` is 1 a reduction stays whole ("row_whole"), for the schedule to divide it among threads.
 """
@@ -16,8 +16,11 @@ from typing import Any
 from tvm import te, tirx
 
 from optkit.compiler.operators.common import OP, const, static
+from optkit.compiler.operators.reductions import STEPS, Reduction, identity, reducer
 from optkit.compiler.operators.transcendental import exp
 
+_LONG, _SUMS = 64, 4
+"""Vectors of a row that is summed in several vectors at once: an addition waits for the one before it."""
 WHOLE = 1
 """The number of lanes of reductions that threads share."""
 
@@ -47,11 +50,13 @@ def partial(
     empty: Any,
     wide: str | None = None,
     steps: Any = None,
+    two: Callable[[Any, Any], Any] | None = None,
 ) -> te.Tensor:
     """Reduce `value(*lead, i)` over i in 0..size: first to `b` lanes, then to one number, of type `wide` if given.
 
     Args:
         steps: of an open size, how many whole vectors of `b` it is.
+        two: what `combine` does with two numbers, where it is none of TVM's own.
     """
     if b == WHOLE:
         k = te.reduce_axis((0, size), "k")
@@ -59,14 +64,20 @@ def partial(
             tuple(lead), lambda *i: combine(value(*i, k), axis=k), name=f"{name}_whole", attrs={OP: "row_whole"}
         )
         return sums if wide is None else total_of(lambda *i: sums(*i).astype(wide), lead, name)
+    two = two or {te.max: tirx.max, te.min: tirx.min, te.sum: operator.add}[combine]
+    tail = None
     if not isinstance(size, int) and steps is None:
-        k = te.reduce_axis((0, size), "k")
+        steps = tirx.floordiv(size, b)
+        r = te.reduce_axis((0, tirx.floormod(size, b)), "r")
+        last = tirx.floordiv(size, b) * b
 
-        def whole(*i: Any) -> Any:
-            read = value(*i, k)
-            return combine(read if wide is None else read.astype(wide), axis=k)
+        def rest(*i: Any) -> Any:
+            read = value(*i, last + r)
+            return combine(read if wide is None else read.astype(wide), axis=r)
 
-        return te.compute(tuple(lead), whole, name=name)
+        tail = te.compute(tuple(lead), rest, name=f"{name}_rest", attrs={OP: "row_rest"})
+    if isinstance(size, int) and size >= _LONG * b:
+        b *= _SUMS
     part = isinstance(size, int) and size % b > 0
     k = te.reduce_axis((0, -(-size // b) if steps is None else steps), "k")
 
@@ -78,25 +89,49 @@ def partial(
     lanes = te.compute((*lead, b), lane, name=f"{name}_lanes", attrs={OP: "row_lanes"})
     while (not isinstance(size, int) or size > 2 * b) and b > 2 and b % 2 == 0:
         b //= 2
-        lanes = te.compute((*lead, b), _folded(lanes, b, combine, wide), name=f"{name}_half", attrs={OP: "row_half"})
+        lanes = te.compute((*lead, b), _folded(lanes, b, two, wide), name=f"{name}_half", attrs={OP: "row_half"})
     v = te.reduce_axis((0, b), "v")
 
     def together(*i: Any) -> Any:
         lane = lanes(*i, v)
         return combine(lane if wide is None else lane.astype(wide), axis=v)
 
-    return te.compute(tuple(lead), together, name=name, attrs={OP: "row_total"})
+    if tail is None:
+        return te.compute(tuple(lead), together, name=name, attrs={OP: "row_total"})
+    most = te.compute(tuple(lead), together, name=f"{name}_vectors", attrs={OP: "row_total"})
+    return total_of(lambda *i: two(most(*i), tail(*i)), lead, name)
 
 
-def _folded(lanes: te.Tensor, b: int, combine: Any, wide: str | None) -> Callable[..., Any]:
+def _folded(lanes: te.Tensor, b: int, two: Any, wide: str | None) -> Callable[..., Any]:
     """The upper half of the lanes combined with the lower: sixteen numbers one by one would be a chain of additions."""
-    two = {te.max: tirx.max, te.min: tirx.min, te.sum: operator.add}[combine]
 
     def pair(*i: Any) -> Any:
         halves = (lanes(*i), lanes(*i[:-1], i[-1] + b))
         return two(*(half if wide is None else half.astype(wide) for half in halves))
 
     return pair
+
+
+def reduced(data: te.Tensor, b: int, reduction: Reduction, count: Any = None) -> te.Tensor:
+    """One number a row, in the data's type: its mean where the `count` of its elements is given."""
+    *lead, size = static(data.shape)
+    kind, combine = wide(str(data.dtype)), reduction.combine
+
+    def value(*i: Any) -> Any:
+        return reduction.before(data(*i).astype(kind))
+
+    how = reducer(combine, kind), identity(combine, kind)
+    total = partial("row_part", lead, size, b, value, *how, two=STEPS[combine])
+
+    def result(*i: Any) -> Any:
+        whole = reduction.after(total(*i))
+        return (whole if count is None else whole / _number(count, kind)).astype(str(data.dtype))
+
+    return total_of(result, lead, "row_reduced")
+
+
+def _number(count: Any, kind: str) -> Any:
+    return const(count, kind) if isinstance(count, int) else count.astype(kind)
 
 
 def powers(data: te.Tensor, b: int) -> tuple[te.Tensor, te.Tensor, te.Tensor]:

@@ -14,14 +14,14 @@ from optkit_targets.cpu.kernels.tools import View, annotation, extent, finish, l
 
 
 class RowsRule:
-    """Takes functions whose stages are annotated "row_map", "row_lanes", "row_half" and "row_total"."""
+    """Takes functions whose stages are annotated "row_map", "row_lanes", "row_rest", "row_half" and "row_total"."""
 
     name = "cpu.rows"
 
     def choices(self, func: Any, target: Target) -> list[Choice] | None:
         """One template without parameters."""
         view = look(func)
-        if "row_map" not in view.ops or "row_lanes" not in view.ops:
+        if "row_lanes" not in view.ops or ("row_map" not in view.ops and not _ends_in_numbers(view)):
             return None
 
         def apply(function: Any, chosen: Mapping[str, int]) -> Any:
@@ -29,6 +29,11 @@ class RowsRule:
 
         dtype = read_dtype(view.sch, view.blocks[0])
         return [Choice(self.name, "rows", 1, {}, {}, apply, compute=dtype)]
+
+
+def _ends_in_numbers(view: View) -> bool:
+    """Whether a row becomes a number."""
+    return bool(annotation(view.sch, view.last, "optkit.op") == "row_total")
 
 
 def schedule(view: View, lanes: int) -> Any:
@@ -40,7 +45,7 @@ def schedule(view: View, lanes: int) -> Any:
         if not stages[id(block)]:
             sch.compute_inline(block)
     kept = [b for b in view.blocks if stages[id(b)] or b is out]
-    *lead, _ = sch.get_loops(out)
+    lead = sch.get_loops(out) if _ends_in_numbers(view) else sch.get_loops(out)[:-1]
     row = sch.fuse(*lead) if len(lead) > 1 else lead[0]
     sch.parallel(row)
     for block in reversed(kept[:-1]):
@@ -66,6 +71,9 @@ def schedule_stage(sch: Any, block: Any, kind: str, lanes: int) -> None:
         if steps > 1:
             # The last vector may be partial; the others then need no condition, which would make them scalar.
             sch.loop_partition(k, [steps - 1, None])
+    elif kind == "row_rest":
+        # Where nothing is left its first step, which would begin with this, is none.
+        sch.decompose_reduction(block, loops[-1])
     elif kind == "row_half":
         sch.vectorize(loops[-1])
     elif kind != "row_total":
