@@ -47,7 +47,7 @@ CONSTANTS |= {"v5": weights(64, 3, 3, 3, seed=12), "b5": weights(64, seed=13), "
 CONSTANTS |= {"v3": weights(16, 48, 1, 1, seed=10, scale=0.2), "v4": weights(16, 32, 3, 3, seed=11, scale=0.2)}
 
 
-RULES = {"cpu.conv", "cpu.depthwise", "cpu.pool", "cpu.winograd", "cpu.injective"}
+RULES = {"cpu.conv", "cpu.depthwise", "cpu.pool", "cpu.winograd", "cpu.turn", "cpu.injective"}
 
 
 @pytest.mark.parametrize("target", ["cpu", "x86-64-v3"])

@@ -56,6 +56,12 @@ FOUND = [
         {"b": np.array([3]), "e": np.array([7]), "k": np.array([3]), "s": np.array([1, 1, 2, 2], np.float32)},
     ),
     Found(
+        "a pool that leaves open extents as they are, and what has them",
+        "a = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(x) y = Mean(a, x)",
+        "float[n,3,h,w] x",
+        "float[n,3,h,w] y",
+    ),
+    Found(
         "backwards from the last element to as far before the first as int64 has numbers",
         "y = Slice(x, b, e, k, s)",
         "float[n,3,h] x",

@@ -29,7 +29,6 @@ from optkit.compiler.operators.open_conv import (
     conv2d_tiles,
     depthwise2d_positions,
     depthwise2d_tiles,
-    output_size,
     usual,
 )
 from optkit.compiler.operators.quant import flip_sign
@@ -165,7 +164,7 @@ def accumulation(
     lanes, registers = low.target.lanes, low.target.registers
     _, channels, h, w = x.shape
     out = weight.shape[0]
-    oh, ow = output_size(geometry, h, w)
+    oh, ow = geometry.output(h, w)
     fixed = isinstance(oh, int) and isinstance(ow, int)
     listed = not fixed and low.target.device == "cuda"
     signed = compute == "int8" and low.target.has("int8_signed") and not depthwise

@@ -18,7 +18,6 @@ from optkit.compiler.lowering import Lowering, Node
 from optkit.compiler.operator import TENSOR_FLOAT
 from optkit.compiler.operators import windows as general
 from optkit.compiler.operators.conv import Window
-from optkit.compiler.operators.open_conv import output_size
 from optkit.compiler.operators.volume import stack_depths as define_stack
 from optkit.compiler.operators.volume import unstack_depths as define_unstack
 from optkit.compiler.values import (
@@ -143,7 +142,7 @@ def images(
     groups = int(node.get("group", 1))
     n, channels, h, w = x.shape
     out, per_in, kh, kw = weight.shape
-    oh, ow = output_size(geometry, h, w)
+    oh, ow = geometry.output(h, w)
     macs = out * per_in * kh * kw * math.prod(d for d in (n, oh, ow) if isinstance(d, int))
     shape = (n, out, oh, ow)
     depthwise = groups == channels == out

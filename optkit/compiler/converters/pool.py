@@ -14,8 +14,6 @@ from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import pool as define
 from optkit.compiler.operators import quant
 from optkit.compiler.operators import windows as general
-from optkit.compiler.operators.conv import Window
-from optkit.compiler.operators.open_conv import output_size
 from optkit.compiler.values import INJECTIVE, OPAQUE, OUT_FUSABLE, PLAIN, Dequantized, Value
 
 _REAL = ("float32", "float16")
@@ -53,12 +51,7 @@ def max_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | S
     geometry, ceil = window(node, node.get("kernel_shape"), size), bool(node.get("ceil_mode", 0))
     block = _block(low, x)
     out = low.emit(define.max_pool2d, x.form(block), geometry, ceil, name="max_pool2d", kind=OUT_FUSABLE)
-    return low.blocked((n, c, *_output(geometry, h, w, ceil)), x.dtype, block, out)
-
-
-def _output(geometry: Window, height: Any, width: Any, ceil: bool) -> tuple[Any, Any]:
-    known = isinstance(height, int) and isinstance(width, int)
-    return geometry.output(height, width, ceil) if known else output_size(geometry, height, width)
+    return low.blocked((n, c, *geometry.output(h, w, ceil)), x.dtype, block, out)
 
 
 def average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value]:
@@ -71,7 +64,7 @@ def average_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value
     n, c, h, w = x.shape
     geometry, ceil = window(node, node.get("kernel_shape"), size), bool(node.get("ceil_mode", 0))
     include = bool(node.get("count_include_pad", 0))
-    oh, ow = _output(geometry, h, w, ceil)
+    oh, ow = geometry.output(h, w, ceil)
     block = _block(low, x)
     if not _images(x):
         if any(geometry.pads) and not include:

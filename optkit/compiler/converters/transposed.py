@@ -24,8 +24,8 @@ from optkit.compiler.converters.geometry import static_shape
 from optkit.compiler.epilogues import EPILOGUE
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import windows as general
+from optkit.compiler.operators.common import simplified
 from optkit.compiler.operators.conv import Window
-from optkit.compiler.operators.open_conv import simplified
 from optkit.compiler.operators.volume import interleave_phases, interleave_volumes
 from optkit.compiler.operators.windows import Windows
 from optkit.compiler.packing import pad_axis, round_up

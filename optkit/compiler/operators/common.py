@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import te, tirx
+from tvm import sym, te, tirx
 
 from optkit.compiler import rounding
 
@@ -21,6 +21,11 @@ def const(value: float, dtype: str) -> Any:
 def static(shape: Sequence[Any]) -> list[Any]:
     """Shape with known extents as plain ints and symbolic ones left alone."""
     return [int(d) if isinstance(d, (int, tirx.IntImm)) else d for d in shape]
+
+
+def simplified(extent: Any) -> Any:
+    """An extent as TVM writes it."""
+    return extent if isinstance(extent, int) else sym.Analyzer().simplify(extent)
 
 
 def flatten(index: Sequence[Any], shape: Sequence[Any]) -> Any:

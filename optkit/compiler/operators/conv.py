@@ -25,6 +25,7 @@ from optkit.compiler.operators.common import (
     four,
     pad_axes,
     rounded_bits,
+    simplified,
     static,
     widened,
 )
@@ -40,15 +41,18 @@ class Window:
     dilations: tuple[int, int]
     pads: tuple[int, int, int, int]
 
-    def output(self, height: int, width: int, ceil: bool = False) -> tuple[int, int]:
-        """Output height and width; with `ceil`, windows may start inside the trailing padding's reach."""
+    def output(self, height: Any, width: Any, ceil: bool = False) -> tuple[Any, Any]:
+        """Output height and width, simplified, so that two ways to the same size compare equal.
+
+        With `ceil`, windows may start inside the trailing padding's reach.
+        """
         sizes = []
         for i, size in enumerate((height, width)):
             span = size + self.pads[i] + self.pads[i + 2] - (self.kernel[i] - 1) * self.dilations[i] - 1
             steps = -(-span // self.strides[i]) if ceil else span // self.strides[i]
             if ceil and steps * self.strides[i] >= size + self.pads[i]:
                 steps -= 1
-            sizes.append(steps + 1)
+            sizes.append(simplified(steps + 1))
         return sizes[0], sizes[1]
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import te
 
-from optkit.compiler.operators.common import const, static
+from optkit.compiler.operators.common import OP, const, static
 
 
 def to_blocked(data: te.Tensor, b: int) -> te.Tensor:
@@ -20,13 +20,17 @@ def to_blocked(data: te.Tensor, b: int) -> te.Tensor:
         read = data(i[0], channel, *i[2:-1])
         return read if c % b == 0 else te.if_then_else(channel < c, read, const(0, str(data.dtype)))
 
-    return te.compute((n, blocks, *space, b), element, name="to_blocked")
+    return te.compute((n, blocks, *space, b), element, name="to_blocked", attrs={OP: "to_blocked"})
 
 
 def to_plain(data: te.Tensor, channels: int) -> te.Tensor:
     """(N, C/b, *S, b) -> (N, C, *S)."""
     n, _, *space, b = static(data.shape)
-    return te.compute((n, channels, *space), lambda *i: data(i[0], i[1] // b, *i[2:], i[1] % b), name="to_plain")
+
+    def element(*i: Any) -> Any:
+        return data(i[0], i[1] // b, *i[2:], i[1] % b)
+
+    return te.compute((n, channels, *space), element, name="to_plain", attrs={OP: "to_plain"})
 
 
 def to_other_blocks(data: te.Tensor, channels: int, b: int) -> te.Tensor:

@@ -12,20 +12,9 @@ import tvm_ffi
 from tvm import sym, te, tirx
 
 from optkit.compiler.operator import NOMINAL
-from optkit.compiler.operators.common import OP, accumulator, const, factor, static, widened
+from optkit.compiler.operators.common import OP, accumulator, const, factor, simplified, static, widened
 from optkit.compiler.operators.conv import Window, group_blocks
 from optkit.compiler.tiling import Tile
-
-
-def output_size(window: Window, height: Any, width: Any) -> tuple[Any, Any]:
-    """Output height and width, simplified so that two ways to the same size compare equal."""
-    oh, ow = map(simplified, window.output(height, width))
-    return oh, ow
-
-
-def simplified(extent: Any) -> Any:
-    """An extent as TVM writes it."""
-    return extent if isinstance(extent, int) else sym.Analyzer().simplify(extent)
 
 
 def usual(extent: Any, side: int = 512) -> int:
@@ -64,7 +53,7 @@ def conv2d_tiles(
 ) -> te.Tensor:
     """Dense or grouped convolution -> (N, O/b, OH, OW, b) in the accumulator type, in tiles of positions of a row."""
     n, cb, h, w, c = static(data.shape)
-    oh, ow = output_size(window, h, w)
+    oh, ow = window.output(h, w)
     ob, kb, kh, kw, kg, b, g = static(weight.shape)
     kind = accumulator(str(data.dtype))
     source = padded_images(data, window, oh, ow, pad_value) if any(window.pads) else data
@@ -110,7 +99,7 @@ def conv2d_positions(
         span: as `operators.conv.conv2d`'s.
     """
     n, cb, h, w, c = static(data.shape)
-    oh, ow = output_size(window, h, w)
+    oh, ow = window.output(h, w)
     ob, kb, kh, kw, kg, b, g = static(weight.shape)
     kind = accumulator(str(data.dtype))
     source = padded_images(data, window, oh, ow, pad_value) if any(window.pads) else data
@@ -133,7 +122,7 @@ def depthwise2d_positions(data: te.Tensor, weight: te.Tensor, window: Window, pa
     """Depthwise convolution -> (N, C/b, OH, OW, b) in the accumulator type."""
     data = widened(data)
     n, cb, h, w, b = static(data.shape)
-    oh, ow = output_size(window, h, w)
+    oh, ow = window.output(h, w)
     _, kh, kw, _ = static(weight.shape)
     kind = accumulator(str(data.dtype))
     source = padded_images(data, window, oh, ow, pad_value) if any(window.pads) else data
@@ -151,7 +140,7 @@ def depthwise2d_tiles(data: te.Tensor, weight: te.Tensor, window: Window, pad_va
     """Depthwise convolution -> (N, C/b, OH, OW, b) in the accumulator type, in tiles of positions of a row."""
     data = widened(data)
     n, cb, h, w, b = static(data.shape)
-    oh, ow = output_size(window, h, w)
+    oh, ow = window.output(h, w)
     _, kh, kw, _ = static(weight.shape)
     kind = accumulator(str(data.dtype))
     source = padded_images(data, window, oh, ow, pad_value) if any(window.pads) else data

@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import te, tirx
 
-from optkit.compiler.operators.common import const, static
+from optkit.compiler.operators.common import const, simplified, static
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Windows:
             behind = steps * self.strides[i] >= extent + self.begins[i]
             less = int(behind) if isinstance(behind, bool) else tirx.Select(behind, 1, 0)
             found.append(steps + 1 - less)
-        return tuple(found)
+        return tuple(map(simplified, found))
 
     def taps(self) -> list[Any]:
         """Reduction axes over the window."""

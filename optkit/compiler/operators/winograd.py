@@ -21,9 +21,8 @@ import ml_dtypes
 import numpy as np
 from tvm import te, tirx
 
-from optkit.compiler.operators.common import BITS, OP, const, factor, rounded_bits, static
+from optkit.compiler.operators.common import BITS, OP, const, factor, rounded_bits, simplified, static
 from optkit.compiler.operators.conv import Window
-from optkit.compiler.operators.open_conv import output_size, simplified
 from optkit.compiler.tiling import Tile
 
 # B^T, G and A^T of F(m, 3) by m: Lavin and Gray, equations 7, 9 and the appendix.
@@ -223,7 +222,7 @@ def winograd_by_rows(data: te.Tensor, weight: te.Tensor, window: Window, m: int,
     """
     n, _, h, w, b = static(data.shape)
     ob, side, rows = static(weight.shape)[1], m + 2, tile.rows
-    height, width = output_size(window, h, w)
+    height, width = window.output(h, w)
     top, left = window.pads[:2]
     down, groups = _enough(height, m), _enough(width, m * rows)
 
@@ -284,5 +283,5 @@ def _enough(size: Any, m: int) -> Any:
 
 def _tiles(window: Window, height: Any, width: Any, m: int) -> tuple[Any, Any]:
     """Tiles down and across an image of open size."""
-    down, across = (simplified((size + m - 1) // m) for size in output_size(window, height, width))
+    down, across = (simplified((size + m - 1) // m) for size in window.output(height, width))
     return down, across

@@ -12,6 +12,7 @@ from optkit_targets.cpu.kernels.matmul import MatmulRule
 from optkit_targets.cpu.kernels.pool import PoolRule
 from optkit_targets.cpu.kernels.rows import RowsRule
 from optkit_targets.cpu.kernels.tiles import TileRule
+from optkit_targets.cpu.kernels.turn import TurnRule
 from optkit_targets.cpu.kernels.winograd import WinogradRule
 
 RULES: tuple[KernelRule, ...] = (
@@ -23,6 +24,7 @@ RULES: tuple[KernelRule, ...] = (
     MatmulRule(),
     PoolRule(),
     RowsRule(),
+    TurnRule(),
     InjectiveRule(),
     FallbackRule(),
 )
