@@ -40,10 +40,10 @@ def shapes(feed: dict[str, np.ndarray]) -> dict[str, list[int]]:
     return {name: list(array.shape) for name, array in feed.items()}
 
 
-def judgeable(reference: ort.InferenceSession, feeds: list[dict[str, np.ndarray]], coarse: bool) -> bool:
-    """Whether answers are numbers of usual size, and to a `coarse` compilation such that rounding does not decide them.
+def judgeable(reference: ort.InferenceSession, feeds: list[dict[str, np.ndarray]]) -> bool:
+    """Whether answers are numbers of usual size, and rounding does not decide them.
 
-    Where an input that is one thousandth another one makes an answer several hundredths another, so does float16.
+    Where inputs that are a thousandth other ones make answers that are several, so does any other way to round.
     """
     for feed in feeds:
         answers = reference.run(None, feed)
@@ -51,7 +51,7 @@ def judgeable(reference: ort.InferenceSession, feeds: list[dict[str, np.ndarray]
             return False
         random = np.random.default_rng(0)
         near = {k: (v * (1 + 1e-3 * random.standard_normal(v.shape))).astype(v.dtype) for k, v in feed.items()}
-        for a, b in zip(answers, reference.run(None, near), strict=True) if coarse else ():
+        for a, b in zip(answers, reference.run(None, near), strict=True):
             if np.linalg.norm(a - b) > 5e-3 * np.linalg.norm(a):
                 return False
     return True
@@ -74,7 +74,7 @@ def attempt(seed: int, folder: Path, target: str, passes: str, open_axes: bool) 
     feeds = [inputs(model, chosen, seed) for chosen in ([least, *sizes] if names else [least])]
     reference = session(model)
     output = path.with_suffix(".optk")
-    if judgeable(reference, feeds, bool(passes)):
+    if judgeable(reference, feeds):
         given: dict[str, object] = {"passes": passes} if passes else {}
         if passes.startswith("int8"):
             given["calib_data"] = {k: np.concatenate([v] * 1) for k, v in feeds[0].items()}

@@ -17,6 +17,7 @@ from optkit.compiler.joins import PART
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import plans
 from optkit.compiler.operators import shapes as define
+from optkit.compiler.operators.common import const, simplified
 from optkit.compiler.operators.layout import take_blocks, take_channels
 from optkit.compiler.values import INJECTIVE, PLAIN, Value
 
@@ -182,11 +183,13 @@ def pad(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
         return None
     mode = str(node.get("mode", "constant"))
     fixed = pads.const is not None and (value is None or value.const is not None) and axes is None
-    if fixed and mode == "constant" and x.dtype in ("float32", "float16"):
+    if fixed and mode == "constant" and x.dtype in ("float32", "float16") and x.block == PLAIN:
         return None
     if mode not in define.PADDING:
         raise refuse(node, f"mode {mode!r} is unknown")
     rank = len(x.shape)
+    if (known := _surrounded(low, x, mode, pads, value, axes)) is not None:
+        return known
     count = _count(node, pads) // 2
     names = relax.const(np.arange(count)) if axes is None else vector(low, axes, "int64")
     data = tensor(low, x)
@@ -194,6 +197,33 @@ def pad(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
     shape = _padded_shape(x, pads, axes) or complete(low, node) or _part(low, plan, rank, rank, low.node)
     filler = tensor(low, value, x.dtype) if value is not None else relax.const(np.zeros((), x.dtype), x.dtype)
     return low.wrap(low.emit(define.pad, data, plan, filler, mode, *shape, name="pad", kind=INJECTIVE))
+
+
+def _surrounded(
+    low: Lowering, x: Value, mode: str, pads: Value, value: Value | None, axes: Value | None
+) -> Value | None:
+    """Padding by known numbers, of images in the layout they have; None for others."""
+    if pads.const is None or (axes is not None and axes.const is None) or (value is not None and value.const is None):
+        return None
+    if x.dtype not in ("float32", "float16") or x.const is not None:
+        return None
+    rank = len(x.shape)
+    given = pads.const.reshape(2, -1)
+    names = range(rank) if axes is None or axes.const is None else [int(a) % rank for a in axes.const.reshape(-1)]
+    ends = np.zeros((rank, 2), int)
+    ends[list(names)] = given.T
+    if (ends < 0).any():
+        return None
+    number = float(value.const.reshape(())) if value is not None and value.const is not None else 0.0
+    block = x.block if rank > 2 and not ends[:2].any() else PLAIN
+    if block != PLAIN and mode == "constant" and number and x.shape[1] % block:
+        block = PLAIN  # what is past the last channel would be of that number, too, and it may be infinite
+    filler = const(number, x.dtype)
+    around = [*ends.tolist(), *([[0, 0]] if block != PLAIN else [])]
+    before, after = zip(*around, strict=True)
+    made = low.emit(define.surround, x.form(block), mode, before, after, filler, name="pad", kind=INJECTIVE)
+    shape = [extent + front + behind for extent, (front, behind) in zip(x.shape, ends.tolist(), strict=True)]
+    return low.blocked(tuple(map(simplified, shape)), x.dtype, block, made)
 
 
 def _padded_shape(x: Value, pads: Value, axes: Value | None) -> list[Any] | None:

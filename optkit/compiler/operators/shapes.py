@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tvm_ffi
 from tvm import te, tirx
 
-from optkit.compiler.operators.common import const, static
+from optkit.compiler.operators.common import const, simplified, static
 from optkit.compiler.operators.plans import INT, ONE, ZERO, wide
 
 
@@ -77,6 +77,30 @@ def pad(data: te.Tensor, plan: te.Tensor, value: te.Tensor, mode: str, *shape: A
     return te.compute(shape, element, name="pad")
 
 
+def surround(data: te.Tensor, mode: str, before: Sequence[int], after: Sequence[int], value: Any = None) -> te.Tensor:
+    """`data` with known numbers of elements around it, by axis; those of "constant" are of `value`."""
+    source = static(data.shape)
+    shape = [front + extent + behind for front, extent, behind in zip(before, source, after, strict=True)]
+
+    def element(*index: Any) -> Any:
+        at, inside = [], []
+        for i, front, behind, extent in zip(index, before, after, source, strict=True):
+            if not front and not behind:
+                at.append(i)
+                continue
+            last = wide(extent) - ONE
+            place = i.astype(INT) - const(front, INT)
+            if mode == "reflect" and isinstance(extent, int) and max(front, behind) < extent:
+                place = tirx.abs(place)
+                at.append(tirx.min(place, last + last - place))
+            else:
+                at.append(PADDING[mode](i.astype(INT), const(front, INT), wide(extent)))
+                inside += [at[-1] >= ZERO, at[-1] <= last] if mode == "constant" else []
+        return te.if_then_else(tirx.all(*inside), data(*at), value) if inside else data(*at)
+
+    return te.compute(tuple(map(simplified, shape)), element, name="pad")
+
+
 def slices(data: te.Tensor, plan: te.Tensor, *shape: Any) -> te.Tensor:
     """The elements that `sliced` planned."""
     rank = len(shape)
@@ -107,4 +131,4 @@ def part(data: te.Tensor, sizes: te.Tensor, number: int, axis: int, *shape: Any)
     return te.compute(shape, element, name="split")
 
 
-__all__ = ["PADDING", "expand", "pad", "part", "slices", "tile"]
+__all__ = ["PADDING", "expand", "pad", "part", "slices", "surround", "tile"]
