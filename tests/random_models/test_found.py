@@ -56,6 +56,19 @@ FOUND = [
         {"b": np.array([3]), "e": np.array([7]), "k": np.array([3]), "s": np.array([1, 1, 2, 2], np.float32)},
     ),
     Found(
+        "channels of a block, backwards, twice",
+        "c = Conv(x, w) d = Slice(c, b, e, a, s) y = Concat<axis=1>(d, d)",
+        "float[3,1,7,1] x",
+        "float[1,16,7,1] y",
+        {
+            "w": weights(16, 1, 1, 1),
+            "b": np.array([-1, 9]),
+            "e": np.array([2**63 - 1, 1]),
+            "a": np.array([0, 1]),
+            "s": np.array([1, -1]),
+        },
+    ),
+    Found(
         "a pool that leaves open extents as they are, and what has them",
         "a = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(x) y = Mean(a, x)",
         "float[n,3,h,w] x",

@@ -19,7 +19,7 @@ from optkit.compiler.operators import plans
 from optkit.compiler.operators import shapes as define
 from optkit.compiler.operators.common import const, simplified
 from optkit.compiler.operators.layout import take_blocks, take_channels
-from optkit.compiler.values import INJECTIVE, PLAIN, Value
+from optkit.compiler.values import INJECTIVE, OPAQUE, PLAIN, Value
 
 
 def _part(low: Lowering, plan: Any, start: int, count: int, name: str) -> list[Any]:
@@ -41,7 +41,8 @@ def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Seq
         return None
     if all(v is None or v.const is not None or v.dtype == "shape" for v in (starts, ends, axes, steps)):
         if all(v is None or v.const is not None for v in (starts, ends, axes, steps)):
-            return imported.convert(low, node, [x, _extreme(low, starts), _extreme(low, ends), *inputs[3:]])
+            back = _backwards(low, x, starts, ends, axes, steps)
+            return back or imported.convert(low, node, [x, _extreme(low, starts), _extreme(low, ends), *inputs[3:]])
         cuts = _cuts(x, starts, ends, axes, steps)
         if cuts:
             names, first, last = (list(column) for column in zip(*cuts, strict=True))
@@ -53,6 +54,38 @@ def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Seq
     plan = low.emit(plans.sliced, first, last, names, each, tensor(low, x), name="slices")
     shape = complete(low, node) or _part(low, plan, 2 * rank, rank, low.node)
     return low.wrap(low.emit(define.slices, tensor(low, x), plan, *shape, name="slice", kind=INJECTIVE))
+
+
+def _backwards(
+    low: Lowering, x: Value, starts: Value, ends: Value, axes: Value | None, steps: Value | None
+) -> Value | None:
+    """A Slice that goes backwards along some axis, of known extents; None for others.
+
+    In a kernel of its own: TVM 0.27 takes quotients of what goes down for quotients by negative numbers and mixes up
+    remainders of these, where a reader divides the axis.
+    """
+    if steps is None or steps.const is None or (steps.const > 0).all() or x.const is not None:
+        return None
+    assert starts.const is not None and ends.const is not None
+    names = range(len(starts.const)) if axes is None or axes.const is None else axes.const
+    cuts: dict[int, range] = {}
+    for name, start, end, step in zip(names, starts.const, ends.const, steps.const, strict=True):
+        axis = int(name) % len(x.shape)
+        extent = x.shape[axis]
+        if not isinstance(extent, int) or not step:
+            return None
+        cuts[axis] = range(*slice(int(start), int(end), int(step)).indices(extent))
+    if not all(cuts.values()):
+        return None
+
+    def body(data: te.Tensor) -> te.Tensor:
+        def element(*i: Any) -> Any:
+            return data(*(cuts[d].start + at * cuts[d].step if d in cuts else at for d, at in enumerate(i)))
+
+        shape = [len(cuts[d]) if d in cuts else extent for d, extent in enumerate(data.shape)]
+        return te.compute(tuple(shape), element, name="slice")
+
+    return low.wrap(low.emit(body, x.plain(), name="slice", kind=OPAQUE))
 
 
 def _extreme(low: Lowering, places: Value) -> Value:

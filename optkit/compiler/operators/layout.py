@@ -75,7 +75,7 @@ def _channels(data: te.Tensor, count: int, source: Callable[[Any], Any], name: s
         read = data(i[0], at // b, *i[2:-1], at % b)
         return read if count % b == 0 else te.if_then_else(channel < count, read, const(0, str(data.dtype)))
 
-    return te.compute((n, -(-count // b), *space, b), element, name=name)
+    return te.compute((n, -(-count // b), *space, b), element, name=name, attrs={OP: "channels"})
 
 
 def concat_blocked(parts: Sequence[te.Tensor], channels: Sequence[int]) -> te.Tensor:
@@ -83,9 +83,9 @@ def concat_blocked(parts: Sequence[te.Tensor], channels: Sequence[int]) -> te.Te
     n, _, *space, b = static(parts[0].shape)
     total = sum(channels)
     starts = [sum(channels[:i]) for i in range(len(channels))]
+    whole = all(c % b == 0 for c in channels[:-1])
 
     def element(*i: Any) -> Any:
-        whole = all(c % b == 0 for c in channels[:-1])
         at = i[1] if whole else i[1] * b + i[-1]
         unit = b if whole else 1
 
@@ -103,4 +103,5 @@ def concat_blocked(parts: Sequence[te.Tensor], channels: Sequence[int]) -> te.Te
             value = te.if_then_else(at < (start + size) // unit, read(part, start), value)
         return value
 
-    return te.compute((n, -(-total // b), *space, b), element, name="concat")
+    attrs = {} if whole else {OP: "channels"}
+    return te.compute((n, -(-total // b), *space, b), element, name="concat", attrs=attrs)

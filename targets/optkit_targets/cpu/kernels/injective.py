@@ -10,7 +10,19 @@ from tvm.s_tir import ScheduleError
 from optkit.compiler.extents import name_sums
 from optkit.kernel import Choice
 from optkit.target import Target
-from optkit_targets.cpu.kernels.tools import PARALLEL_ELEMENTS, View, extent, finish, kinds, look, write_dtype
+from optkit_targets.cpu.kernels.tools import (
+    PARALLEL_ELEMENTS,
+    View,
+    annotation,
+    extent,
+    finish,
+    kinds,
+    look,
+    write_dtype,
+)
+
+_CHANNELS = 2048
+"""Of an image that has code of its own for each."""
 
 
 class InjectiveRule:
@@ -45,8 +57,23 @@ def schedule(view: View, lanes: int) -> Any:
     for block in view.blocks[:-1]:
         sch.compute_inline(block)
     view = look(name_sums(sch.mod["main"]))
-    vectorize_map(view.sch, view.last, lanes)
+    if annotation(view.sch, view.last, "optkit.op") != "channels" or not _by_channel(view.sch, view.last):
+        vectorize_map(view.sch, view.last, lanes)
     return finish(view.sch)
+
+
+def _by_channel(sch: Any, block: Any) -> bool:
+    """Every channel of a blocked image from its own place, a number where the channel is one; False for too many."""
+    images, blocks, *space, lane = sch.get_loops(block)
+    count, size = extent(sch, blocks), extent(sch, lane)
+    if count is None or size is None or count * size > _CHANNELS or not space:
+        return False
+    *rows, position = space
+    sch.reorder(images, *rows, blocks, position, lane)
+    sch.parallel(sch.fuse(images, *rows) if rows else images)
+    sch.unroll(blocks)
+    sch.unroll(lane)
+    return True
 
 
 def vectorize_map(sch: Any, block: Any, lanes: int) -> None:
