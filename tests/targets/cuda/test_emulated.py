@@ -24,7 +24,7 @@ SHARED = ("summed:fp16", "summed:int8", "summed:tf32", "summed:fp16:sm_80", "sum
 """Where thread blocks share tiles: as clusters, and in two kernels."""
 OPEN = ("open_tokens:fp16", "open_tokens:int8", "open_taps:fp16", "open_gates:default")
 """What is of open extents is not captured."""
-ENDS = ("heads:bf16", "forks:int8", "forks:int8-fp16", "single:default", "single:fp16")
+ENDS = ("heads:bf16", "forks:int8", "forks:int8-fp16")
 """Where every kernel reads an input or writes an output, and none is left to capture."""
 SEVERAL = {"states:": 2, "gates:": 2, "volumes:": 2, "beside:bf16": 3}
 """Where inputs are read or outputs written on the way too: how many graphs lie between."""

@@ -23,7 +23,7 @@ from optkit_targets.cpu.kernels.tools import PARALLEL_ELEMENTS, annotation, look
 
 _TO_PLAIN, _TO_BLOCKED = "to_plain", "to_blocked"
 _SQUARES = 64
-"""Of a task."""
+"""Of a task at most."""
 
 
 class TurnRule:
@@ -96,8 +96,9 @@ class _Move:
         area, b = self.area, self.width
         known = isinstance(area, int)
         squares = -(-area // b) if known else tirx.floordiv(area + (b - 1), b)
-        chunks = -(-squares // _SQUARES) if known else tirx.floordiv(squares + (_SQUARES - 1), _SQUARES)
-        each = min(_SQUARES, squares) if known else tirx.min(const(_SQUARES, "int64"), squares)
+        # No quotient by an open number, for which TVM would have to know that it is not 0.
+        chunks = -(-squares // _SQUARES) if known else 1
+        each = -(-squares // chunks) if known else squares
         large = not isinstance(images, int) or not known or images * blocks * area * b >= PARALLEL_ELEMENTS
         tasks = images * blocks * chunks
         with (T.parallel if large else T.serial)(0, tasks) as task:
@@ -106,13 +107,12 @@ class _Move:
             image = tirx.floordiv(task, blocks * chunks)
             with T.serial(0, each) as square:
                 # The last one begins where it ends with the image, and moves some of the one before again.
-                at = tirx.min((chunk * _SQUARES + square) * b, area - b)
+                at = tirx.min((chunk * each + square) * b, area - b)
                 if known:
                     self._square(source, made, image, block, at)
                 else:
-                    whole = tirx.const(area >= b, "bool") if isinstance(area, int) else area >= b
                     when(
-                        whole,
+                        area >= b,
                         lambda at=at: self._square(source, made, image, block, at),  # type: ignore[misc]
                         lambda: self._few(source, made, image, block),
                     )
