@@ -56,6 +56,19 @@ FOUND = [
         {"b": np.array([3]), "e": np.array([7]), "k": np.array([3]), "s": np.array([1, 1, 2, 2], np.float32)},
     ),
     Found(
+        "a power by a half where the lanes past the last channel are negative",
+        "a = Conv(x, w) b = Abs(a) c = Add(b, two) d = Sub(c, one) e = Pow(d, h) y = Conv(e, v)",
+        "float[1,3,8,8] x",
+        "float[1,8,8,8] y",
+        {
+            "w": weights(21, 3, 1, 1),
+            "v": weights(8, 21, 1, 1),
+            "two": np.full((1, 21, 1, 1), 2, np.float32),
+            "one": np.float32(1),
+            "h": np.float32(0.5),
+        },
+    ),
+    Found(
         "channels of a block, backwards, twice",
         "c = Conv(x, w) d = Slice(c, b, e, a, s) y = Concat<axis=1>(d, d)",
         "float[3,1,7,1] x",
@@ -119,4 +132,6 @@ FOUND = [
     ],
 )
 def test_it_is_right_now(found: Found, tmp_path: Path) -> None:
-    assert found.compile(tmp_path).manifest.verification["status"] in ("passed", "not_run")
+    status = found.compile(tmp_path).manifest.verification["status"]
+    # Without a GPU its code is compiled and not run.
+    assert status == "passed" or (status == "not_run" and found.target.startswith("cuda"))

@@ -84,9 +84,8 @@ def _unary(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
         return None
     if node.op_type == "Relu" and isinstance(x, Accumulated):
         return _bounded(x, 0.0, float("inf"))
-    if node.op_type == "Sqrt" and x.block and _padded(x.shape[1], x.block):
-        # empty lanes may hold negative numbers, and the root's NaN would reach all channels of a convolution
-        x = _as_plain(x)
+    if node.op_type == "Sqrt":
+        x = _without_lanes(x)
     if node.op_type == "Exp":
         return apply(low, _exp(low), [x])
     if node.op_type in _LIBM:
@@ -241,12 +240,20 @@ def _power(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Non
         2.0: lambda e: op.multiply(e, e),
         3.0: lambda e: op.multiply(op.multiply(e, e), e),
     }
-    formula = formulas.get(float(power.const.reshape(())))
-    return None if formula is None else apply(low, lambda e: formula(low.bind(e)), [x])
+    exponent = float(power.const.reshape(()))
+    formula = formulas.get(exponent)
+    if formula is None:
+        return None
+    return apply(low, lambda e: formula(low.bind(e)), [_without_lanes(x) if exponent == 0.5 else x])
 
 
 def _padded(channels: Any, block: int) -> bool:
     return not isinstance(channels, int) or channels % block != 0
+
+
+def _without_lanes(x: Value) -> Value:
+    """A value without empty lanes, which may hold negative numbers: the NaN of their root would reach all channels."""
+    return _as_plain(x) if x.block and _padded(x.shape[1], x.block) else x
 
 
 def _as_plain(value: Value) -> Value:
