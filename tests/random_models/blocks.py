@@ -10,9 +10,9 @@ from tests.random_models.grower import Dim, Extent, Grower, Tensor, size
 from tests.random_models.windows import slid
 
 
-def _image(g: Grower, fixed: bool = False) -> tuple[Tensor, int] | None:
+def _image(g: Grower) -> tuple[Tensor, int] | None:
     """An image and its channels."""
-    x = g.pick(rank=4, fixed=fixed)
+    x = g.pick(rank=4)
     if x is None or not isinstance(x.shape[1], int) or x.elements > 12_000:
         return None
     return x, x.shape[1]
@@ -23,7 +23,7 @@ def _conv(g: Grower, x: Tensor, out: int, kernel: int = 1, stride: int = 1, grou
     n, c, *sizes = x.shape
     assert isinstance(c, int)
     pads = kernel // 2
-    ends = [slid(g, d, kernel, stride, 1, 2 * pads) for d in sizes]
+    ends = [slid(d, kernel, stride, 1, 2 * pads) for d in sizes]
     shape = (n, out, *[d for d in ends if d is not None])
     if len(shape) != x.rank or math.prod(map(size, shape)) > 20_000:
         return None
@@ -31,6 +31,12 @@ def _conv(g: Grower, x: Tensor, out: int, kernel: int = 1, stride: int = 1, grou
     inputs = [x.name, weight, *([g.weight(out, scale=0.2)] if g.chance(0.7) else [])]
     (y,) = g.emit("Conv", inputs, shape, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pads] * 4, group=groups)
     return _activated(g, y)
+
+
+def _together(parts: list[Tensor]) -> tuple[Dim, ...]:
+    """The shape of images beside each other, channel behind channel."""
+    n, _, *sizes = parts[0].shape
+    return (n, sum(size(part.shape[1]) for part in parts), *sizes)
 
 
 def _activated(g: Grower, x: Tensor) -> Tensor:
@@ -80,8 +86,7 @@ def branches(g: Grower) -> bool:
         parts.append(pooled)
     if len({p.shape[2:] for p in parts}) != 1:
         return False
-    total = sum(size(p.shape[1]) for p in parts)
-    return g.keep("Concat", [p.name for p in parts], (x.shape[0], total, *x.shape[2:]), axis=1)
+    return g.keep("Concat", [p.name for p in parts], _together(parts), axis=1)
 
 
 def dense(g: Grower) -> bool:
@@ -92,10 +97,9 @@ def dense(g: Grower) -> bool:
     x, _ = found
     every = [x]
     for _ in range(g.between(2, 3)):
-        total = sum(size(v.shape[1]) for v in every)
-        joined = every[0]
+        joined, total = every[0], size(_together(every)[1])
         if len(every) > 1:
-            (joined,) = g.emit("Concat", [v.name for v in every], (x.shape[0], total, *x.shape[2:]), axis=1)
+            (joined,) = g.emit("Concat", [v.name for v in every], _together(every), axis=1)
         if g.chance(0.6):
             given = [g.weight(total, scale=0.2, offset=1), *(g.weight(total, scale=0.2) for _ in range(2))]
             spread = g.constant(g.random.uniform(0.5, 2, total).astype("f4"))
@@ -105,8 +109,7 @@ def dense(g: Grower) -> bool:
         if y is None:
             return False
         every.append(y)
-    total = sum(size(v.shape[1]) for v in every)
-    return g.keep("Concat", [v.name for v in every], (x.shape[0], total, *x.shape[2:]), axis=1)
+    return g.keep("Concat", [v.name for v in every], _together(every), axis=1)
 
 
 def cross_stage(g: Grower) -> bool:
@@ -129,7 +132,7 @@ def cross_stage(g: Grower) -> bool:
         if g.chance(0.6):
             (z,) = g.emit("Add", [parts[-1].name, z.name], shape)
         parts.append(z)
-    return g.keep("Concat", [p.name for p in parts], (x.shape[0], half * len(parts), *x.shape[2:]), axis=1)
+    return g.keep("Concat", [p.name for p in parts], _together(parts), axis=1)
 
 
 def pyramid(g: Grower) -> bool:
@@ -186,7 +189,7 @@ def convnext(g: Grower) -> bool:
 
 def patches(g: Grower) -> bool:
     """An image as tokens with their positions, a class token before them now and then (Dosovitskiy et al., 2021)."""
-    found = _image(g, fixed=False)
+    found = _image(g)
     if found is None:
         return False
     x, c = found
@@ -261,7 +264,7 @@ def shifted(g: Grower) -> bool:
     x = g.pick()
     if x is None:
         return False
-    axes = [i for i, d in enumerate(x.shape) if isinstance(d, int) and d > 2]
+    axes = x.axes(longer=2)
     if not axes:
         return False
     axis = g.among(*axes)

@@ -55,6 +55,10 @@ class Tensor:
         """No axis is open."""
         return all(isinstance(dim, int) for dim in self.shape)
 
+    def axes(self, longer: int = 0) -> list[int]:
+        """Those of a known extent that is more than `longer`."""
+        return [i for i, d in enumerate(self.shape) if isinstance(d, int) and d > longer]
+
     @property
     def elements(self) -> int:
         """As many as it has, at least."""

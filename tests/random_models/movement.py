@@ -103,7 +103,7 @@ def split(g: Grower) -> bool:
     x = g.pick()
     if x is None:
         return False
-    axes = [i for i, d in enumerate(x.shape) if isinstance(d, int) and d > 2]
+    axes = x.axes(longer=2)
     if not axes:
         return False
     axis = g.among(*axes, *[a for a in axes if a == 1])
@@ -162,7 +162,7 @@ def gather(g: Grower) -> bool:
     x = g.pick()
     if x is None:
         return False
-    axes = [i for i, d in enumerate(x.shape) if isinstance(d, int)]
+    axes = x.axes()
     if not axes:
         return False
     axis = g.among(*axes)
@@ -186,7 +186,7 @@ def ones(g: Grower) -> bool:
         shape = (*x.shape[:axis], to, *x.shape[axis + 1 :])
         return g.keep("Expand", [x.name, g.whole(*map(size, shape))], shape)
     if g.chance(0.3):
-        axes = [i for i, d in enumerate(x.shape) if isinstance(d, int)]
+        axes = x.axes()
         if not axes:
             return False
         axis = g.among(*axes)

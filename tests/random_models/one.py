@@ -1,6 +1,6 @@
 """`python -m tests.random_models.one FOLDER SEED...`: compile, verify and run random models; what `run` starts.
 
-A line of JSON a model: its number, and what is wrong with it ("" for nothing).
+A line of JSON a model: its number, what is wrong with it ("" for nothing), and whether that could be judged.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def judgeable(reference: ort.InferenceSession, feeds: list[dict[str, np.ndarray]
     return True
 
 
-def attempt(seed: int, folder: Path, target: str, passes: str, open_axes: bool) -> None:
-    """Compile and verify a model; what has no problem leaves nothing in the folder.
+def attempt(seed: int, folder: Path, target: str, passes: str, open_axes: bool) -> bool:
+    """Compile and verify a model; False for one that is left out. What has no problem leaves nothing in the folder.
 
     Raises:
         OptkitError: it has one.
@@ -74,10 +74,11 @@ def attempt(seed: int, folder: Path, target: str, passes: str, open_axes: bool) 
     feeds = [inputs(model, chosen, seed) for chosen in ([least, *sizes] if names else [least])]
     reference = session(model)
     output = path.with_suffix(".optk")
-    if judgeable(reference, feeds):
+    judged = judgeable(reference, feeds)
+    if judged:
         given: dict[str, object] = {"passes": passes} if passes else {}
         if passes.startswith("int8"):
-            given["calib_data"] = {k: np.concatenate([v] * 1) for k, v in feeds[0].items()}
+            given["calib_data"] = feeds[0]
         if names and random.random() < 0.5:
             most = inputs(model, {n: 4 if n == "n" else LARGEST for n in least}, 0)
             given |= {"min_shapes": shapes(feeds[0]), "max_shapes": shapes(most)}
@@ -94,6 +95,7 @@ def attempt(seed: int, folder: Path, target: str, passes: str, open_axes: bool) 
                         raise VerificationError(f"at {shapes(feed)}: {check.reason}")
     for left in (path, output, output.with_name(f"{seed}.report.json")):
         left.unlink(missing_ok=True)
+    return judged
 
 
 def main() -> int:
@@ -106,14 +108,14 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     for seed in options.seeds:
-        problem = ""
+        problem, judged = "", True
         try:
-            attempt(seed, options.folder, options.target, options.passes, options.open)
+            judged = attempt(seed, options.folder, options.target, options.passes, options.open)
         except OptkitError as error:
             problem = f"{type(error).__name__}: {error}"
         except Exception as error:
             problem = f"BUG {type(error).__name__}: {error}"
-        print(json.dumps({"seed": seed, "problem": " ".join(problem.split())}), flush=True)
+        print(json.dumps({"seed": seed, "problem": " ".join(problem.split()), "judged": judged}), flush=True)
     return 0
 
 

@@ -1,8 +1,9 @@
 """`python -m tests.random_models.run --count 500`: random models against ONNX Runtime.
 
-Each is compiled, which verifies it as every compilation does; a crash, a refusal or a wrong answer is a problem, and
-its number makes the model again (--only N --keep FOLDER). With --open, axes of the inputs are open, and the artifact
-runs at several sizes. With --target cuda:sm_90 the GPU is the emulated one of the tests.
+Each is compiled, which verifies it as every compilation does, but for those whose answers rounding decides; a crash, a
+refusal or a wrong answer is a problem, and its number makes the model again (--only N --keep FOLDER). With --open, axes
+of the inputs are open, and the artifact runs at several sizes. With --target cuda:sm_90 the GPU is the emulated one of
+the tests.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def tried(
         yield from answers
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
-            yield {"seed": seeds[len(answers)], "problem": f"it ended with {done.returncode}: {last}"}
+            yield {"seed": seeds[len(answers)], "judged": True, "problem": f"it ended with {done.returncode}: {last}"}
             answers.append({})
         seeds = seeds[len(answers) :]
 
@@ -51,7 +52,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--keep", type=Path, help="folder for the models with problems")
     options = parser.parse_args()
-    begin, count, problems = time.monotonic(), 0, 0
+    begin, count, problems, left_out = time.monotonic(), 0, 0, 0
     seeds = options.only or list(range(options.first, options.first + options.count))
     with tempfile.TemporaryDirectory(prefix="random-models-") as name, ThreadPoolExecutor(options.jobs) as pool:
         variables = dict(os.environ)
@@ -63,10 +64,11 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
 
         def some(seeds: list[int]) -> int:
-            nonlocal count, problems
+            nonlocal count, problems, left_out
             if time.monotonic() - begin < 60 * options.minutes:
                 for answer in tried(seeds, options, folder, variables):
                     count += 1
+                    left_out += not answer["judged"]
                     if answer["problem"]:
                         problems += 1
                         print(f"{answer['seed']}: {answer['problem']}", flush=True)
@@ -74,7 +76,7 @@ def main() -> int:
 
         for _ in pool.map(some, [seeds[i : i + TOGETHER] for i in range(0, len(seeds), TOGETHER)]):
             pass
-    print(f"{count} models, {problems} problems")
+    print(f"{count} models, {problems} problems, {left_out} left out, whose answers rounding decides")
     return int(problems > 0)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from tests.random_models.grower import Dim, Extent, Grower, size
 
 
-def slid(g: Grower, d: Dim, kernel: int, stride: int, dilation: int, pads: int, ceil: bool = False) -> Dim | None:
+def slid(d: Dim, kernel: int, stride: int, dilation: int, pads: int, ceil: bool = False) -> Dim | None:
     """An axis after a window went over it; None where the window is larger than it."""
     reach = dilation * (kernel - 1) + 1
 
@@ -58,7 +60,7 @@ def convolve(g: Grower) -> bool:
     if g.chance(0.3) and groups == 1:
         out = c
     k = len(sizes)
-    ends = [slid(g, d, kernel[i], strides[i], dilations[i], pads[i] + pads[i + k]) for i, d in enumerate(sizes)]
+    ends = [slid(d, kernel[i], strides[i], dilations[i], pads[i] + pads[i + k]) for i, d in enumerate(sizes)]
     spatial = [d for d in ends if d is not None]
     if len(spatial) < k:
         return False
@@ -135,7 +137,7 @@ def pool(g: Grower) -> bool:
     k = len(sizes)
     spatial: list[Dim] = []
     for i, d in enumerate(sizes):
-        end = slid(g, d, kernel[i], stride, 1, pads[i] + pads[i + k], ceil)
+        end = slid(d, kernel[i], stride, 1, pads[i] + pads[i + k], ceil)
         # A window that begins in the padding behind an image is not one: how many there are is a matter of dispute.
         if end is None or (ceil and (not isinstance(d, int) or (size(end) - 1) * stride >= d + pads[i])):
             return False
@@ -173,15 +175,9 @@ def resize(g: Grower) -> bool:
         to = [g.between(1, 2 * size(d) + 1) for d in sizes]
         return g.keep("Resize", [x.name, "", "", g.whole(size(n), size(c), *to)], (n, c, *to), **attributes)
     factor = g.among(2, 2, 3)
-    scales = g.constant(_floats(1, 1, factor, factor))
+    scales = g.constant(np.array([1, 1, factor, factor], "f4"))
     to_dims = [d * factor if isinstance(d, int) else Extent(f"({d.name})*{factor}", d.size * factor) for d in sizes]
     return g.keep("Resize", [x.name, "", scales], (n, c, *to_dims), **attributes)
-
-
-def _floats(*numbers: float):  # type: ignore[no-untyped-def]
-    import numpy as np
-
-    return np.array(numbers, "f4")
 
 
 def space(g: Grower) -> bool:
