@@ -14,6 +14,7 @@ import optkit
 from optkit.artifact.reader import read_kernels
 from optkit.artifact.spec import TensorSpec
 from optkit.errors import DataError, UsageError
+from optkit.measure.samples import choose_samples
 from optkit.model import save_model
 from optkit.proof import Prover
 from optkit.registry import find_target
@@ -125,6 +126,9 @@ def test_images_smaller_than_the_models_windows_are_refused_by_their_size(tmp_pa
     model = proto(WINDOWS, "float[n,3,h,w] x", w=weights(8, 3, 5, 5), v=weights(8, 8, 3, 3))
     made = optkit.compile(model, output=tmp_path / "m.optk")
     assert made.manifest.ranges == {"h": (17, None), "w": (17, None)}
+    # What a benchmark without a model draws.
+    (drawn,) = choose_samples(made.manifest.inputs, None, 1, 0, {}, ranges=made.manifest.ranges)
+    assert drawn["x"].shape == (1, 3, 17, 17)
     with optkit.load(made.path) as runner:
         assert runner(np.zeros((1, 3, 17, 18), np.float32))["y"].shape == (1, 8, 1, 1)
         with pytest.raises(

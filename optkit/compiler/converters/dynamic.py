@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tvm_ffi
-from tvm import relax, tirx
+from tvm import relax, te, tirx
 
 from optkit.compiler.converters.extents import declared
 from optkit.compiler.lowering import Lowering, Node
@@ -19,6 +19,12 @@ def runtime_extents(low: Lowering, sizes: Any, count: int, name: str) -> list[An
     extents = [tirx.Var(f"{name}_{i}", "int64") for i in range(count)]
     low.bb.match_cast(shape, relax.ShapeType(extents))
     return extents
+
+
+def some_extents(low: Lowering, plan: Any, start: int, count: int, name: str) -> list[Any]:
+    """`count` of the numbers in an int64 vector, from `start` on, as extents."""
+    sizes = low.emit(lambda data: te.compute((count,), lambda i: data(i + start), name="sizes"), plan, name="sizes")
+    return runtime_extents(low, sizes, count, name)
 
 
 def complete(low: Lowering, node: Node, output: int = 0) -> list[Any] | None:
@@ -46,4 +52,4 @@ def same_shape(a: Sequence[Any], b: Sequence[Any]) -> bool:
     return len(a) == len(b) and all(tvm_ffi.structural_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-__all__ = ["as_declared", "complete", "runtime_extents", "same_shape"]
+__all__ = ["as_declared", "complete", "runtime_extents", "same_shape", "some_extents"]

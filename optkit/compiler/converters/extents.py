@@ -25,6 +25,13 @@ def declared(low: Lowering, node: Node, output: int = 0) -> list[Any] | None:
     return [d if isinstance(d, int) else low.symbols.get(d.value or "") for d in shape]
 
 
+def count_axes(node: Node, value: Value) -> int:
+    """The length of a vector that says something of every axis; refuses one that only a run knows."""
+    if len(value.shape) != 1 or not isinstance(value.shape[0], int):
+        raise refuse(node, "how many axes it works on is known only at run time; fix the length of its inputs")
+    return int(value.shape[0])
+
+
 def numbers(value: Value | None) -> np.ndarray | None:
     """A constant's elements as a vector; None where they are computed at run time."""
     return None if value is None or value.const is None else value.const.reshape(-1)
@@ -71,4 +78,4 @@ def runtime_extent(low: Lowering, count: Any, name: str, expected: int | None = 
     return extent if expected is None else expected
 
 
-__all__ = ["declared", "known_extents", "numbers", "refuse", "runtime_extent", "tensor", "vector"]
+__all__ = ["count_axes", "declared", "known_extents", "numbers", "refuse", "runtime_extent", "tensor", "vector"]

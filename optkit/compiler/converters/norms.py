@@ -19,7 +19,6 @@ def _per_channel(low: Lowering, x: Value, scale: Value, shift: Value, inner: int
     n, c, *space = x.shape
     groups = c if inner == 1 else c // inner
     rows = rows_of(low, low.wrap(reshape(low, x.plain(), [n, groups, inner, *space])), range(2, 3 + len(space)))
-    area = product(space)
 
     def kernel(data: Any, s: Any, t: Any) -> Any:
         # Of the kernel's own extents: those of the model's shapes are no variables of it.
@@ -30,7 +29,7 @@ def _per_channel(low: Lowering, x: Value, scale: Value, shift: Value, inner: int
 
         return define.normalize(data, s, t, epsilon, row_lanes(low), place=place)
 
-    if inner != 1 and low.target.device == "cpu" and not isinstance(area, int):
+    if inner != 1 and low.target.device == "cpu" and not isinstance(product(space), int):
         # Which channel an element is of would be a division an element: rows first, then planes.
         even = low.emit(define.normalize, rows.expr, None, None, epsilon, row_lanes(low), name=name, kind=row_kind(low))
         planes = reshape(low, rows.restore(even).plain(), x.shape)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te
 
-from optkit.compiler.converters import imported, shuffle, slicing
+from optkit.compiler.converters import imported, padding, shuffle, slicing
 from optkit.compiler.converters.dynamic import complete, runtime_extents
 from optkit.compiler.converters.extents import declared, known_extents, refuse, tensor, vector
 from optkit.compiler.converters.general import broadcast
@@ -186,6 +186,7 @@ def unsqueeze(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | 
 
 CONVERTERS: dict[str, Converter] = {
     **slicing.CONVERTERS,
+    **padding.CONVERTERS,
     "Constant": constant,
     "Shape": shape_of,
     "Size": size_of,

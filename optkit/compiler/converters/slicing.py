@@ -1,4 +1,4 @@
-"""Slice, Split and Pad with parameters that are tensors."""
+"""Slice and Split, whose parameters may be tensors."""
 
 from __future__ import annotations
 
@@ -11,27 +11,14 @@ from tvm import relax, sym, te, tirx
 from tvm.ir import Range
 
 from optkit.compiler.converters import imported
-from optkit.compiler.converters.dynamic import complete, runtime_extents
-from optkit.compiler.converters.extents import declared, known_extents, refuse, tensor, vector
+from optkit.compiler.converters.dynamic import complete, runtime_extents, some_extents
+from optkit.compiler.converters.extents import count_axes, declared, known_extents, tensor, vector
 from optkit.compiler.joins import PART
 from optkit.compiler.lowering import Converter, Lowering, Node
 from optkit.compiler.operators import plans
 from optkit.compiler.operators import shapes as define
-from optkit.compiler.operators.common import const, simplified
 from optkit.compiler.operators.layout import take_blocks, take_channels
 from optkit.compiler.values import INJECTIVE, OPAQUE, PLAIN, Value
-
-
-def _part(low: Lowering, plan: Any, start: int, count: int, name: str) -> list[Any]:
-    """Extents out of a vector of numbers."""
-    sizes = low.emit(lambda data: te.compute((count,), lambda i: data(i + start), name="sizes"), plan, name="sizes")
-    return runtime_extents(low, sizes, count, name)
-
-
-def _count(node: Node, value: Value) -> int:
-    if len(value.shape) != 1 or not isinstance(value.shape[0], int):
-        raise refuse(node, "how many axes it works on is known only at run time; fix the length of its inputs")
-    return int(value.shape[0])
 
 
 def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Sequence[Value] | None:
@@ -47,12 +34,12 @@ def slices(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | Seq
         if cuts:
             names, first, last = (list(column) for column in zip(*cuts, strict=True))
             return low.wrap(relax.op.strided_slice(x.plain(), names, first, last, assume_inbound=True))
-    count, rank = _count(node, starts), len(x.shape)
+    count, rank = count_axes(node, starts), len(x.shape)
     first, last = vector(low, starts, "int64"), vector(low, ends, "int64")
     names = relax.const(np.arange(count)) if axes is None else vector(low, axes, "int64")
     each = relax.const(np.ones(count, "int64")) if steps is None else vector(low, steps, "int64")
     plan = low.emit(plans.sliced, first, last, names, each, tensor(low, x), name="slices")
-    shape = complete(low, node) or _part(low, plan, 2 * rank, rank, low.node)
+    shape = complete(low, node) or some_extents(low, plan, 2 * rank, rank, low.node)
     return low.wrap(low.emit(define.slices, tensor(low, x), plan, *shape, name="slice", kind=INJECTIVE))
 
 
@@ -209,66 +196,4 @@ def _blocked_parts(low: Lowering, x: Value, channels: list[int]) -> list[Value]:
     return parts
 
 
-def pad(low: Lowering, node: Node, inputs: list[Value | None]) -> Value | None:
-    """Pad in every mode, with pads, value and axes that may be tensors."""
-    x, pads, value, axes = [*inputs, None, None, None][:4]
-    if x is None or pads is None:
-        return None
-    mode = str(node.get("mode", "constant"))
-    fixed = pads.const is not None and (value is None or value.const is not None) and axes is None
-    if fixed and mode == "constant" and x.dtype in ("float32", "float16") and x.block == PLAIN:
-        return None
-    if mode not in define.PADDING:
-        raise refuse(node, f"mode {mode!r} is unknown")
-    rank = len(x.shape)
-    if (known := _surrounded(low, x, mode, pads, value, axes)) is not None:
-        return known
-    count = _count(node, pads) // 2
-    names = relax.const(np.arange(count)) if axes is None else vector(low, axes, "int64")
-    data = tensor(low, x)
-    plan = low.emit(plans.padded, vector(low, pads, "int64"), names, data, name="padding")
-    shape = _padded_shape(x, pads, axes) or complete(low, node) or _part(low, plan, rank, rank, low.node)
-    filler = tensor(low, value, x.dtype) if value is not None else relax.const(np.zeros((), x.dtype), x.dtype)
-    return low.wrap(low.emit(define.pad, data, plan, filler, mode, *shape, name="pad", kind=INJECTIVE))
-
-
-def _surrounded(
-    low: Lowering, x: Value, mode: str, pads: Value, value: Value | None, axes: Value | None
-) -> Value | None:
-    """Padding by known numbers, of images in the layout they have; None for others."""
-    if pads.const is None or (axes is not None and axes.const is None) or (value is not None and value.const is None):
-        return None
-    if x.dtype not in ("float32", "float16") or x.const is not None:
-        return None
-    rank = len(x.shape)
-    given = pads.const.reshape(2, -1)
-    names = range(rank) if axes is None or axes.const is None else [int(a) % rank for a in axes.const.reshape(-1)]
-    ends = np.zeros((rank, 2), int)
-    ends[list(names)] = given.T
-    if (ends < 0).any():
-        return None
-    number = float(value.const.reshape(())) if value is not None and value.const is not None else 0.0
-    block = x.block if rank > 2 and not ends[:2].any() else PLAIN
-    if block != PLAIN and mode == "constant" and number and x.shape[1] % block:
-        block = PLAIN  # what is past the last channel would be of that number, too, and it may be infinite
-    filler = const(number, x.dtype)
-    around = [*ends.tolist(), *([[0, 0]] if block != PLAIN else [])]
-    before, after = zip(*around, strict=True)
-    made = low.emit(define.surround, x.form(block), mode, before, after, filler, name="pad", kind=INJECTIVE)
-    shape = [extent + front + behind for extent, (front, behind) in zip(x.shape, ends.tolist(), strict=True)]
-    return low.blocked(tuple(map(simplified, shape)), x.dtype, block, made)
-
-
-def _padded_shape(x: Value, pads: Value, axes: Value | None) -> list[Any] | None:
-    """The result's shape where pads and axes are constants."""
-    if pads.const is None or (axes is not None and axes.const is None):
-        return None
-    amounts = pads.const.reshape(2, -1).sum(0)
-    names = range(len(amounts)) if axes is None or axes.const is None else [int(a) for a in axes.const.reshape(-1)]
-    shape = list(x.shape)
-    for axis, amount in zip(names, amounts, strict=True):
-        shape[axis] = shape[axis] + int(amount)
-    return shape
-
-
-CONVERTERS: dict[str, Converter] = {"Slice": slices, "Split": split, "Pad": pad}
+CONVERTERS: dict[str, Converter] = {"Slice": slices, "Split": split}

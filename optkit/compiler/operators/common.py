@@ -18,6 +18,11 @@ def const(value: float, dtype: str) -> Any:
     return tirx.const(value, dtype)
 
 
+def number(value: Any, dtype: str) -> Any:
+    """A whole number, known or an expression, as one of the given type."""
+    return const(value, dtype) if isinstance(value, int) else value.astype(dtype)
+
+
 def static(shape: Sequence[Any]) -> list[Any]:
     """Shape with known extents as plain ints and symbolic ones left alone."""
     return [int(d) if isinstance(d, (int, tirx.IntImm)) else d for d in shape]

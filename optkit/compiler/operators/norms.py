@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import te
 
-from optkit.compiler.operators.common import const, static
+from optkit.compiler.operators.common import const, number, static
 from optkit.compiler.operators.rows import map_of, partial, total_of, wide
 
 Place = Callable[..., Any]
@@ -19,7 +19,7 @@ def mean(data: te.Tensor, b: int) -> te.Tensor:
     *lead, size = static(data.shape)
     kind = wide(str(data.dtype))
     total = partial("row_sum", lead, size, b, lambda *i: data(*i).astype(kind), te.sum, const(0, kind))
-    return total_of(lambda *i: total(*i) / _count(size, kind), lead, "row_mean")
+    return total_of(lambda *i: total(*i) / number(size, kind), lead, "row_mean")
 
 
 def variance(data: te.Tensor, b: int, centre: te.Tensor | None = None) -> te.Tensor:
@@ -33,7 +33,7 @@ def variance(data: te.Tensor, b: int, centre: te.Tensor | None = None) -> te.Ten
         return value * value
 
     total = partial("row_square", lead, size, b, squared, te.sum, const(0, kind))
-    return total_of(lambda *i: total(*i) / _count(size, kind), lead, "row_variance")
+    return total_of(lambda *i: total(*i) / number(size, kind), lead, "row_variance")
 
 
 def inverse_deviation(data: te.Tensor, epsilon: float, b: int) -> te.Tensor:
@@ -92,10 +92,6 @@ def lp_normalize(data: te.Tensor, p: int, b: int) -> te.Tensor:
 
     scale = total_of(inverse, lead, "row_inverse")
     return map_of(data.shape, lambda *i: (data(*i).astype(kind) * scale(*i[:-1])).astype(dtype), "row_out")
-
-
-def _count(size: Any, kind: str) -> Any:
-    return const(size, kind) if isinstance(size, int) else size.astype(kind)
 
 
 def _inverse(spread: te.Tensor, epsilon: float, outside: bool) -> te.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm import te, tirx
 
-from optkit.compiler.operators.common import const, static
+from optkit.compiler.operators.common import const, number, static
 from optkit.compiler.operators.scalars import largest, select, smallest
 
 Scalar = Callable[[Any], Any]
@@ -106,10 +106,10 @@ def reduce(domain: Domain, reduction: Reduction, wide: str, dtype: str) -> te.Te
 def mean(domain: Domain, count: Any, wide: str, dtype: str) -> te.Tensor:
     """The sum over `count`; integers are divided towards zero."""
     found = total(domain, "sum", wide, lambda o, x: x, "total")
-    number = const(count, wide) if isinstance(count, int) else count.astype(wide)
+    elements = number(count, wide)
     if wide.startswith("float"):
-        return te.compute(found.shape, lambda *o: (found(*o) / number).astype(dtype), name="mean")
-    return te.compute(found.shape, lambda *o: tirx.truncdiv(found(*o), number).astype(dtype), name="mean")
+        return te.compute(found.shape, lambda *o: (found(*o) / elements).astype(dtype), name="mean")
+    return te.compute(found.shape, lambda *o: tirx.truncdiv(found(*o), elements).astype(dtype), name="mean")
 
 
 def log_sum_exp(domain: Domain, wide: str, dtype: str) -> te.Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tvm import te, tirx
 
-from optkit.compiler.operators.common import OP, const, static
+from optkit.compiler.operators.common import OP, const, number, static
 from optkit.compiler.operators.reductions import STEPS, Reduction, identity, reducer
 from optkit.compiler.operators.transcendental import exp
 
@@ -125,13 +125,9 @@ def reduced(data: te.Tensor, b: int, reduction: Reduction, count: Any = None) ->
 
     def result(*i: Any) -> Any:
         whole = reduction.after(total(*i))
-        return (whole if count is None else whole / _number(count, kind)).astype(str(data.dtype))
+        return (whole if count is None else whole / number(count, kind)).astype(str(data.dtype))
 
     return total_of(result, lead, "row_reduced")
-
-
-def _number(count: Any, kind: str) -> Any:
-    return const(count, kind) if isinstance(count, int) else count.astype(kind)
 
 
 def powers(data: te.Tensor, b: int) -> tuple[te.Tensor, te.Tensor, te.Tensor]:

@@ -7,6 +7,7 @@ line an element.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,8 +114,8 @@ class _Move:
                 else:
                     when(
                         area >= b,
-                        lambda at=at: self._square(source, made, image, block, at),  # type: ignore[misc]
-                        lambda: self._few(source, made, image, block),
+                        functools.partial(self._square, source, made, image, block, at),
+                        functools.partial(self._few, source, made, image, block),
                     )
 
     def _square(self, source: Any, made: Any, image: Any, block: Any, at: Any) -> None:
@@ -126,10 +127,8 @@ class _Move:
                 if self.channels % b == 0:
                     made[self._at_plain(image, channel, at)] = row
                 else:
-                    when(
-                        channel < self.channels,
-                        lambda c=channel, r=row: made.__setitem__(self._at_plain(image, c, at), r),  # type: ignore[misc]
-                    )
+                    store = functools.partial(made.__setitem__, self._at_plain(image, channel, at), row)
+                    when(channel < self.channels, store)
             return
         rows = []
         for lane in range(b):
@@ -148,7 +147,7 @@ class _Move:
         with T.serial(0, self.area) as at, T.serial(0, b) as lane:
             channel = block * b + lane
             blocked = self._at_blocked(image, block, at, lane)
-            plain = self._at_plain(image, channel, at, 1)
+            plain = self._at_plain(image, channel, at, single=True)
             if self.kind == _TO_PLAIN:
                 when(channel < self.channels, lambda: made.__setitem__(plain, source[blocked]))
             else:
@@ -159,12 +158,13 @@ class _Move:
                     lambda: made.__setitem__(blocked, nothing),
                 )
 
-    def _at_plain(self, image: Any, channel: Any, at: Any, count: int = 0) -> tuple[Any, ...]:
-        """Positions as if an image were one line, which in memory it is."""
-        last = at if count == 1 else tirx.Ramp(at, const(1, "int64"), self.width)
+    def _at_plain(self, image: Any, channel: Any, at: Any, single: bool = False) -> tuple[Any, ...]:
+        """A vector of positions, or one, as if an image were one line, which in memory it is."""
+        last = at if single else tirx.Ramp(at, const(1, "int64"), self.width)
         return (image, channel, *[const(0, "int64")] * (len(self._plain) - 3), last)
 
     def _at_blocked(self, image: Any, block: Any, at: Any, lane: Any = None) -> tuple[Any, ...]:
+        """All channels of a block at a position, or one."""
         last = tirx.Ramp(const(0, "int64"), const(1, "int64"), self.width) if lane is None else lane
         return (image, block, *[const(0, "int64")] * (len(self._plain) - 3), at, last)
 
